@@ -1,0 +1,256 @@
+//! The mesh as this node sees it: checked values, built from the controller's resources once and then only read.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_identity::{Identity, TrustDomain};
+use ipnet::IpNet;
+
+/// Names a workload for as long as it lives; never reused, unlike its address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadUid(pub Arc<str>);
+
+impl WorkloadUid {
+    /// The pod's `metadata.uid`: the last element of a pod's workload uid.
+    pub fn pod_uid(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey(pub Arc<str>);
+
+impl std::fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelProtocol {
+    Plaintext,
+    Hbone,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    pub uid: WorkloadUid,
+    pub cluster: Arc<str>,
+    pub network: Arc<str>,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    /// None for endpoints without a pod.
+    pub identity: Option<Identity>,
+    pub node: Arc<str>,
+    pub addresses: Vec<IpAddr>,
+    /// The addresses are the node's; they do not name this workload.
+    pub host_network: bool,
+    pub region: Arc<str>,
+    pub zone: Arc<str>,
+    pub tunnel: TunnelProtocol,
+    pub labels: Arc<WorkloadLabels>,
+    pub memberships: Vec<Membership>,
+    /// Some for workloads of this node.
+    pub own: Option<Arc<OwnWorkload>>,
+}
+
+/// For metrics and logs; empty strings where unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WorkloadLabels {
+    pub workload: String,
+    pub workload_type: String,
+    pub app: String,
+    pub version: String,
+    pub canonical_service: String,
+    pub canonical_revision: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub service: ServiceKey,
+    /// Service port to target port.
+    pub ports: Vec<(u16, u16)>,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    pub zone_hints: Vec<String>,
+}
+
+/// What only the workload's own node is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnWorkload {
+    pub enrolment: Enrolment,
+    pub settings: WorkloadSettings,
+    pub probes: Vec<Probe>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enrolment {
+    NotEnrolled,
+    Enrolled,
+    /// Peers are being told plaintext: keep capturing, accept plaintext, until `NotEnrolled`.
+    Leaving,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InboundMode {
+    Permissive,
+    Strict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboundPolicy {
+    Allow,
+    RegistryOnly,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpPolicy {
+    Allow,
+    Deny,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadSettings {
+    pub inbound_mode: InboundMode,
+    /// Overrides of `inbound_mode` by destination port.
+    pub port_modes: Vec<(u16, InboundMode)>,
+    pub outbound_policy: OutboundPolicy,
+    pub udp: UdpPolicy,
+    pub exclude_outbound_ports: Vec<PortRange>,
+    pub exclude_outbound_cidrs: Vec<IpNet>,
+    pub exclude_inbound_ports: Vec<PortRange>,
+    pub opaque_ports: Vec<PortRange>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+}
+
+/// First and last port, both included; first is not above last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections of the workload, both directions together.
+    pub connections: u32,
+    /// Bytes buffered for the workload.
+    pub memory_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub tls_handshake: Duration,
+    /// HTTP/2 settings, and then the CONNECT reply.
+    pub tunnel_handshake: Duration,
+    /// How long an unknown address of the cluster's ranges is held for its workload.
+    pub unknown_destination: Duration,
+    /// After one side has closed: how long the connection may carry nothing.
+    pub half_closed_idle: Duration,
+    pub drain: Duration,
+}
+
+/// A declared kubelet probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub port: u16,
+    pub check: ProbeCheck,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeCheck {
+    HttpGet { path: String, headers: Vec<(String, String)>, https: bool },
+    TcpConnect,
+    GrpcHealth { service: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppProtocol {
+    Undeclared,
+    Http1,
+    Http2,
+    Grpc,
+    Tcp,
+    Tls,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub key: ServiceKey,
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    /// Empty for a headless Service.
+    pub vips: Vec<IpAddr>,
+    pub ports: Vec<ServicePort>,
+    pub headless: bool,
+    pub publish_not_ready_addresses: bool,
+    /// `internalTrafficPolicy: Local`: only endpoints of the client's node.
+    pub local_only: bool,
+    /// `sessionAffinity: ClientIP` with its timeout.
+    pub client_ip_affinity: Option<Duration>,
+    pub traffic_distribution: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    pub port: u16,
+    pub name: String,
+    pub app_protocol: AppProtocol,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    pub trust_domain: TrustDomain,
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    pub cluster: Arc<str>,
+    pub network: Arc<str>,
+    pub pod_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    pub interception: Interception,
+    pub access_log: AccessLog,
+}
+
+/// Marks, table and ports of the interception (`intercept::rules`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interception {
+    pub mark_mask: u32,
+    pub proxy_mark: u32,
+    pub outbound_mark: u32,
+    pub reply_mark: u32,
+    pub inbound_mark: u32,
+    pub route_table: u32,
+    pub rule_priority: u32,
+    pub outbound_port: u16,
+    pub inbound_port: u16,
+    pub hbone_port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    pub filter: AccessLogFilter,
+    pub format: AccessLogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLogFilter {
+    Failures,
+    All,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    Json,
+    Text,
+}
