@@ -1,0 +1,8 @@
+//! A pod's network namespace: entering it, the sockets of the proxy in it, and the rules that steer its traffic to them.
+
+mod netns;
+pub mod rules;
+mod sockets;
+
+pub use netns::{Netns, NetnsId};
+pub use sockets::{Listeners, application_socket, listeners, outbound_socket};

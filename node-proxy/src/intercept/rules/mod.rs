@@ -1,0 +1,1 @@
+//! The rules that steer a pod's traffic to the proxy.
