@@ -1,0 +1,88 @@
+//! The traffic client: every command prints one JSON document per result on standard output, whatever happened, and
+//! ends with code 1 when nothing at all succeeded.
+
+mod bulk;
+mod connect;
+mod get;
+mod grpc;
+mod hold;
+mod raw;
+mod stall;
+mod stats;
+mod storm;
+mod tcp;
+mod udp;
+
+use clap::Subcommand;
+use serde::Serialize;
+use std::process::ExitCode;
+
+#[derive(Subcommand)]
+pub(crate) enum ClientCommand {
+    /// HTTP requests: latency percentiles, status counts, the pods that answered.
+    Get(get::GetArgs),
+    /// gRPC echo or health requests.
+    Grpc(grpc::GrpcArgs),
+    /// One TCP exchange.
+    #[command(subcommand)]
+    Tcp(tcp::TcpCommand),
+    /// One UDP exchange.
+    Udp(udp::UdpArgs),
+    /// Opens echo connections; for every line on stdin exchanges a byte on each and prints how many succeeded.
+    Hold(hold::HoldArgs),
+    /// Many short connections.
+    Storm(storm::StormArgs),
+    /// As many bytes as fit through.
+    Bulk(bulk::BulkArgs),
+    /// Opens connections, fills them and never reads, until stdin closes.
+    Stall(stall::StallArgs),
+    /// Sends bytes that mean nothing, perhaps slowly, and says how the connection ended.
+    Raw(raw::RawArgs),
+    /// Connections reset by the client at a chosen stage.
+    Reset(raw::ResetArgs),
+    /// The addresses a name resolves to.
+    Resolve(connect::ResolveArgs),
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// When the arguments make no sense; failed traffic is a result, not an error.
+pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
+    let succeeded = match command {
+        ClientCommand::Get(args) => get::run(args).await?,
+        ClientCommand::Grpc(args) => grpc::run(args).await?,
+        ClientCommand::Tcp(command) => tcp::run(command).await?,
+        ClientCommand::Udp(args) => udp::run(args).await?,
+        ClientCommand::Hold(args) => hold::run(args).await?,
+        ClientCommand::Storm(args) => storm::run(args).await?,
+        ClientCommand::Bulk(args) => bulk::run(args).await?,
+        ClientCommand::Stall(args) => stall::run(args).await?,
+        ClientCommand::Raw(args) => raw::run(args).await?,
+        ClientCommand::Reset(args) => raw::run_resets(args).await?,
+        ClientCommand::Resolve(args) => connect::run(args).await?,
+    };
+    Ok(match succeeded {
+        Succeeded::Something => ExitCode::SUCCESS,
+        Succeeded::Nothing => ExitCode::FAILURE,
+    })
+}
+
+/// Whether any of the asked-for traffic got through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Succeeded {
+    Something,
+    Nothing,
+}
+
+impl Succeeded {
+    fn count(successes: u64) -> Self {
+        if successes > 0 { Self::Something } else { Self::Nothing }
+    }
+}
+
+/// One line of JSON.
+fn print(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}

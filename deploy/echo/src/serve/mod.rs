@@ -1,0 +1,191 @@
+//! The server: one listener per port and address family.
+
+mod grpc;
+mod http;
+mod tcp;
+mod udp;
+
+use crate::identity::PodIdentity;
+use crate::ports::{self, Behaviour, PortSpec};
+use anyhow::Context;
+use clap::Args;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// Ports by behaviour; each may be given several times.
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// HTTP/1.1 and h2c.
+    #[arg(long, value_name = "PORT")]
+    http: Vec<u16>,
+    /// gRPC echo and grpc.health.v1.
+    #[arg(long, value_name = "PORT")]
+    grpc: Vec<u16>,
+    /// TCP echo.
+    #[arg(long, value_name = "PORT")]
+    tcp: Vec<u16>,
+    /// TCP echo that sends a banner first.
+    #[arg(long, value_name = "PORT")]
+    tcp_first: Vec<u16>,
+    /// UDP echo.
+    #[arg(long, value_name = "PORT")]
+    udp: Vec<u16>,
+    /// Read and throw away.
+    #[arg(long, value_name = "PORT")]
+    discard: Vec<u16>,
+    /// Send without end.
+    #[arg(long, value_name = "PORT")]
+    chargen: Vec<u16>,
+    /// Accept and never answer.
+    #[arg(long, value_name = "PORT")]
+    silent: Vec<u16>,
+    /// Accept and reset.
+    #[arg(long, value_name = "PORT")]
+    reset: Vec<u16>,
+    /// NAME=PORT[/UDP],...: the name decides the behaviour, as container port names do.
+    #[arg(long, env = "CULVERT_ECHO_PORTS", default_value = "", value_name = "LIST")]
+    ports: String,
+    /// Wait so many milliseconds before listening, to look like a slow starter.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    start_delay: u64,
+}
+
+impl ServeArgs {
+    fn specs(&self) -> anyhow::Result<Vec<PortSpec>> {
+        let mut specs = ports::parse_list(&self.ports)?;
+        let flags = [
+            (&self.http, Behaviour::Http),
+            (&self.grpc, Behaviour::Grpc),
+            (&self.tcp, Behaviour::Tcp),
+            (&self.tcp_first, Behaviour::TcpFirst),
+            (&self.udp, Behaviour::Udp),
+            (&self.discard, Behaviour::Discard),
+            (&self.chargen, Behaviour::Chargen),
+            (&self.silent, Behaviour::Silent),
+            (&self.reset, Behaviour::Reset),
+        ];
+        for (given, behaviour) in flags {
+            for port in given {
+                let udp = behaviour == Behaviour::Udp;
+                // A flag wins over the list for the same port.
+                specs.retain(|spec| spec.port != *port || (spec.behaviour == Behaviour::Udp) != udp);
+                specs.push(PortSpec { port: *port, behaviour });
+            }
+        }
+        if specs.is_empty() {
+            specs.push(PortSpec { port: 8080, behaviour: Behaviour::Http });
+        }
+        Ok(specs)
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When a port cannot be bound in either family.
+pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let identity = Arc::new(PodIdentity::from_env());
+    let specs = args.specs()?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::time::sleep(Duration::from_millis(args.start_delay)).await;
+    for spec in &specs {
+        start(*spec, &identity).with_context(|| format!("port {}", spec.port))?;
+    }
+    let ports: Vec<_> = specs.iter().map(|spec| format!("{}/{:?}", spec.port, spec.behaviour)).collect();
+    println!("serving {}", ports.join(" "));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(())
+}
+
+fn start(spec: PortSpec, identity: &Arc<PodIdentity>) -> io::Result<()> {
+    let addresses: [SocketAddr; 2] =
+        [(Ipv4Addr::UNSPECIFIED, spec.port).into(), (Ipv6Addr::UNSPECIFIED, spec.port).into()];
+    let mut bound = 0;
+    let mut failure = None;
+    for address in addresses {
+        match start_on(address, spec.behaviour, identity) {
+            Ok(()) => bound += 1,
+            // A machine without IPv6 serves IPv4 alone.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None if bound == 0 => Err(io::Error::from(io::ErrorKind::AddrNotAvailable)),
+        None => Ok(()),
+    }
+}
+
+fn start_on(address: SocketAddr, behaviour: Behaviour, identity: &Arc<PodIdentity>) -> io::Result<()> {
+    let identity = Arc::clone(identity);
+    if behaviour == Behaviour::Udp {
+        let socket = UdpSocket::from_std(bound(address, Type::DGRAM)?.into())?;
+        tokio::spawn(udp::echo(socket));
+        return Ok(());
+    }
+    let socket = bound(address, Type::STREAM)?;
+    socket.listen(4096)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    match behaviour {
+        Behaviour::Http => tokio::spawn(http::serve(listener, identity)),
+        Behaviour::Grpc => tokio::spawn(grpc::serve(listener, identity)),
+        Behaviour::Tcp => tokio::spawn(each(listener, tcp::echo)),
+        Behaviour::TcpFirst => tokio::spawn(each(listener, move |s| tcp::banner(s, Arc::clone(&identity)))),
+        Behaviour::Discard => tokio::spawn(each(listener, tcp::discard)),
+        Behaviour::Chargen => tokio::spawn(each(listener, tcp::chargen)),
+        Behaviour::Silent => tokio::spawn(each(listener, tcp::silent)),
+        Behaviour::Reset => tokio::spawn(each(listener, tcp::reset)),
+        Behaviour::Udp => unreachable!("bound above"),
+    };
+    Ok(())
+}
+
+fn bound(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Accepts for ever and hands every connection to `handle`, each on a task of its own.
+async fn each<F, R>(listener: TcpListener, handle: F)
+where
+    F: Fn(TcpStream) -> R,
+    R: Future<Output = io::Result<()>> + Send + 'static,
+{
+    loop {
+        let stream = accept(&listener).await;
+        let connection = handle(stream);
+        tokio::spawn(async move {
+            // How a client's connection ends is the client's business.
+            let _ = connection.await;
+        });
+    }
+}
+
+/// The next connection. Without descriptors it waits for one to become free instead of spinning.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Only latency would suffer.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
