@@ -1,0 +1,358 @@
+//! Manifests: YAML or JSON text with any number of documents, from a file or a directory. All errors are collected;
+//! each names file, document, field and what was expected.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::kinds::{Kind, Scope, UnknownKind};
+use crate::object::{Object, ObjectKey, read};
+use crate::schema;
+
+/// Something in a manifest that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestError {
+    pub file: PathBuf,
+    /// Counted from 1; 0 when the file as a whole cannot be read.
+    pub document: usize,
+    /// The object, where so much could be made out.
+    pub object: Option<ObjectKey>,
+    /// Path of the field, empty when the document is not an object at all.
+    pub field: String,
+    /// What was found and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.document > 0 {
+            write!(f, ": document {}", self.document)?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, " ({object})")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+/// Every error of a load.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct ManifestErrors(pub Vec<ManifestError>);
+
+/// A document of a kind or version that Culvert does not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub document: usize,
+    /// `metadata.name` as written, empty if there is none.
+    pub name: String,
+    pub reason: UnknownKind,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, document, name, reason } = self;
+        write!(f, "{}: document {document} ({name}): skipped: {reason}", file.display())
+    }
+}
+
+/// An object and where it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    pub object: Object,
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub document: usize,
+}
+
+/// What was read: the valid objects in the order written, what was skipped, and everything that is wrong.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    pub objects: Vec<Located>,
+    pub skipped: Vec<Skipped>,
+    pub errors: Vec<ManifestError>,
+}
+
+/// Reads text with any number of documents; `file` is only for messages (and JSON by the ending `.json`).
+pub fn parse(text: &str, file: &Path) -> Manifest {
+    let mut manifest = Manifest::default();
+    let documents = if is_json(file) { json_documents(text) } else { yaml_documents(text) };
+    for (index, document) in documents.into_iter().enumerate() {
+        manifest.document(document, file, index + 1);
+    }
+    manifest
+}
+
+/// Reads a file, or every `*.yaml`, `*.yml` and `*.json` below a directory in the order of their paths.
+pub fn load(path: &Path) -> Manifest {
+    let mut manifest = Manifest::default();
+    let files = if path.is_dir() { files_below(path) } else { Ok(vec![path.to_owned()]) };
+    match files {
+        Err(error) => manifest.unreadable(path, &error),
+        Ok(files) => {
+            for file in files {
+                match std::fs::read_to_string(&file) {
+                    Err(error) => manifest.unreadable(&file, &error),
+                    Ok(text) => manifest.append(parse(&text, &file)),
+                }
+            }
+        }
+    }
+    manifest
+}
+
+/// Whether a file of a directory is a manifest: its ending says so and its name does not start with a dot.
+pub fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    !hidden && matches!(ending, Some("yaml" | "yml" | "json"))
+}
+
+/// Every manifest below a directory, sorted; directories whose names start with a dot are left out.
+///
+/// # Errors
+/// When a directory cannot be listed.
+pub fn files_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut entries = std::fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort();
+    let mut files = Vec::new();
+    for path in entries {
+        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.is_dir() {
+            files.extend(files_below(&path)?);
+        } else if is_manifest(&path) {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+impl Manifest {
+    /// # Errors
+    /// With every error found, if there is one.
+    pub fn into_result(self) -> Result<Manifest, ManifestErrors> {
+        if self.errors.is_empty() { Ok(self) } else { Err(ManifestErrors(self.errors)) }
+    }
+
+    /// Adds what another load read.
+    pub fn append(&mut self, other: Manifest) {
+        self.objects.extend(other.objects);
+        self.skipped.extend(other.skipped);
+        self.errors.extend(other.errors);
+    }
+
+    fn unreadable(&mut self, file: &Path, error: &std::io::Error) {
+        self.errors.push(ManifestError {
+            file: file.to_owned(),
+            document: 0,
+            object: None,
+            field: String::new(),
+            message: format!("cannot be read: {error}"),
+        });
+    }
+
+    fn document(&mut self, document: Result<Value, String>, file: &Path, number: usize) {
+        let fault = |field: &str, message: String| ManifestError {
+            file: file.to_owned(),
+            document: number,
+            object: None,
+            field: field.to_owned(),
+            message,
+        };
+        match document {
+            Err(message) => self.errors.push(fault("", message)),
+            Ok(Value::Null) => {}
+            Ok(Value::Object(mut list)) if is_list(&list) => match list.remove("items") {
+                Some(Value::Array(items)) => {
+                    items.into_iter().for_each(|item| self.document(Ok(item), file, number));
+                }
+                None | Some(Value::Null) => {}
+                Some(_) => self.errors.push(fault("items", "expected a list of objects".to_owned())),
+            },
+            Ok(value @ Value::Object(_)) => self.object(value, file, number),
+            Ok(_) => self.errors.push(fault("", "expected an object with apiVersion and kind".to_owned())),
+        }
+    }
+
+    fn object(&mut self, mut value: Value, file: &Path, number: usize) {
+        let mut fault = |object: Option<ObjectKey>, field: &str, message: String| {
+            let file = file.to_owned();
+            self.errors.push(ManifestError {
+                file,
+                document: number,
+                object,
+                field: field.to_owned(),
+                message,
+            });
+        };
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        for (field, text) in [("apiVersion", &api_version), ("kind", &kind)] {
+            if text.is_empty() {
+                fault(None, field, "missing, expected a string".to_owned());
+            }
+        }
+        if api_version.is_empty() || kind.is_empty() {
+            return;
+        }
+        let kind = match Kind::of(&api_version, &kind) {
+            Ok(kind) => kind,
+            Err(reason) => {
+                let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+                let skipped =
+                    Skipped { file: file.to_owned(), document: number, name: name.to_owned(), reason };
+                return self.skipped.push(skipped);
+            }
+        };
+        drop_nulls(&mut value);
+        let part = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+        let key = part("name").map(|name| match kind.scope() {
+            Scope::Cluster => ObjectKey::cluster(kind, name),
+            Scope::Namespaced => ObjectKey::namespaced(kind, part("namespace").unwrap_or("default"), name),
+        });
+        let mut object: Object = match read(&value, "") {
+            Ok(object) => object,
+            Err(error) => return fault(key, &error.field, error.message),
+        };
+        // As the API server does: objects without a namespace land in `default`, cluster-scoped ones in none.
+        object.metadata.namespace = object.key().namespace;
+        let found = schema::check(&object);
+        if found.is_empty() {
+            self.objects.push(Located { object, file: file.to_owned(), document: number });
+        }
+        found.into_iter().for_each(|error| fault(key.clone(), &error.field, error.message));
+    }
+}
+
+fn is_json(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "json")
+}
+
+fn is_list(document: &serde_json::Map<String, Value>) -> bool {
+    document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind == "List")
+}
+
+fn json_documents(text: &str) -> Vec<Result<Value, String>> {
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    documents.map(|document| document.map_err(|error| format!("is not JSON: {error}"))).collect()
+}
+
+/// The documents of a YAML stream. After a syntax error nothing more can be told apart, so it is the last.
+fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
+    let mut documents = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        // By way of YAML's own value: it refuses a key written twice, which JSON's would silently merge.
+        let value = serde_yaml_ng::Value::deserialize(document)
+            .and_then(|mut value| value.apply_merge().map(|()| value))
+            .map_err(|error| format!("is not YAML: {error}"))
+            .and_then(|value| {
+                serde_json::to_value(value).map_err(|error| format!("has no JSON form: {error}"))
+            });
+        let ends = value.is_err();
+        documents.push(value);
+        if ends {
+            break;
+        }
+    }
+    documents
+}
+
+/// An explicit null is an absent field to the API server.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {culvert.dev/mesh: enabled}}
+---
+# nothing here
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, creationTimestamp: null}
+spec: {containers: [{name: c, image: culvert/echo, ports: [{containerPort: 80}]}]}
+status: {}
+";
+
+    #[test]
+    fn documents_become_objects_or_are_skipped() {
+        let manifest = parse(TEXT, Path::new("shop.yaml")).into_result().unwrap();
+        let keys: Vec<String> = manifest.objects.iter().map(|at| at.object.key().to_string()).collect();
+        assert_eq!(keys, ["Namespace shop", "Pod default/a"]);
+        assert_eq!(manifest.objects[1].document, 4);
+        assert_eq!(
+            manifest.skipped[0].to_string(),
+            "shop.yaml: document 3 (once): skipped: kind \"Job\" is not supported"
+        );
+    }
+
+    #[test]
+    fn every_error_names_file_document_field_and_expectation() {
+        let text = TEXT.replace("containerPort: 80", "containerPort: 0").replace("name: shop", "name: SHOP");
+        let errors = parse(&text, Path::new("shop.yaml")).into_result().unwrap_err();
+        let lines: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        assert!(lines[0].starts_with("shop.yaml: document 1 (Namespace SHOP): metadata.name: invalid value"));
+        assert_eq!(
+            lines[1],
+            "shop.yaml: document 4 (Pod default/a): spec.containers[0].ports[0].containerPort: \
+             invalid value: integer `0`, expected a port from 1 to 65535"
+        );
+    }
+
+    #[test]
+    fn lists_json_and_duplicate_keys() {
+        let list = r#"{"kind":"List","apiVersion":"v1","items":[{"apiVersion":"v1","kind":"ServiceAccount",
+            "metadata":{"name":"a"}}]} {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":{"k":1}}"#;
+        let manifest = parse(list, Path::new("x.json"));
+        assert_eq!(manifest.objects.len(), 1);
+        assert_eq!(manifest.errors[0].field, "data.k");
+        let twice = parse("apiVersion: v1\nkind: Node\nkind: Pod\n", Path::new("x.yaml"));
+        assert!(twice.errors[0].message.contains("duplicate"), "{}", twice.errors[0]);
+    }
+
+    #[test]
+    fn a_directory_is_read_in_order_without_hidden_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
+        for (path, name) in [("b.yaml", "b"), ("a/z.yml", "z"), (".hidden.yaml", "h"), ("note.txt", "t")] {
+            let path = directory.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, node(name)).unwrap();
+        }
+        let manifest = load(directory.path()).into_result().unwrap();
+        let names: Vec<&str> = manifest.objects.iter().map(|at| at.object.name()).collect();
+        assert_eq!(names, ["z", "b"]);
+        assert!(load(Path::new("does/not/exist.yaml")).into_result().is_err());
+    }
+}
