@@ -1,0 +1,249 @@
+//! The admin server of every process: health, metrics, log filter and what else a process adds. On its own thread, so
+//! that it answers when everything else is busy.
+
+mod readiness;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::logging::LogControl;
+pub use readiness::{Check, Readiness};
+
+/// Clients served at once; more wait.
+const MOST_CLIENTS: usize = 32;
+/// From the first byte of a request to the last of its answer.
+const ONE_REQUEST: Duration = Duration::from_secs(15);
+const HEADERS: Duration = Duration::from_secs(5);
+const AFTER_A_FAILED_ACCEPT: Duration = Duration::from_millis(200);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// An answer of the admin server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self { status, content_type: TEXT, body: body.into() }
+    }
+
+    /// 200 with a JSON text.
+    pub fn json(body: impl Into<String>) -> Self {
+        Self { status: StatusCode::OK, content_type: JSON, body: body.into() }
+    }
+}
+
+/// The query of a request's URL.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a>(&'a str);
+
+impl Query<'_> {
+    /// The first value of a parameter, percent-decoded. `None` when it is not there or not UTF-8.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.0
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(key, _)| *key == name)
+            .and_then(|(_, value)| decode(value))
+    }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || (rest.next()? as char).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+type Handler = Box<dyn Fn(Query<'_>) -> Answer + Send + Sync>;
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    answer: Handler,
+}
+
+/// What the admin server will serve: `/healthz/live`, `/healthz/ready`, `/metrics`, `/log`, and the routes added.
+pub struct Admin {
+    readiness: Readiness,
+    registry: Arc<Registry>,
+    log: LogControl,
+    routes: Vec<Route>,
+}
+
+impl Admin {
+    pub fn new(readiness: Readiness, registry: Arc<Registry>, log: LogControl) -> Self {
+        Self { readiness, registry, log, routes: Vec::new() }
+    }
+
+    /// Adds a path. `answer` runs on the admin thread and may block it for a moment.
+    #[must_use]
+    pub fn route(
+        mut self,
+        method: Method,
+        path: &'static str,
+        answer: impl Fn(Query<'_>) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        self.routes.push(Route { method, path, answer: Box::new(answer) });
+        self
+    }
+
+    /// Listens, and serves from a thread of its own until the returned handle is dropped.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on or the thread not started.
+    pub fn start(self, listen: SocketAddr) -> io::Result<AdminServer> {
+        let about = |error: io::Error| io::Error::new(error.kind(), format!("admin address {listen}: {error}"));
+        let listener = std::net::TcpListener::bind(listen).map_err(about)?;
+        listener.set_nonblocking(true).map_err(about)?;
+        let address = listener.local_addr().map_err(about)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener).map_err(about)?
+        };
+        let (stop, stopped) = oneshot::channel::<Infallible>();
+        std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    () = accept(listener, Arc::new(self)) => {}
+                    _ = stopped => {}
+                }
+            });
+        })?;
+        Ok(AdminServer { address, _stop: stop })
+    }
+
+    fn answer(&self, method: &Method, path: &str, query: Query<'_>) -> Answer {
+        let read = method == Method::GET || method == Method::HEAD;
+        match path {
+            "/healthz/live" if read => Answer::text(StatusCode::OK, "live\n"),
+            "/healthz/ready" if read => self.readiness.answer(),
+            "/metrics" if read => self.metrics(),
+            "/log" if read => Answer::text(StatusCode::OK, format!("{}\n", self.log.current())),
+            "/log" if method == Method::POST => self.set_log(query),
+            _ => self.added(method, path, query),
+        }
+    }
+
+    fn added(&self, method: &Method, path: &str, query: Query<'_>) -> Answer {
+        let mut same_path = self.routes.iter().filter(|route| route.path == path).peekable();
+        if same_path.peek().is_none() {
+            return Answer::text(StatusCode::NOT_FOUND, format!("no such path; there are:\n{}", self.paths()));
+        }
+        match same_path.find(|route| route.method == *method) {
+            Some(route) => (route.answer)(query),
+            None => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this path has another method\n"),
+        }
+    }
+
+    fn paths(&self) -> String {
+        let own = ["GET /healthz/live", "GET /healthz/ready", "GET /metrics", "GET /log", "POST /log?filter=FILTER"];
+        let added = self.routes.iter().map(|route| format!("{} {}", route.method, route.path));
+        own.iter().map(ToString::to_string).chain(added).map(|line| line + "\n").collect()
+    }
+
+    fn metrics(&self) -> Answer {
+        let mut body = String::new();
+        match prometheus_client::encoding::text::encode(&mut body, &self.registry) {
+            Ok(()) => Answer { status: StatusCode::OK, content_type: METRICS, body },
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    fn set_log(&self, query: Query<'_>) -> Answer {
+        let Some(filter) = query.get("filter") else {
+            return Answer::text(StatusCode::BAD_REQUEST, "which filter? ?filter=info,h2=warn\n");
+        };
+        match self.log.set(&filter) {
+            Ok(()) => {
+                tracing::info!(filter = self.log.current(), "log filter changed");
+                Answer::text(StatusCode::OK, format!("{}\n", self.log.current()))
+            }
+            Err(error) => Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        }
+    }
+}
+
+/// A running admin server; ends when dropped.
+#[derive(Debug)]
+pub struct AdminServer {
+    address: SocketAddr,
+    _stop: oneshot::Sender<Infallible>,
+}
+
+impl AdminServer {
+    /// Where it listens, the port chosen if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(listener: TcpListener, admin: Arc<Admin>) {
+    let places = Arc::new(Semaphore::new(MOST_CLIENTS));
+    while let Ok(place) = places.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((tcp, _)) => drop(tokio::spawn(serve(tcp, admin.clone(), place))),
+            Err(error) => {
+                tracing::warn!(%error, "admin connections cannot be accepted");
+                sleep(AFTER_A_FAILED_ACCEPT).await;
+            }
+        }
+    }
+}
+
+async fn serve(tcp: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePermit) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let query = Query(request.uri().query().unwrap_or_default());
+        let answer = admin.answer(request.method(), request.uri().path(), query);
+        async move { Ok::<_, Infallible>(response(answer)) }
+    });
+    // One request per connection: nobody holds a place longer than one deadline.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(tcp), service);
+    // What goes wrong here is the client's: it left, or was too slow.
+    let _ = timeout(ONE_REQUEST, connection).await;
+}
+
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = answer.status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests;
