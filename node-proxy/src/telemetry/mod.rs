@@ -1,0 +1,14 @@
+//! What happened to connections: metrics and the access log.
+
+mod access_log;
+mod connection;
+mod labels;
+mod process;
+mod registry;
+mod scrape;
+mod series;
+mod spec;
+
+pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
+pub use access_log::AccessLog;
+pub use registry::{Carrier, Direction, OpenTunnel, Outcome, Telemetry};

@@ -1,0 +1,198 @@
+//! Every metric, described once: the exposition and `docs/metrics.md` are both made from these.
+
+/// How a metric is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// One metric.
+#[derive(Debug)]
+pub(super) struct Spec {
+    /// As scraped: counters end in `_total`.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Spec {
+    Spec { name, kind: Kind::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Spec {
+    Spec { name, kind: Kind::Gauge, labels, help }
+}
+
+/// The labels of Istio's TCP metrics.
+pub(super) const TCP_LABELS: &[&str] = &[
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+];
+
+pub(super) const TCP_OPENED: Spec =
+    counter("istio_tcp_connections_opened_total", TCP_LABELS, "TCP connections opened.");
+pub(super) const TCP_CLOSED: Spec = counter(
+    "istio_tcp_connections_closed_total",
+    TCP_LABELS,
+    "TCP connections closed. `response_flags` is `-`, or the reason when they failed.",
+);
+pub(super) const TCP_FAILED: Spec = counter(
+    "istio_tcp_connections_failed_total",
+    TCP_LABELS,
+    "TCP connections refused or failed, with the reason as `response_flags`.",
+);
+pub(super) const TCP_SENT: Spec =
+    counter("istio_tcp_sent_bytes_total", TCP_LABELS, "Bytes from the destination to the source (the response).");
+pub(super) const TCP_RECEIVED: Spec = counter(
+    "istio_tcp_received_bytes_total",
+    TCP_LABELS,
+    "Bytes from the source to the destination (the request).",
+);
+
+pub(super) const CONNECTIONS: Spec = counter(
+    "culvert_connections_total",
+    &["direction", "security", "why"],
+    "Connections opened. `why` says why a connection is not mutual TLS.",
+);
+pub(super) const CONNECTIONS_OPEN: Spec =
+    gauge("culvert_connections_open", &["direction", "security"], "Connections open now.");
+pub(super) const REFUSED: Spec = counter(
+    "culvert_refused_total",
+    &["reason"],
+    "Connections refused, or failed after they were opened, by reason.",
+);
+pub(super) const TUNNELS_OPEN: Spec = gauge("culvert_tunnels_open", &["direction"], "HBONE tunnels open now.");
+pub(super) const HANDSHAKES: Spec = counter(
+    "culvert_handshakes_total",
+    &["direction", "result"],
+    "TLS handshakes of tunnels, `success` or `failure`.",
+);
+pub(super) const POOL_STREAMS: Spec = counter(
+    "culvert_pool_streams_total",
+    &["tunnel"],
+    "Outbound connections by the tunnel that carries them: `reused` or `new`.",
+);
+pub(super) const RULE_REPAIRS: Spec = counter(
+    "culvert_rule_repairs_total",
+    &["result"],
+    "Interception rules found missing or changed in a pod's namespace and put back.",
+);
+pub(super) const ENROLLED_PODS: Spec =
+    gauge("culvert_pods", &["phase"], "Pods of this node by enrolment phase.");
+pub(super) const UNCAPTURED: Spec = gauge(
+    "culvert_uncaptured_connections",
+    &[],
+    "Connections opened before their pod was enrolled and still open: not protected.",
+);
+pub(super) const CONTROL_CONNECTED: Spec =
+    gauge("culvert_control_connected", &[], "1 while the controller's stream is up.");
+pub(super) const CONTROL_AGE: Spec =
+    gauge("culvert_control_stream_age_seconds", &[], "Age of the controller's stream; 0 while it is down.");
+pub(super) const CONTROL_SILENCE: Spec = gauge(
+    "culvert_control_silence_seconds",
+    &[],
+    "Time since the controller was last heard, over any stream; 0 before the first time.",
+);
+pub(super) const CONTROL_CONNECTS: Spec = counter(
+    "culvert_control_connects_total",
+    &["result"],
+    "Attempts to open the controller's stream, `success` or `failure`.",
+);
+pub(super) const SNAPSHOT_INFO: Spec =
+    gauge("culvert_snapshot_info", &["version"], "1 for the version in force.");
+pub(super) const SNAPSHOT_STALE: Spec = gauge(
+    "culvert_snapshot_stale",
+    &[],
+    "1 while the state in force was kept by an earlier process and no controller has confirmed it.",
+);
+pub(super) const SNAPSHOTS: Spec = counter("culvert_snapshots_total", &[], "Snapshots put in force.");
+pub(super) const WORKLOADS: Spec = gauge("culvert_workloads", &[], "Workloads in the snapshot in force.");
+pub(super) const SERVICES: Spec = gauge("culvert_services", &[], "Services in the snapshot in force.");
+pub(super) const REFUSED_RESOURCES: Spec = gauge(
+    "culvert_refused_resources",
+    &[],
+    "Resources of the controller that this proxy cannot accept at present; `/config` lists them.",
+);
+pub(super) const CERTIFICATE_EXPIRY: Spec = gauge(
+    "culvert_certificate_expiry_timestamp_seconds",
+    &["identity"],
+    "When the certificate in force of the identity ends, in seconds since the epoch.",
+);
+pub(super) const CERTIFICATE_REQUESTS: Spec = counter(
+    "culvert_certificate_requests_total",
+    &["result"],
+    "Certificate requests answered by the CA, or not: `success` or `failure`.",
+);
+pub(super) const ACCESS_LOG_DROPPED: Spec = counter(
+    "culvert_access_log_dropped_total",
+    &[],
+    "Access log lines dropped because whoever reads the log was too slow.",
+);
+pub(super) const OPEN_FDS: Spec = gauge("process_open_fds", &[], "Open file descriptors.");
+pub(super) const MAX_FDS: Spec = gauge("process_max_fds", &[], "Limit on open file descriptors.");
+pub(super) const RESIDENT_MEMORY: Spec = gauge("process_resident_memory_bytes", &[], "Resident memory in bytes.");
+pub(super) const CPU_SECONDS: Spec =
+    counter("process_cpu_seconds_total", &[], "User and system CPU time spent, in seconds.");
+pub(super) const START_TIME: Spec =
+    gauge("process_start_time_seconds", &[], "Start of the process, in seconds since the epoch.");
+pub(super) const BUILD_INFO: Spec = gauge("culvert_build_info", &["version"], "1 for the version running.");
+
+/// In the order of the exposition and of the documentation.
+pub(super) const ALL: &[&Spec] = &[
+    &TCP_OPENED,
+    &TCP_CLOSED,
+    &TCP_FAILED,
+    &TCP_SENT,
+    &TCP_RECEIVED,
+    &CONNECTIONS,
+    &CONNECTIONS_OPEN,
+    &REFUSED,
+    &TUNNELS_OPEN,
+    &HANDSHAKES,
+    &POOL_STREAMS,
+    &RULE_REPAIRS,
+    &ENROLLED_PODS,
+    &UNCAPTURED,
+    &CONTROL_CONNECTED,
+    &CONTROL_AGE,
+    &CONTROL_SILENCE,
+    &CONTROL_CONNECTS,
+    &SNAPSHOT_INFO,
+    &SNAPSHOT_STALE,
+    &SNAPSHOTS,
+    &WORKLOADS,
+    &SERVICES,
+    &REFUSED_RESOURCES,
+    &CERTIFICATE_EXPIRY,
+    &CERTIFICATE_REQUESTS,
+    &ACCESS_LOG_DROPPED,
+    &OPEN_FDS,
+    &MAX_FDS,
+    &RESIDENT_MEMORY,
+    &CPU_SECONDS,
+    &START_TIME,
+    &BUILD_INFO,
+];
