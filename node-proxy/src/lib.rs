@@ -3,6 +3,7 @@
 
 pub mod identity;
 pub mod intercept;
+pub mod limits;
 pub mod pods;
 pub mod reason;
 pub mod state;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::model::{MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
-use super::snapshot::{Endpoint, EndpointSet, Map, Origin, RefusedResource, Snapshot};
+use super::snapshot::{Endpoint, EndpointSet, Origin, RefusedResource, Snapshot};
 
 /// Collects changes; [`Builder::freeze`] makes the snapshot that holds them.
 #[derive(Debug)]

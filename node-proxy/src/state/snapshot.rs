@@ -1,6 +1,5 @@
 //! The immutable view of the mesh. Snapshots share structure: making the next one costs what changed, not a copy.
 
-use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -192,7 +191,7 @@ impl Snapshot {
 
 /// Whether two maps hold equal values under equal keys, whatever their inner shape.
 #[cfg(test)]
-pub(super) fn same<K: Eq + Hash, V: PartialEq>(one: &Map<K, V>, other: &Map<K, V>) -> bool {
+pub(super) fn same<K: Eq + std::hash::Hash, V: PartialEq>(one: &Map<K, V>, other: &Map<K, V>) -> bool {
     one.size() == other.size() && one.iter().all(|(key, value)| other.get(key) == Some(value))
 }
 

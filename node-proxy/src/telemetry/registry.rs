@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
@@ -133,7 +132,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Telemetry {
     inner: Arc<Inner>,
-    registry: Arc<RwLock<Registry>>,
+    registry: Arc<Registry>,
 }
 
 impl fmt::Debug for Telemetry {
@@ -153,7 +152,7 @@ impl Telemetry {
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Everything(inner.clone())));
-        Self { inner, registry: Arc::new(RwLock::new(registry)) }
+        Self { inner, registry: Arc::new(registry) }
     }
 
     /// Tells where certificates, pods and the controller's stream are read from. The first call holds.
@@ -246,13 +245,18 @@ impl Telemetry {
         }
     }
 
+    /// For the admin server.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.clone()
+    }
+
     /// Everything, in the OpenMetrics text format.
     ///
     /// # Errors
     /// Never: writing to memory does not fail.
     pub fn scrape(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry.read())?;
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
