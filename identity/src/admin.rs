@@ -123,7 +123,8 @@ impl Admin {
     /// # Errors
     /// When the address cannot be listened on or the thread not started.
     pub fn start(self, listen: SocketAddr) -> io::Result<AdminServer> {
-        let about = |error: io::Error| io::Error::new(error.kind(), format!("admin address {listen}: {error}"));
+        let about =
+            |error: io::Error| io::Error::new(error.kind(), format!("admin address {listen}: {error}"));
         let listener = std::net::TcpListener::bind(listen).map_err(about)?;
         listener.set_nonblocking(true).map_err(about)?;
         let address = listener.local_addr().map_err(about)?;
@@ -159,7 +160,10 @@ impl Admin {
     fn added(&self, method: &Method, path: &str, query: Query<'_>) -> Answer {
         let mut same_path = self.routes.iter().filter(|route| route.path == path).peekable();
         if same_path.peek().is_none() {
-            return Answer::text(StatusCode::NOT_FOUND, format!("no such path; there are:\n{}", self.paths()));
+            return Answer::text(
+                StatusCode::NOT_FOUND,
+                format!("no such path; there are:\n{}", self.paths()),
+            );
         }
         match same_path.find(|route| route.method == *method) {
             Some(route) => (route.answer)(query),
@@ -168,7 +172,13 @@ impl Admin {
     }
 
     fn paths(&self) -> String {
-        let own = ["GET /healthz/live", "GET /healthz/ready", "GET /metrics", "GET /log", "POST /log?filter=FILTER"];
+        let own = [
+            "GET /healthz/live",
+            "GET /healthz/ready",
+            "GET /metrics",
+            "GET /log",
+            "POST /log?filter=FILTER",
+        ];
         let added = self.routes.iter().map(|route| format!("{} {}", route.method, route.path));
         own.iter().map(ToString::to_string).chain(added).map(|line| line + "\n").collect()
     }

@@ -58,11 +58,10 @@ impl TrustBundle {
     pub fn from_pem(pem: &[u8]) -> Result<Self, BundleError> {
         let mut roots = Vec::new();
         for (index, root) in CertificateDer::pem_slice_iter(pem).enumerate() {
-            let malformed =
-                |error: rustls::pki_types::pem::Error| BundleError::Malformed {
-                    number: index + 1,
-                    detail: format!("{error:?}"),
-                };
+            let malformed = |error: rustls::pki_types::pem::Error| BundleError::Malformed {
+                number: index + 1,
+                detail: format!("{error:?}"),
+            };
             roots.push(root.map_err(malformed)?);
             if roots.len() > MOST_ROOTS {
                 return Err(BundleError::TooMany);
@@ -95,8 +94,7 @@ impl TrustBundle {
     /// # Errors
     /// When the file cannot be read or is not a bundle.
     pub fn from_file(path: &Path) -> Result<Self, BundleError> {
-        let pem =
-            std::fs::read(path).map_err(|error| BundleError::Read { path: path.to_owned(), error })?;
+        let pem = std::fs::read(path).map_err(|error| BundleError::Read { path: path.to_owned(), error })?;
         Self::from_pem(&pem)
     }
 
@@ -208,7 +206,8 @@ mod tests {
     fn bundles_are_equal_by_content_not_by_order() {
         let (a, b) = (TestAuthority::new("a"), TestAuthority::new("b"));
         let one = TrustBundle::from_pem(format!("{}{}", a.pem(), b.pem()).as_bytes()).unwrap();
-        let two = TrustBundle::from_pem(format!("# roots\n{}{}{}", b.pem(), a.pem(), b.pem()).as_bytes()).unwrap();
+        let two =
+            TrustBundle::from_pem(format!("# roots\n{}{}{}", b.pem(), a.pem(), b.pem()).as_bytes()).unwrap();
         assert_eq!(one, two);
         assert_eq!(one.pem(), two.pem());
         assert_ne!(one, TrustBundle::from_pem(a.pem().as_bytes()).unwrap());

@@ -84,8 +84,8 @@ impl WorkloadCertificate {
         let chain = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| CertificateError::Malformed(format!("{error:?}")))?;
-        let key =
-            PrivateKeyDer::from_pem_slice(key).map_err(|error| CertificateError::Key(format!("{error:?}")))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| CertificateError::Key(format!("{error:?}")))?;
         Self::new(chain, key)
     }
 
@@ -116,9 +116,8 @@ impl WorkloadCertificate {
     /// # Errors
     /// Why not.
     pub fn verify(&self, bundle: &TrustBundle, now: SystemTime) -> Result<(), CertificateError> {
-        let now = UnixTime::since_unix_epoch(
-            now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO),
-        );
+        let now =
+            UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO));
         tls::verify_both_usages(self.chain(), bundle, now)
             .map_err(|error| CertificateError::Untrusted(error.to_string()))
     }
@@ -231,9 +230,6 @@ mod tests {
         let authority = TestAuthority::new("root");
         let (certificate, _) = authority.sign(&LeafSpec::proper(CART));
         let (_, key) = authority.sign(&LeafSpec::proper(CART));
-        assert_eq!(
-            WorkloadCertificate::new(vec![certificate], key).unwrap_err(),
-            CertificateError::OtherKey
-        );
+        assert_eq!(WorkloadCertificate::new(vec![certificate], key).unwrap_err(), CertificateError::OtherKey);
     }
 }

@@ -73,8 +73,7 @@ pub struct CertificateClient {
 impl CertificateClient {
     /// `channel` comes from [`grpc::channel`]; the token is read anew for each request.
     pub fn new(channel: Channel, token: TokenFile) -> Self {
-        let service =
-            IstioCertificateServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
+        let service = IstioCertificateServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER);
         Self { service, token }
     }
 
@@ -104,10 +103,9 @@ impl CertificateClient {
 
 /// Says whose identity is asked for when it is not the token's own.
 fn metadata(identity: &Identity, token: &str) -> Option<Struct> {
-    let own = token::own_subject(token)
-        .is_some_and(|(namespace, account)| {
-            namespace == identity.namespace() && account == identity.service_account()
-        });
+    let own = token::own_subject(token).is_some_and(|(namespace, account)| {
+        namespace == identity.namespace() && account == identity.service_account()
+    });
     (!own).then(|| {
         let value = Value { kind: Some(Kind::StringValue(identity.uri().to_owned())) };
         Struct { fields: BTreeMap::from([(IMPERSONATED_IDENTITY.to_owned(), value)]) }

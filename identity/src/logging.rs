@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Environment variable with the filter, for every process.
@@ -62,10 +61,8 @@ pub fn init(filter: &str) -> Result<LogControl, LoggingError> {
         .with_current_span(false)
         .with_span_list(false)
         .with_writer(std::io::stderr);
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .try_init()
+    // Not `try_init`: it would bridge the crate `log`, whose records name source files of the build machine.
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))
         .map_err(|_| LoggingError::Twice)?;
     Ok(LogControl { handle: Arc::new(handle) })
 }
@@ -96,5 +93,6 @@ mod tests {
         assert!(matches!(control.set("a=b=c"), Err(LoggingError::Filter { .. })));
         assert_eq!(control.current(), "h2=warn,debug");
         assert!(matches!(init("info"), Err(LoggingError::Twice)));
+        control.set("off").unwrap();
     }
 }

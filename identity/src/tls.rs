@@ -14,8 +14,8 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError as TlsCertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
-    Error, OtherError, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError as TlsCertificateError, ClientConfig, CommonState, DigitallySignedStruct,
+    DistinguishedName, Error, OtherError, RootCertStore, ServerConfig, SignatureScheme,
 };
 use thiserror::Error;
 
@@ -171,8 +171,7 @@ pub enum PeerError {
 /// # Errors
 /// When it showed no certificate (also before the handshake's end), or one that names no single identity.
 pub fn peer(connection: &CommonState) -> Result<Peer, PeerError> {
-    let leaf =
-        connection.peer_certificates().and_then(<[_]>::first).ok_or(PeerError::NoCertificate)?;
+    let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or(PeerError::NoCertificate)?;
     let facts = LeafFacts::of(leaf)?;
     Ok(Peer { identity: facts.identity, not_after: facts.not_after })
 }
@@ -213,17 +212,20 @@ fn refused(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(TlsCertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-/// The trust domain of a peer is none of those accepted.
-#[derive(Debug, Error)]
-#[error("{0} is of no accepted trust domain")]
-struct ForeignTrustDomain(Identity);
+/// A peer whose certificate is in order and who is not wanted all the same.
+#[derive(Error)]
+enum Unwanted {
+    #[error("{0} is of no accepted trust domain")]
+    TrustDomain(Identity),
+    #[error("the server is {actual}, not {expected}")]
+    OtherServer { expected: Identity, actual: Identity },
+}
 
-/// The server is somebody else.
-#[derive(Debug, Error)]
-#[error("the server is {actual}, expected {expected}")]
-struct OtherIdentity {
-    expected: Identity,
-    actual: Identity,
+/// rustls shows reasons of others by their `Debug`; this keeps them readable.
+impl std::fmt::Debug for Unwanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// A server's view of its clients.
@@ -249,7 +251,7 @@ impl ClientCertVerifier for PeerVerifier {
         if self.accepted.iter().any(|domain| domain.as_str() == identity.trust_domain()) {
             Ok(verified)
         } else {
-            Err(refused(ForeignTrustDomain(identity)))
+            Err(refused(Unwanted::TrustDomain(identity)))
         }
     }
 
@@ -305,7 +307,7 @@ impl ServerCertVerifier for ServerVerifier {
         let actual = LeafFacts::of(leaf).map_err(refused)?.identity;
         match &self.expected {
             Expected::Exactly(expected) if *expected != actual => {
-                Err(refused(OtherIdentity { expected: expected.clone(), actual }))
+                Err(refused(Unwanted::OtherServer { expected: expected.clone(), actual }))
             }
             Expected::Exactly(_) | Expected::CheckedByCaller => Ok(ServerCertVerified::assertion()),
         }

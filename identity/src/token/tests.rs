@@ -90,7 +90,10 @@ fn a_token_that_is_not_signed_as_it_must_be_is_refused() {
     let (head, _) = token.rsplit_once('.').unwrap();
     let (_, other_signature) = foreign.rsplit_once('.').unwrap();
     assert_eq!(world.verifier.verify(&format!("{head}.{other_signature}")), Err(TokenError::Signature));
-    assert!(matches!(world.verifier.verify(&format!("{head}.")), Err(TokenError::Signature | TokenError::Malformed(_))));
+    assert!(matches!(
+        world.verifier.verify(&format!("{head}.")),
+        Err(TokenError::Signature | TokenError::Malformed(_))
+    ));
 
     let key = EncodingKey::from_ec_pem(world.issuer.key_pem().as_bytes()).unwrap();
     let nameless = encode(&Header::new(Algorithm::ES256), &claims(), &key).unwrap();

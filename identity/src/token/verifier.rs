@@ -138,7 +138,9 @@ impl Verifier {
                     tracing::info!(path = %self.path.display(), keys = keys.len(), "token keys changed");
                     loaded.keys = Arc::new(keys);
                 }
-                Err(error) => tracing::warn!(%error, "token keys kept as they were: their file is not usable"),
+                Err(error) => {
+                    tracing::warn!(%error, "token keys kept as they were: their file is not usable")
+                }
             }
         }
         loaded.keys.clone()
@@ -146,8 +148,7 @@ impl Verifier {
 }
 
 fn load(path: &Path) -> Result<HashMap<String, Key>, VerifierError> {
-    let json =
-        std::fs::read(path).map_err(|error| VerifierError::Read { path: path.to_owned(), error })?;
+    let json = std::fs::read(path).map_err(|error| VerifierError::Read { path: path.to_owned(), error })?;
     let set: JwkSet = serde_json::from_slice(&json)
         .map_err(|error| VerifierError::Syntax { path: path.to_owned(), error })?;
     let keys: HashMap<_, _> = set.keys.iter().filter_map(usable).collect();
