@@ -84,7 +84,10 @@ impl Netns {
     /// As `setns(2)`; `Unsupported` when called from within such a closure.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
         if AWAY.get() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "already inside a pod's network namespace"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "already inside a pod's network namespace",
+            ));
         }
         HOME.with(|home| {
             if home.get().is_none() {

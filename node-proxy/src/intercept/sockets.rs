@@ -96,7 +96,9 @@ fn listen(address: SocketAddr, i: &Interception) -> io::Result<TcpListener> {
     set_transparent(&socket, address)?;
     // A restarted proxy finds connections of the last one in TIME_WAIT.
     socket.set_reuse_address(true)?;
-    socket.bind(&SockAddr::from(address)).map_err(|error| if is_family_missing(&error) { error } else { at(error) })?;
+    socket
+        .bind(&SockAddr::from(address))
+        .map_err(|error| if is_family_missing(&error) { error } else { at(error) })?;
     socket.listen(BACKLOG).map_err(at)?;
     Ok(socket.into())
 }

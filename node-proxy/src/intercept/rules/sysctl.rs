@@ -1,0 +1,87 @@
+//! Kernel settings of a pod's namespace that capture depends on. `/proc/sys/net` shows the namespace of the thread that
+//! looks.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::intercept::Netns;
+
+/// Capture cannot work with this setting, and it could not be changed.
+#[derive(Debug, Error)]
+#[error("{path} is {found} in the pod's namespace, capture needs {wanted}, and it cannot be set: {error}")]
+pub struct SysctlError {
+    path: PathBuf,
+    found: String,
+    wanted: &'static str,
+    error: io::Error,
+}
+
+struct Setting {
+    path: PathBuf,
+    wanted: &'static str,
+    need: Need,
+}
+
+enum Need {
+    Must,
+    /// Better so; where `/proc/sys` is read-only it stays as it is.
+    Should,
+}
+
+/// Puts right what is wrong, and leaves alone what is right or missing.
+///
+/// # Errors
+/// When a setting that matters is wrong and cannot be changed.
+pub(super) fn ensure(netns: &Netns) -> io::Result<Result<(), SysctlError>> {
+    netns.run(|| settings().iter().try_for_each(put_right))
+}
+
+fn settings() -> Vec<Setting> {
+    let must = |path: &str| Setting { path: PathBuf::from(path), wanted: "0", need: Need::Must };
+    let should = |path: &str, wanted| Setting { path: PathBuf::from(path), wanted, need: Need::Should };
+    let mut settings = vec![
+        // Accepted connections would take the mark of the captured SYN in place of the proxy's.
+        must("/proc/sys/net/ipv4/tcp_fwmark_accept"),
+        // Answers of the kernel to captured packets would go to lo instead of the client.
+        should("/proc/sys/net/ipv4/fwmark_reflect", "0"),
+        should("/proc/sys/net/ipv6/fwmark_reflect", "0"),
+        // A packet outside of the window has no connection mark: it would go around the proxy and reset the connection.
+        should("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "1"),
+    ];
+    // With it the check of a captured packet's source address looks at the mark and finds lo: dropped as martian.
+    // Reverse path filtering itself may be on, also strict.
+    let devices = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    settings.extend(devices.map(|device| Setting {
+        path: device.path().join("src_valid_mark"),
+        wanted: "0",
+        need: Need::Must,
+    }));
+    settings
+}
+
+fn put_right(setting: &Setting) -> Result<(), SysctlError> {
+    let Ok(found) = std::fs::read_to_string(&setting.path) else { return Ok(()) };
+    let found = found.trim();
+    if found == setting.wanted {
+        return Ok(());
+    }
+    match (write(&setting.path, setting.wanted), &setting.need) {
+        (Ok(()), _) => Ok(()),
+        (Err(error), Need::Should) => {
+            tracing::debug!(path = %setting.path.display(), found, wanted = setting.wanted, %error, "setting left as it is");
+            Ok(())
+        }
+        (Err(error), Need::Must) => Err(SysctlError {
+            path: setting.path.clone(),
+            found: found.to_owned(),
+            wanted: setting.wanted,
+            error,
+        }),
+    }
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    std::fs::write(path, value)
+}
