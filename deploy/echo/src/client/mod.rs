@@ -1,8 +1,9 @@
-//! The traffic client: every command prints one JSON document per result on standard output, whatever happened, and
-//! ends with code 1 when nothing at all succeeded.
+//! The traffic client: every command (but `fetch`) prints one JSON document per result on standard output, whatever
+//! happened, and ends with code 1 when nothing at all succeeded.
 
 mod bulk;
 mod connect;
+mod fetch;
 mod get;
 mod grpc;
 mod hold;
@@ -21,6 +22,8 @@ use std::process::ExitCode;
 pub(crate) enum ClientCommand {
     /// HTTP requests: latency percentiles, status counts, the pods that answered.
     Get(get::GetArgs),
+    /// One HTTP request; its body as it is, on standard output.
+    Fetch(fetch::FetchArgs),
     /// gRPC echo or health requests.
     Grpc(grpc::GrpcArgs),
     /// One TCP exchange.
@@ -51,6 +54,7 @@ pub(crate) enum ClientCommand {
 pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
     let succeeded = match command {
         ClientCommand::Get(args) => get::run(args).await?,
+        ClientCommand::Fetch(args) => fetch::run(args).await?,
         ClientCommand::Grpc(args) => grpc::run(args).await?,
         ClientCommand::Tcp(command) => tcp::run(command).await?,
         ClientCommand::Udp(args) => udp::run(args).await?,
