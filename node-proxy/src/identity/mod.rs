@@ -2,10 +2,12 @@
 //!
 //! Private keys never touch the disk: a restarted node proxy asks for new certificates.
 
-mod backoff;
+pub(crate) mod backoff;
 mod clock;
+mod manager;
 mod store;
 
+pub use manager::{CertificateManager, CertificateSettings};
 pub use store::{
     ActiveCertificate, CertificateError, CertificateLease, CertificateStatus, Certificates,
 };

@@ -83,7 +83,8 @@ pub(super) struct Wanted {
     pub due: Instant,
     pub failures: u32,
     pub last_error: Option<Arc<str>>,
-    pub warned_of_expiry: bool,
+    /// Since when there has been no lease.
+    pub unused_since: Option<Instant>,
 }
 
 impl Wanted {
@@ -95,13 +96,24 @@ impl Wanted {
             due: now,
             failures: 0,
             last_error: None,
-            warned_of_expiry: false,
+            unused_since: None,
         }
     }
 }
 
+impl Default for Certificates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Certificates {
-    pub(super) fn new(clock: Clock) -> Self {
+    /// None yet; [`super::CertificateManager`] fills it.
+    pub fn new() -> Self {
+        Self::with_clock(Clock::System)
+    }
+
+    pub(super) fn with_clock(clock: Clock) -> Self {
         Self {
             shared: Arc::new(Shared {
                 current: ArcSwap::from_pointee(HashTrieMapSync::new_sync()),
@@ -186,6 +198,17 @@ impl Certificates {
             .collect();
         statuses.sort_by(|one, other| one.identity.cmp(&other.identity));
         statuses
+    }
+
+    pub(super) fn put(&self, certificate: ActiveCertificate) {
+        let certificate = Arc::new(certificate);
+        self.shared.current.rcu(|all| all.insert(certificate.identity.clone(), certificate.clone()));
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn retire(&self, identity: &Identity) {
+        self.shared.current.rcu(|all| all.remove(identity));
+        self.shared.changed.send_modify(|count| *count += 1);
     }
 
     fn make_urgent(&self, identity: &Identity) {

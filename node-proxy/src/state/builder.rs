@@ -43,7 +43,8 @@ impl Builder {
 
     /// Adds a workload or replaces the one with the same uid. A workload that claims an address another one has gets
     /// it (addresses are reused before the old pod's removal arrives); one that had it already does not take it back.
-    pub fn upsert_workload(&mut self, workload: Workload) {
+    /// Returns whether the workload is new or claims an address that it did not claim before.
+    pub fn upsert_workload(&mut self, workload: Workload) -> bool {
         let workload = Arc::new(workload);
         let previous = self.next.workloads.get(&workload.uid).cloned();
         if let Some(previous) = &previous {
@@ -56,6 +57,7 @@ impl Builder {
         for address in old.iter().filter(|address| !new.contains(address)) {
             self.release_address(*address, &workload.uid);
         }
+        let claims = previous.is_none() || new.iter().any(|address| !old.contains(address));
         for address in new {
             let holder = self.next.addresses.get(address).map(|holder| holder.uid.clone());
             let known = old.contains(address);
@@ -69,6 +71,7 @@ impl Builder {
         }
         self.count(&workload, |count| count.wrapping_add(1));
         self.next.workloads.insert_mut(workload.uid.clone(), workload);
+        claims
     }
 
     pub fn remove_workload(&mut self, uid: &WorkloadUid) {
@@ -84,13 +87,16 @@ impl Builder {
         self.count(&workload, |count| count.wrapping_sub(1));
     }
 
-    pub fn upsert_service(&mut self, service: Service) {
+    /// Adds a Service or replaces the one with the same key; VIPs go as addresses of workloads do.
+    /// Returns whether the Service is new or claims a VIP that it did not claim before.
+    pub fn upsert_service(&mut self, service: Service) -> bool {
         let service = Arc::new(service);
         let previous = self.next.services.get(&service.key).cloned();
         let old: &[IpAddr] = previous.as_deref().map(|previous| &previous.vips[..]).unwrap_or_default();
         for vip in old.iter().filter(|vip| !service.vips.contains(vip)) {
             self.release_vip(*vip, &service.key);
         }
+        let claims = previous.is_none() || service.vips.iter().any(|vip| !old.contains(vip));
         for vip in &service.vips {
             let holder = self.next.vips.get(vip).map(|holder| holder.key.clone());
             if self.vip_claims.claim(*vip, &service.key, holder.as_ref(), old.contains(vip)) {
@@ -98,6 +104,7 @@ impl Builder {
             }
         }
         self.next.services.insert_mut(service.key.clone(), service);
+        claims
     }
 
     pub fn remove_service(&mut self, key: &ServiceKey) {
@@ -106,6 +113,11 @@ impl Builder {
         for vip in &service.vips {
             self.release_vip(*vip, key);
         }
+    }
+
+    /// The node that this proxy serves, as the controller says.
+    pub fn set_node(&mut self, node: &str) {
+        self.next.node = node.into();
     }
 
     pub fn set_refused(&mut self, refused: Arc<[RefusedResource]>) {

@@ -2,12 +2,20 @@
 //! connection is decided on.
 
 pub mod builder;
+pub mod control;
 pub mod convert;
+mod enrolment;
+pub mod kept;
 pub mod model;
+mod publisher;
+pub mod resources;
 pub mod snapshot;
 mod status;
 
 pub use builder::Builder;
+pub use control::{ControlChannels, ControlClient, ControlSettings};
 pub use convert::{ConversionError, Converter};
+pub use kept::{Keeper, Kept, KeptError};
+pub use resources::Resources;
 pub use snapshot::{Endpoint, EndpointSet, Origin, RefusedResource, Snapshot, Snapshots};
 pub use status::{ControlReading, ControlStatus};

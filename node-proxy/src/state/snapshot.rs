@@ -63,6 +63,7 @@ pub(super) type Map<K, V> = HashTrieMapSync<K, V>;
 pub struct Snapshot {
     pub(super) origin: Origin,
     pub(super) version: Arc<str>,
+    pub(super) node: Arc<str>,
     pub(super) mesh: Arc<MeshSettings>,
     pub(super) workloads: Map<WorkloadUid, Arc<Workload>>,
     pub(super) own: Map<Arc<str>, Arc<Workload>>,
@@ -80,6 +81,7 @@ impl Snapshot {
         Self {
             origin: Origin::Nothing,
             version: "".into(),
+            node: "".into(),
             mesh: Arc::new(MeshSettings::unknown()),
             workloads: Map::new_sync(),
             own: Map::new_sync(),
@@ -109,6 +111,11 @@ impl Snapshot {
     /// The controller's hash over everything this node may see; empty before the first complete state.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The node that this proxy serves; empty before the first complete state.
+    pub fn node(&self) -> &Arc<str> {
+        &self.node
     }
 
     pub fn mesh(&self) -> &Arc<MeshSettings> {

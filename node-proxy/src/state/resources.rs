@@ -1,0 +1,264 @@
+//! The controller's resources as they come and go: accepted ones go into the builder, refused ones are listed, and the
+//! wire form of what is accepted is held for the disk and for resuming the stream.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use culvert_api::mesh as wire;
+use culvert_api::mesh::ResourceType;
+use culvert_api::mesh::resource::Body;
+use prost::Message;
+use prost::bytes::Bytes;
+use thiserror::Error;
+
+use super::builder::Builder;
+use super::convert::{ConversionError, Converter};
+use super::kept::Kept;
+use super::model::{ServiceKey, WorkloadUid};
+use super::snapshot::{Map, Origin, RefusedResource, Snapshot};
+
+/// Bytes of one page of [`wire::Held`], at most.
+const HELD_PAGE: usize = 256 * 1024;
+
+/// The types of resources that this version knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceKind {
+    MeshSettings,
+    Workload,
+    Service,
+}
+
+impl ResourceKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MeshSettings => "mesh_settings",
+            Self::Workload => "workload",
+            Self::Service => "service",
+        }
+    }
+
+    fn from_wire(number: i32) -> Option<Self> {
+        match ResourceType::try_from(number) {
+            Ok(ResourceType::MeshSettings) => Some(Self::MeshSettings),
+            Ok(ResourceType::Workload) => Some(Self::Workload),
+            Ok(ResourceType::Service) => Some(Self::Service),
+            Ok(ResourceType::Unspecified) | Err(_) => None,
+        }
+    }
+
+    fn to_wire(self) -> ResourceType {
+        match self {
+            Self::MeshSettings => ResourceType::MeshSettings,
+            Self::Workload => ResourceType::Workload,
+            Self::Service => ResourceType::Service,
+        }
+    }
+}
+
+/// Names a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceId {
+    pub kind: ResourceKind,
+    pub name: Arc<str>,
+}
+
+impl ResourceId {
+    fn to_wire(&self) -> wire::ResourceKey {
+        wire::ResourceKey { r#type: self.kind.to_wire().into(), name: self.name.to_string() }
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+/// Why a resource is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RefusalError {
+    #[error("the resource has no key")]
+    NoKey,
+    #[error("the resource type {0} is not known to this version")]
+    UnknownType(i32),
+    #[error("the resource has no body that this version knows")]
+    NoBody,
+    #[error(transparent)]
+    Conversion(#[from] ConversionError),
+}
+
+/// An accepted resource.
+#[derive(Clone, Debug)]
+pub(super) struct HeldResource {
+    pub version: Arc<str>,
+    /// The whole [`wire::Resource`].
+    pub encoded: Bytes,
+    /// Orders resources by when they claimed their addresses: putting them in again in this order gives each address
+    /// to the same workload.
+    pub claimed: u64,
+}
+
+/// All resources of the controller.
+#[derive(Debug, Default)]
+pub struct Resources {
+    builder: Builder,
+    converter: Converter,
+    held: Map<ResourceId, HeldResource>,
+    refused: BTreeMap<ResourceId, RefusedResource>,
+    refused_changed: bool,
+    claims: u64,
+    node: String,
+    has_settings: bool,
+}
+
+impl Resources {
+    /// What an earlier process kept. Resources that this version refuses are left out.
+    pub fn restore(kept: &Kept) -> Self {
+        let mut resources = Self::default();
+        resources.set_node(&kept.node);
+        for resource in kept.resources() {
+            resources.upsert(resource);
+        }
+        resources
+    }
+
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    pub fn set_node(&mut self, node: &str) {
+        node.clone_into(&mut self.node);
+        self.builder.set_node(node);
+    }
+
+    /// Takes one page in; what is refused is returned for the controller.
+    pub fn apply(&mut self, page: wire::Page) -> Vec<wire::Refused> {
+        let refused = page.upserts.into_iter().filter_map(|resource| self.upsert(resource)).collect();
+        for key in page.removals {
+            self.remove(key);
+        }
+        refused
+    }
+
+    /// The state at a mark: what to decide on and what to keep. `None` while there are no settings: that is no complete
+    /// state.
+    pub fn freeze(&mut self, origin: Origin, version: &str) -> Option<(Snapshot, Kept)> {
+        self.converter.prune();
+        if std::mem::take(&mut self.refused_changed) {
+            self.builder.set_refused(self.refused.values().cloned().collect());
+        }
+        let snapshot = self.builder.freeze(origin, version);
+        let kept = Kept::new(version, &self.node, self.held.clone());
+        self.has_settings.then_some((snapshot, kept))
+    }
+
+    /// What is held, for resuming the stream, in pages.
+    pub fn held(&self) -> Vec<wire::Held> {
+        let mut pages = Vec::new();
+        let mut page = wire::Held::default();
+        let mut size = 0;
+        for (id, held) in self.held.iter() {
+            let resource = wire::ResourceVersion { key: Some(id.to_wire()), version: held.version.to_string() };
+            size += resource.encoded_len() + 8;
+            page.resources.push(resource);
+            if size >= HELD_PAGE {
+                pages.push(std::mem::take(&mut page));
+                size = 0;
+            }
+        }
+        if !page.resources.is_empty() {
+            pages.push(page);
+        }
+        pages
+    }
+
+    /// Resources refused at present.
+    pub fn refused_count(&self) -> u32 {
+        u32::try_from(self.refused.len()).unwrap_or(u32::MAX)
+    }
+
+    fn upsert(&mut self, resource: wire::Resource) -> Option<wire::Refused> {
+        let encoded = Bytes::from(resource.encode_to_vec());
+        let (key, version) = (resource.key.clone(), resource.version.clone());
+        let error = match self.accept(resource) {
+            Ok((id, claims)) => {
+                self.hold(id, &version, encoded, claims);
+                return None;
+            }
+            Err(error) => error,
+        };
+        let refused = wire::Refused { key: key.clone(), version, reason: error.to_string() };
+        if let Some((kind, key)) = key.and_then(|key| Some((ResourceKind::from_wire(key.r#type)?, key))) {
+            self.list_refused(ResourceId { kind, name: key.name.into() }, &refused);
+        }
+        Some(refused)
+    }
+
+    /// Converts and builds in; says whether an address was claimed.
+    fn accept(&mut self, resource: wire::Resource) -> Result<(ResourceId, bool), RefusalError> {
+        let key = resource.key.ok_or(RefusalError::NoKey)?;
+        let kind = ResourceKind::from_wire(key.r#type).ok_or(RefusalError::UnknownType(key.r#type))?;
+        let claims = match (kind, resource.body.ok_or(RefusalError::NoBody)?) {
+            (ResourceKind::MeshSettings, Body::MeshSettings(settings)) => {
+                self.builder.set_mesh(settings.try_into()?);
+                self.has_settings = true;
+                false
+            }
+            (ResourceKind::Workload, Body::Workload(workload)) => {
+                self.builder.upsert_workload(self.converter.workload(&key.name, workload)?)
+            }
+            (ResourceKind::Service, Body::Service(service)) => {
+                self.builder.upsert_service(self.converter.service(&key.name, service)?)
+            }
+            _ => return Err(ConversionError::OtherType.into()),
+        };
+        Ok((ResourceId { kind, name: key.name.into() }, claims))
+    }
+
+    fn hold(&mut self, id: ResourceId, version: &str, encoded: Bytes, claims: bool) {
+        let claimed = match self.held.get(&id).filter(|_| !claims) {
+            Some(held) => held.claimed,
+            None => {
+                self.claims += 1;
+                self.claims
+            }
+        };
+        self.refused_changed |= self.refused.remove(&id).is_some();
+        self.held.insert_mut(id, HeldResource { version: version.into(), encoded, claimed });
+    }
+
+    fn list_refused(&mut self, id: ResourceId, refused: &wire::Refused) {
+        let resource = RefusedResource {
+            kind: id.kind.as_str(),
+            name: id.name.clone(),
+            version: refused.version.as_str().into(),
+            reason: refused.reason.clone(),
+            last_good_in_force: self.held.contains_key(&id),
+        };
+        tracing::warn!(
+            resource = %id,
+            reason = resource.reason,
+            last_good_in_force = resource.last_good_in_force,
+            "resource refused"
+        );
+        self.refused.insert(id, resource);
+        self.refused_changed = true;
+    }
+
+    fn remove(&mut self, key: wire::ResourceKey) {
+        let Some(kind) = ResourceKind::from_wire(key.r#type) else { return };
+        let id = ResourceId { kind, name: key.name.into() };
+        match kind {
+            // A mesh without settings does not exist; the last ones stay.
+            ResourceKind::MeshSettings => return,
+            ResourceKind::Workload => self.builder.remove_workload(&WorkloadUid(id.name.clone())),
+            ResourceKind::Service => self.builder.remove_service(&ServiceKey(id.name.clone())),
+        }
+        self.held.remove_mut(&id);
+        self.refused_changed |= self.refused.remove(&id).is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests;
