@@ -117,8 +117,7 @@ impl Firewall {
         let _turn = self.turns.acquire().await;
         match &self.programs {
             Programs::Nft { nft } => {
-                let arguments: Vec<&str> =
-                    ["list", "table"].into_iter().chain(nft::TABLE.split(' ')).collect();
+                let arguments = ["list", "table", "inet", nft::NAME];
                 let listing = match program::run(netns, nft, &arguments, "").await {
                     Ok(listing) => listing,
                     // There is no such table.

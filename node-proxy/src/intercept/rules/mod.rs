@@ -120,13 +120,10 @@ impl Rules {
         let routes_added = self.routing.ensure(&installed.plan.interception).await?;
         let generation = self.generation();
         let unchanged = generation.is_some() && generation == installed.generation;
-        if !unchanged {
-            let listing = self.firewall.list(&self.netns, &installed.plan, self.ipv6()?).await?;
-            if listing.as_ref() != Some(&installed.listing) {
-                let plan = installed.plan.clone();
-                self.apply(&plan).await?;
-                return Ok(Verified::Repaired);
-            }
+        if !unchanged && !self.is_intact(installed).await? {
+            let plan = installed.plan.clone();
+            self.apply(&plan).await?;
+            return Ok(Verified::Repaired);
         }
         if let Some(installed) = &mut self.installed {
             installed.generation = generation;
@@ -160,6 +157,18 @@ impl Rules {
     /// When something of it is left.
     pub async fn remove_those_of(&self, other: &Firewall) -> Result<(), RuleError> {
         Ok(other.unload(&self.netns, self.ipv6()?).await?)
+    }
+
+    async fn is_intact(&self, installed: &Installed) -> Result<bool, RuleError> {
+        // The common damage, a flush, is told without running a program: while the rules are missing every packet of
+        // a captured connection goes astray.
+        if let (FirewallKind::Nft, Some(watch)) = (self.firewall.kind(), &self.watch)
+            && matches!(watch.has_table(nft::NAME), Ok(false))
+        {
+            return Ok(false);
+        }
+        let listing = self.firewall.list(&self.netns, &installed.plan, self.ipv6()?).await?;
+        Ok(listing.as_ref() == Some(&installed.listing))
     }
 
     fn generation(&self) -> Option<u32> {

@@ -128,6 +128,9 @@ fn prerouting(i: &Interception) -> Vec<Rule> {
         Rule::new(outbound.into_iter().chain([Tcp]), Action::Tproxy { port: i.outbound_port, mark: None }),
         // nft's tproxy goes on to the next rule when nobody listens: closed, not open.
         Rule::new(outbound.into_iter().chain([Syn]), Action::Drop),
+        // The answers of a captured outbound connection come over lo. What comes from elsewhere answers a packet that
+        // got out while the rules were missing: most likely a reset, which would end the connection.
+        Rule::new([InOther, Tcp, ConnectionMark(i.outbound_mark)], Action::Drop),
         Rule::new([InOther, TcpPort(PortRange { first: i.hbone_port, last: i.hbone_port })], Action::Return),
         Rule::new([InOther, ToLocal, Syn], Action::Jump(Chain::EnterIn)),
         Rule::new(

@@ -6,14 +6,14 @@ use ipnet::IpNet;
 
 use super::model::{Action, Chain, Match, Rule, RulePlan};
 
-/// The only table that is ours.
-pub(super) const TABLE: &str = "inet culvert";
+/// The only table that is ours, of family `inet`.
+pub(super) const NAME: &str = "culvert";
 
 /// Puts the plan in place of whatever the table holds. Old and new rules swap between two packets.
 pub(super) fn render(plan: &RulePlan) -> String {
     let mask = plan.interception.mark_mask;
     let mut script = render_removal();
-    let _ = writeln!(script, "table {TABLE} {{");
+    let _ = writeln!(script, "table inet {NAME} {{");
     for (chain, rules) in plan.chains() {
         let _ = writeln!(script, "  chain {} {{", name(chain));
         if let Some(hook) = hook(chain) {
@@ -30,7 +30,7 @@ pub(super) fn render(plan: &RulePlan) -> String {
 
 /// Removes the table; it need not exist.
 pub(super) fn render_removal() -> String {
-    format!("table {TABLE}\ndelete table {TABLE}\n")
+    format!("table inet {NAME}\ndelete table inet {NAME}\n")
 }
 
 /// Rules in a listing of the table.

@@ -16,6 +16,14 @@ const NEWGEN: u16 = (10 << 8) | 15;
 const NLM_F_REQUEST: u16 = 1;
 /// `NFTA_GEN_ID`.
 const GEN_ID: u16 = 1;
+/// `NFT_MSG_GETTABLE`, and the answer's `NFT_MSG_NEWTABLE`.
+const GETTABLE: u16 = (10 << 8) | 1;
+const NEWTABLE: u16 = 10 << 8;
+/// `NFTA_TABLE_NAME`.
+const TABLE_NAME: u16 = 1;
+/// `NFPROTO_INET`, `NFPROTO_UNSPEC`.
+const INET: u8 = 1;
+const UNSPEC: u8 = 0;
 /// Length of a netlink header with the netfilter header behind it.
 const HEADERS: usize = 20;
 /// Longest message that is looked at; events are only counted.
@@ -52,17 +60,39 @@ impl RuleWatch {
     /// # Errors
     /// When the kernel refuses.
     pub(super) fn generation(&self) -> io::Result<u32> {
-        let mut request = [0_u8; HEADERS];
-        request[..4].copy_from_slice(&(HEADERS as u32).to_ne_bytes());
-        request[4..6].copy_from_slice(&GETGEN.to_ne_bytes());
+        let answer = self.ask(GETGEN, UNSPEC, &[])?;
+        parse_generation(&answer)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel did not tell its rule generation"))
+    }
+
+    /// Whether an `inet` table is there, whatever it holds.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(super) fn has_table(&self, name: &str) -> io::Result<bool> {
+        let mut attribute = Vec::with_capacity(name.len() + 8);
+        let length = u16::try_from(name.len() + 5).map_err(io::Error::other)?;
+        attribute.extend(length.to_ne_bytes());
+        attribute.extend(TABLE_NAME.to_ne_bytes());
+        attribute.extend(name.as_bytes());
+        attribute.resize(usize::from(length).next_multiple_of(4), 0);
+        let answer = self.ask(GETTABLE, INET, &attribute)?;
+        Ok(kind_of(&answer) == Some(NEWTABLE))
+    }
+
+    /// Sends one request and takes its answer, which netlink has ready when send returns.
+    fn ask(&self, kind: u16, family: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
+        let length = HEADERS + attributes.len();
+        let mut request = vec![0_u8; HEADERS];
+        request[..4].copy_from_slice(&u32::try_from(length).map_err(io::Error::other)?.to_ne_bytes());
+        request[4..6].copy_from_slice(&kind.to_ne_bytes());
         request[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+        request[16] = family;
+        request.extend(attributes);
         self.query.send(&request, 0)?;
         let mut answer = Vec::with_capacity(BUFFER);
-        // Netlink has answered when send returns.
         self.query.recv(&mut answer, 0)?;
-        parse_generation(&answer).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the kernel did not tell its rule generation")
-        })
+        Ok(answer)
     }
 
     /// Waits until somebody, we included, changed the rules of this namespace.
@@ -80,9 +110,12 @@ impl RuleWatch {
     }
 }
 
+fn kind_of(message: &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
+}
+
 fn parse_generation(message: &[u8]) -> Option<u32> {
-    let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
-    if kind != NEWGEN {
+    if kind_of(message)? != NEWGEN {
         return None;
     }
     let length = u32::from_ne_bytes(message.get(..4)?.try_into().ok()?) as usize;
