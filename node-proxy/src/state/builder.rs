@@ -300,3 +300,6 @@ impl<K: Clone + Eq> Claims<K> {
         released
     }
 }
+
+#[cfg(test)]
+mod tests;

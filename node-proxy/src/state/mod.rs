@@ -11,6 +11,8 @@ mod publisher;
 pub mod resources;
 pub mod snapshot;
 mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use builder::Builder;
 pub use control::{ControlChannels, ControlClient, ControlSettings};
