@@ -1,7 +1,9 @@
 //! The demo uses the sandbox as a user would: by the `culvert` command.
 
 use super::evidence::Recording;
+use crate::sandbox::cluster::Cluster;
 use anyhow::{Context, bail};
+use culvert_api::names::ADMIN_PORT;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -11,6 +13,7 @@ use tokio::time::timeout;
 
 /// A sandbox that was brought up takes this long at most; every other call a good deal less.
 const PATIENCE: Duration = Duration::from_secs(60);
+const NODES: u8 = 2;
 
 pub(super) struct DemoSandbox {
     name: String,
@@ -27,7 +30,8 @@ impl DemoSandbox {
 
     pub(super) async fn up(&self, manifest: &str) -> anyhow::Result<()> {
         let file = self.files.join(manifest).display().to_string();
-        self.succeed(&["up", "--detach", "--nodes", "2", "-f", &file]).await.map(|_| ())
+        let nodes = NODES.to_string();
+        self.succeed(&["up", "--detach", "--nodes", &nodes, "-f", &file]).await.map(|_| ())
     }
 
     pub(super) async fn apply(&self, manifest: &str) -> anyhow::Result<()> {
@@ -63,7 +67,10 @@ impl DemoSandbox {
     /// What the node proxy of `node` counts, in the text format of Prometheus.
     pub(super) async fn metrics(&self, node: &str) -> anyhow::Result<String> {
         let echo = self.echo()?;
-        let call = ["exec", "--node", node, "--", &echo, "fetch", "http://127.0.0.1:15000/metrics"];
+        let cluster = Cluster::new(&self.name, NODES);
+        let address = cluster.node(node).context("no such node")?.address.v4;
+        let url = format!("http://{address}:{ADMIN_PORT}/metrics");
+        let call = ["exec", "--node", node, "--", &echo, "fetch", &url];
         Ok(String::from_utf8_lossy(&self.succeed(&call).await?.stdout).into_owned())
     }
 

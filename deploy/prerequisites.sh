@@ -1,0 +1,70 @@
+# What Culvert needs on a Debian machine, for `deploy/demo` and `tests/run` to source.
+# shellcheck shell=bash
+
+# Debian keeps nft and iptables where ordinary users do not look.
+PATH="$PATH:/usr/sbin:/sbin"
+export PATH
+
+# say TEXT...: to standard error; standard output belongs to results.
+say() { printf '%s\n' "$*" >&2; }
+
+# prerequisites demo|tests: installs what is missing, or says how to and fails.
+prerequisites() {
+  local wanted=() reasons=()
+  want() { # COMMAND PACKAGES REASON
+    command -v "$1" >/dev/null 2>&1 && return
+    wanted+=($2)
+    reasons+=("  $2: $3")
+  }
+  want cc "gcc libc6-dev" "the C compiler that builds the TLS library's cryptography and links the programs"
+  want nft nftables "the packet filter that captures the pods' connections"
+  if [ "$1" = tests ]; then
+    want iptables iptables "the older packet filter; the tests run the mesh on both"
+  fi
+  if [ "${#wanted[@]}" -gt 0 ]; then
+    say "Missing Debian packages:"
+    say "$(printf '%s\n' "${reasons[@]}")"
+    install_packages "${wanted[@]}" || return 1
+  fi
+  require_cargo
+}
+
+install_packages() {
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    # Without a terminal nobody could type a password.
+    if command -v sudo >/dev/null 2>&1 && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+      root=(sudo)
+    else
+      say "Install them as root, then run this again:"
+      say "  apt-get update && apt-get install -y --no-install-recommends $*"
+      return 1
+    fi
+  fi
+  if ! command -v apt-get >/dev/null 2>&1; then
+    say "There is no apt-get here; install the equivalents of: $*"
+    return 1
+  fi
+  say "Installing them with apt-get ..."
+  {
+    "${root[@]}" apt-get update -q &&
+      "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+  } >&2 || {
+    say "apt-get failed; install these packages by hand, then run this again: $*"
+    return 1
+  }
+}
+
+require_cargo() {
+  # A shell that was open while rustup was installed does not know it yet.
+  command -v cargo >/dev/null 2>&1 || PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  if ! command -v cargo >/dev/null 2>&1; then
+    say "There is no Rust toolchain. Install rustup as https://rustup.rs describes, then run this again."
+    say "The right version is named in rust-toolchain.toml; rustup fetches it by itself."
+    return 1
+  fi
+}
+
+# Everything that a mesh consists of.
+CULVERT_PACKAGES=(-p culvert-cli -p culvert-echo -p culvert-ca -p culvert-controller -p culvert-node-proxy)
+export CULVERT_PACKAGES
