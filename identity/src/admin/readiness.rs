@@ -21,7 +21,7 @@ enum State {
 impl Readiness {
     /// Adds a check, or takes one over that ended; missing until it says otherwise.
     pub fn check(&self, name: &'static str) -> Check {
-        let check = Check { readiness: self.clone(), name };
+        let check = Check { readiness: self.clone(), name, at_end: AtEnd::Fails };
         check.missing("has not come up yet");
         check
     }
@@ -64,11 +64,24 @@ impl Readiness {
 pub struct Check {
     readiness: Readiness,
     name: &'static str,
+    at_end: AtEnd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtEnd {
+    Fails,
+    Stays,
 }
 
 impl Check {
     pub fn ready(&self) {
         self.readiness.lock().insert(self.name, State::Ready);
+    }
+
+    /// Ready for good: nothing that ends can take it back.
+    pub fn satisfied(mut self) {
+        self.ready();
+        self.at_end = AtEnd::Stays;
     }
 
     pub fn missing(&self, reason: impl Into<String>) {
@@ -78,6 +91,8 @@ impl Check {
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.missing("has ended");
+        if self.at_end == AtEnd::Fails {
+            self.missing("has ended");
+        }
     }
 }

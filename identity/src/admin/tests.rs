@@ -44,6 +44,8 @@ fn readiness_lists_what_is_missing() {
     assert!(!answer.contains("objects"));
     roots.ready();
     assert!(readiness.is_ready());
+    readiness.check("keys").satisfied();
+    assert!(readiness.is_ready());
     drop(objects);
     assert!(call(&server, "GET /healthz/ready").contains("objects: has ended"));
     assert!(call(&server, "GET /healthz/live").starts_with("HTTP/1.1 200"));
