@@ -1,0 +1,214 @@
+//! What is known of an endpoint: connections open to it, how long connecting takes, whether it failed lately.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::state::model::WorkloadUid;
+
+/// An endpoint that refused a connection is avoided for this long.
+const FAILED_FOR: Duration = Duration::from_secs(5);
+/// A measured latency loses its weight over this time.
+const DECAY: Duration = Duration::from_secs(10);
+/// Latencies below this are equal: a tunnel that is opened first costs as much.
+const FLOOR: Duration = Duration::from_millis(1);
+/// Latencies within this factor are equal: noise must not decide, or the same endpoint wins every time.
+const NOISE: u64 = 2;
+
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Nanoseconds since the process asked first.
+pub(super) fn now() -> u64 {
+    u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// One endpoint's load, in relaxed atomics: an update lost between two workers is one sample of many.
+#[derive(Debug, Default)]
+pub struct EndpointLoad {
+    in_flight: AtomicU32,
+    /// Peak-sensitive average in nanoseconds; 0 before the first measurement.
+    latency: AtomicU64,
+    measured_at: AtomicU64,
+    failed_until: AtomicU64,
+}
+
+impl EndpointLoad {
+    /// Counts a connection to the endpoint until the guard is dropped.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+
+    /// A connection was made and took so long.
+    pub fn connected(&self, took: Duration) {
+        self.measure(nanos(took), now());
+        self.failed_until.store(0, Ordering::Relaxed);
+    }
+
+    /// A connection could not be made.
+    pub fn failed(&self) {
+        self.failed_until.store(now().saturating_add(nanos(FAILED_FOR)), Ordering::Relaxed);
+    }
+
+    pub(super) fn failed_lately(&self, now: u64) -> bool {
+        now < self.failed_until.load(Ordering::Relaxed)
+    }
+
+    fn measure(&self, sample: u64, now: u64) {
+        let average = self.latency(now);
+        let weight = self.decayed(now);
+        // A peak counts at once, an improvement only with time.
+        let next = if sample > average {
+            sample
+        } else {
+            (average as f64 * weight + sample as f64 * (1.0 - weight)) as u64
+        };
+        self.latency.store(next.max(1), Ordering::Relaxed);
+        self.measured_at.store(now, Ordering::Relaxed);
+    }
+
+    /// What is left of the weight of the last measurement.
+    fn decayed(&self, now: u64) -> f64 {
+        let age = now.saturating_sub(self.measured_at.load(Ordering::Relaxed));
+        (-(age as f64) / nanos(DECAY) as f64).exp()
+    }
+
+    /// The average as it has decayed; 0 when nothing was measured.
+    fn latency(&self, now: u64) -> u64 {
+        let latency = self.latency.load(Ordering::Relaxed);
+        if latency == 0 { 0 } else { ((latency as f64 * self.decayed(now)) as u64).max(nanos(FLOOR)) }
+    }
+
+    /// Whether this endpoint should be preferred: latency × (connections + 1), where latencies that were not measured
+    /// or differ by less than [`NOISE`] count as equal.
+    pub(super) fn is_less_than(&self, other: &Self, now: u64) -> bool {
+        let (mut mine, mut theirs) = (self.latency(now), other.latency(now));
+        let low = mine.min(theirs);
+        if low == 0 || mine.max(theirs) <= low.saturating_mul(NOISE) {
+            (mine, theirs) = (1, 1);
+        }
+        let cost = |latency: u64, load: &Self| {
+            u128::from(latency) * (u128::from(load.in_flight.load(Ordering::Relaxed)) + 1)
+        };
+        cost(mine, self) < cost(theirs, other)
+    }
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct InFlight(Arc<EndpointLoad>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The loads of all endpoints in use, by workload and port. Read when a worker works out which endpoints are usable,
+/// never per connection.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    all: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    loads: HashMap<(WorkloadUid, u16), Weak<EndpointLoad>>,
+    prune_at: usize,
+}
+
+/// Entries of endpoints that are gone may make up half of the table.
+const PRUNE_FROM: usize = 64;
+
+impl Endpoints {
+    pub(super) fn get(&self, uid: &WorkloadUid, port: u16) -> Arc<EndpointLoad> {
+        let mut known = self.all.lock();
+        if let Some(load) = known.loads.get(&(uid.clone(), port)).and_then(Weak::upgrade) {
+            return load;
+        }
+        if known.loads.len() >= known.prune_at.max(PRUNE_FROM) {
+            known.loads.retain(|_, load| load.strong_count() > 0);
+            known.prune_at = known.loads.len() * 2;
+        }
+        let load = Arc::new(EndpointLoad::default());
+        known.loads.insert((uid.clone(), port), Arc::downgrade(&load));
+        load
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.lock().loads.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn load(latency: u64, in_flight: u32) -> EndpointLoad {
+        let load = EndpointLoad::default();
+        load.latency.store(latency, Ordering::Relaxed);
+        load.in_flight.store(in_flight, Ordering::Relaxed);
+        load
+    }
+
+    #[test]
+    fn fewer_connections_win_and_noise_does_not() {
+        for (one, other, expected) in [
+            ((0, 0), (0, 1), true),
+            ((0, 1), (0, 1), false),
+            ((5 * MS, 0), (9 * MS, 0), false),
+            ((5 * MS, 0), (30 * MS, 0), true),
+            ((5 * MS, 9), (30 * MS, 0), false),
+            ((30 * MS, 0), (0, 1), true),
+            ((100_000, 0), (900_000, 0), false),
+        ] {
+            let is_less = load(one.0, one.1).is_less_than(&load(other.0, other.1), 0);
+            assert_eq!(is_less, expected, "{one:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn a_peak_counts_at_once_and_fades() {
+        let load = load(0, 0);
+        load.measure(5 * MS, 0);
+        load.measure(50 * MS, 0);
+        assert_eq!(load.latency(0), 50 * MS);
+        load.measure(5 * MS, 10_000 * MS);
+        let faded = load.latency(10_000 * MS);
+        assert!((5 * MS..20 * MS).contains(&faded), "{faded}");
+    }
+
+    #[test]
+    fn a_failure_is_forgotten_by_success_and_by_time() {
+        let load = load(0, 0);
+        load.failed();
+        assert!(load.failed_lately(now()));
+        assert!(!load.failed_lately(now() + nanos(FAILED_FOR)));
+        load.connected(Duration::from_millis(1));
+        assert!(!load.failed_lately(now()));
+    }
+
+    #[test]
+    fn what_is_known_lives_while_somebody_holds_it() {
+        let endpoints = Endpoints::default();
+        let uid = WorkloadUid("a".into());
+        let first = endpoints.get(&uid, 80);
+        assert!(Arc::ptr_eq(&first, &endpoints.get(&uid, 80)));
+        assert!(!Arc::ptr_eq(&first, &endpoints.get(&uid, 81)));
+        for index in 0..1000 {
+            endpoints.get(&WorkloadUid(index.to_string().into()), 80);
+        }
+        assert!(endpoints.len() <= 2 * PRUNE_FROM, "{}", endpoints.len());
+        assert!(Arc::ptr_eq(&first, &endpoints.get(&uid, 80)));
+    }
+}

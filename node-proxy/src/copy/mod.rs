@@ -1,0 +1,206 @@
+//! Carries bytes both ways between two sockets, or a socket and a stream of a tunnel, until both directions have
+//! ended or one side is lost.
+//!
+//! A direction that waits for bytes holds no buffer: it waits for readability and reads then. A side that closes its
+//! direction closes that direction on the other side; a side that resets gets the other side reset.
+
+mod buffer;
+mod stream;
+mod tcp;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::limits::WorkloadLimits;
+use crate::reason::Reason;
+
+pub use stream::TunnelStream;
+
+/// A connection that moves more than this in one go lets the others of its worker run.
+const QUANTUM: usize = 128 << 10;
+/// After the way towards a side has failed: how long what that side had sent before may still be delivered.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Which way bytes go: the client is the side that opened the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// One end of a carried connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    fn towards(self) -> Direction {
+        match self {
+            Self::Client => Direction::ToClient,
+            Self::Server => Direction::ToServer,
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
+}
+
+/// Why a carried connection ended before both directions were closed.
+#[derive(Debug, Error)]
+pub enum CopyError {
+    #[error("reading from the {side}: {error}")]
+    Read { side: Side, error: io::Error },
+    #[error("writing to the {side}: {error}")]
+    Write { side: Side, error: io::Error },
+    #[error("the {side} reset its stream of the tunnel: {error}")]
+    StreamReset { side: Side, error: h2::Error },
+    #[error("the tunnel to the {side} was lost: {error}")]
+    TunnelLost { side: Side, error: h2::Error },
+    #[error("nothing was sent for {0:?} after one side had closed")]
+    Idle(Duration),
+}
+
+impl CopyError {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Read { .. } | Self::Write { .. } | Self::StreamReset { .. } => Reason::PeerReset,
+            Self::TunnelLost { .. } => Reason::Tunnel,
+            Self::Idle(_) => Reason::IdleTimeout,
+        }
+    }
+
+    /// Whether only the way towards that side is known to be gone: what it sent before can still be delivered.
+    fn leaves_last_words(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::StreamReset { .. })
+    }
+}
+
+/// What both directions of one connection share.
+pub struct Copy<'a> {
+    limits: &'a Arc<WorkloadLimits>,
+    half_closed_idle: Duration,
+    count: &'a dyn Fn(Direction, u64),
+    activity: Cell<u64>,
+}
+
+impl<'a> Copy<'a> {
+    /// `count` is told of every delivery in bytes; `half_closed_idle` bounds silence after one side has closed.
+    pub fn new(
+        limits: &'a Arc<WorkloadLimits>,
+        half_closed_idle: Duration,
+        count: &'a dyn Fn(Direction, u64),
+    ) -> Self {
+        Self { limits, half_closed_idle, count, activity: Cell::new(0) }
+    }
+
+    fn delivered(&self, direction: Direction, bytes: usize) {
+        self.activity.set(self.activity.get().wrapping_add(1));
+        (self.count)(direction, bytes as u64);
+    }
+
+    /// Runs both directions. `to_client` is looked at first: answers that are there are delivered before a failure of
+    /// the other direction counts. `lost` resolves when a side that has closed its direction goes away for good.
+    async fn both(
+        &self,
+        to_server: impl Future<Output = Result<(), CopyError>>,
+        to_client: impl Future<Output = Result<(), CopyError>>,
+        lost: impl AsyncFn(Side) -> CopyError,
+    ) -> Result<(), CopyError> {
+        let (mut to_server, mut to_client) = (pin!(to_server), pin!(to_client));
+        let (first, closed) = tokio::select! {
+            biased;
+            first = &mut to_client => (first, Side::Server),
+            first = &mut to_server => (first, Side::Client),
+        };
+        let rest = async {
+            match closed {
+                Side::Server => to_server.await,
+                Side::Client => to_client.await,
+            }
+        };
+        match first {
+            Err(error) if error.leaves_last_words() => {
+                let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+                Err(error)
+            }
+            Err(error) => Err(error),
+            Ok(()) => tokio::select! {
+                biased;
+                last = self.unless_idle(rest) => last,
+                error = lost(closed) => Err(error),
+            },
+        }
+    }
+
+    async fn unless_idle(&self, rest: impl Future<Output = Result<(), CopyError>>) -> Result<(), CopyError> {
+        let mut rest = pin!(rest);
+        loop {
+            let seen = self.activity.get();
+            match tokio::time::timeout(self.half_closed_idle, &mut rest).await {
+                Ok(last) => return last,
+                Err(_) if self.activity.get() != seen => {}
+                Err(_) => return Err(CopyError::Idle(self.half_closed_idle)),
+            }
+        }
+    }
+}
+
+/// Resolves when the socket has an error, such as a reset by the peer, without reading from it.
+async fn socket_error(socket: &TcpStream) -> io::Error {
+    loop {
+        if let Err(error) = socket.ready(Interest::ERROR).await {
+            return error;
+        }
+        match socket.take_error() {
+            Ok(Some(error)) | Err(error) => return error,
+            Ok(None) => {
+                let blocked = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+                let _ = socket.try_io(Interest::ERROR, blocked);
+            }
+        }
+    }
+}
+
+/// Lets other tasks run once per [`QUANTUM`].
+struct Pace(usize);
+
+impl Pace {
+    async fn moved(&mut self, bytes: usize) {
+        self.0 += bytes;
+        if self.0 >= QUANTUM {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn shutdown_write(socket: &TcpStream, side: Side) -> Result<(), CopyError> {
+    match socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write) {
+        // The peer is gone already; whether it had reset is told by reading.
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(CopyError::Write { side, error }),
+        _ => Ok(()),
+    }
+}

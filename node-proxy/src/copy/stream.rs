@@ -1,0 +1,225 @@
+//! Socket to stream of a tunnel.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{Reason as H2Reason, RecvStream, SendStream};
+use tokio::net::TcpStream;
+
+use super::buffer::Growth;
+use super::tcp::{read_scratch, write_some};
+use super::{Copy, CopyError, Pace, Side, shutdown_write, socket_error};
+use crate::limits::MemoryCharge;
+use crate::tunnel::window::Window;
+use crate::worker::socket::CarriedSocket;
+
+/// Below this, bytes are read into the worker's scratch buffer and copied, so that they hold no more than their size.
+const COPIED: usize = 1 << 10;
+/// How often the tunnel is given a turn to send what a side said last before that side's reset follows.
+const TURNS_BEFORE_RESET: usize = 3;
+
+/// How often the bytes that wait for a stalled reader are counted.
+const RECOUNT_EVERY: Duration = Duration::from_millis(250);
+
+/// A carried connection's stream of a tunnel. Dropped before both directions have ended, it is reset.
+pub struct TunnelStream {
+    pub send: SendStream<Bytes>,
+    pub recv: RecvStream,
+    pub window: Rc<Window>,
+}
+
+/// Bytes on their way into a tunnel, charged to their workload until the tunnel has sent them.
+struct Charged {
+    bytes: BytesMut,
+    _charge: MemoryCharge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn lost(side: Side, error: h2::Error) -> CopyError {
+    match error.is_reset() && error.is_remote() {
+        true => CopyError::StreamReset { side, error },
+        false => CopyError::TunnelLost { side, error },
+    }
+}
+
+impl Copy<'_> {
+    /// Carries a connection between a socket, which is the connection's `near` side, and a stream. On success both are
+    /// closed in order; otherwise the socket and the stream are reset, also when this future is dropped.
+    ///
+    /// # Errors
+    /// When a side or the tunnel is lost, or nothing is sent for too long after one side has closed.
+    pub async fn tunnelled(
+        &self,
+        socket: CarriedSocket,
+        near: Side,
+        stream: TunnelStream,
+    ) -> Result<(), CopyError> {
+        let TunnelStream { mut send, mut recv, window } = stream;
+        let _open = window.stream();
+        let out = self.into_stream(&socket, &mut send, near);
+        let back = self.out_of_stream(&mut recv, &socket, &window, near);
+        let gone = async |side| match side == near {
+            true => CopyError::Read { side, error: socket_error(&socket).await },
+            // The direction that goes on towards that side sees its reset.
+            false => std::future::pending().await,
+        };
+        let result = match near {
+            Side::Client => self.both(out, back, gone).await,
+            Side::Server => self.both(back, out, gone).await,
+        };
+        match result {
+            Ok(()) => socket.finish(),
+            Err(_) => {
+                for _ in 0..TURNS_BEFORE_RESET {
+                    tokio::task::yield_now().await;
+                }
+                send.send_reset(H2Reason::CANCEL);
+            }
+        }
+        result
+    }
+
+    async fn into_stream(
+        &self,
+        from: &TcpStream,
+        send: &mut SendStream<Bytes>,
+        near: Side,
+    ) -> Result<(), CopyError> {
+        let far = near.other();
+        let (mut growth, mut pace) = (Growth::default(), Pace(0));
+        loop {
+            tokio::select! {
+                biased;
+                readable = from.readable() => readable.map_err(|error| CopyError::Read { side: near, error })?,
+                reset = poll_fn(|cx| send.poll_reset(cx)) => return Err(match reset {
+                    Ok(reason) => CopyError::StreamReset { side: far, error: reason.into() },
+                    Err(error) => lost(far, error),
+                }),
+            }
+            self.limits.relief().await;
+            let size = growth.size(self.limits.memory_left());
+            let read = self.read(from, size).map_err(|error| CopyError::Read { side: near, error })?;
+            let Some(bytes) = read else { continue };
+            let length = bytes.len();
+            if length == 0 {
+                return send.send_data(Bytes::new(), true).map_err(|error| lost(far, error));
+            }
+            growth.record(length, size);
+            self.send_all(from, send, bytes, near).await?;
+            pace.moved(length).await;
+        }
+    }
+
+    fn read(&self, from: &TcpStream, size: usize) -> std::io::Result<Option<Bytes>> {
+        if size <= COPIED {
+            return read_scratch(from, size, Bytes::copy_from_slice);
+        }
+        let mut bytes = BytesMut::with_capacity(size);
+        match from.try_read_buf(&mut bytes) {
+            Ok(read) if read * 4 < size => Ok(Some(Bytes::copy_from_slice(&bytes))),
+            Ok(_) => {
+                let charge = self.limits.charge(bytes.capacity() as u64);
+                Ok(Some(Bytes::from_owner(Charged { bytes, _charge: charge })))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The source is not read while the stream has no room, so its reset has to be looked for.
+    async fn send_all(
+        &self,
+        from: &TcpStream,
+        send: &mut SendStream<Bytes>,
+        mut bytes: Bytes,
+        near: Side,
+    ) -> Result<(), CopyError> {
+        let far = near.other();
+        while bytes.has_remaining() {
+            send.reserve_capacity(bytes.len());
+            let room = tokio::select! {
+                biased;
+                room = poll_fn(|cx| send.poll_capacity(cx)) => room,
+                error = socket_error(from) => return Err(CopyError::Read { side: near, error }),
+            };
+            let room = match room {
+                Some(Ok(room)) => room.min(bytes.len()),
+                Some(Err(error)) => return Err(lost(far, error)),
+                None => {
+                    return Err(CopyError::StreamReset { side: far, error: H2Reason::STREAM_CLOSED.into() });
+                }
+            };
+            send.send_data(bytes.split_to(room), false).map_err(|error| lost(far, error))?;
+            self.delivered(far.towards(), room);
+        }
+        Ok(())
+    }
+
+    async fn out_of_stream(
+        &self,
+        recv: &mut RecvStream,
+        to: &TcpStream,
+        window: &Window,
+        near: Side,
+    ) -> Result<(), CopyError> {
+        let far = near.other();
+        let mut pace = Pace(0);
+        let mut drained = 0;
+        while let Some(data) = poll_fn(|cx| recv.poll_data(cx)).await {
+            let mut data = data.map_err(|error| match lost(far, error) {
+                // Everything that was sent before the reset has been delivered.
+                CopyError::StreamReset { side, error } => CopyError::Read {
+                    side,
+                    error: std::io::Error::new(std::io::ErrorKind::ConnectionReset, error),
+                },
+                other => other,
+            })?;
+            let length = data.len();
+            let mut written =
+                write_some(to, &data).map_err(|error| CopyError::Write { side: near, error })?;
+            drained += written;
+            if written < length {
+                data.advance(written);
+                drained = 0;
+                written += self.write_out(recv, to, data, window, near).await?;
+            } else {
+                drained = window.drained(drained);
+            }
+            debug_assert_eq!(written, length);
+            recv.flow_control().release_capacity(length).map_err(|error| lost(far, error))?;
+            self.delivered(near.towards(), length);
+            pace.moved(length).await;
+        }
+        shutdown_write(to, near)
+    }
+
+    /// While the socket takes nothing, what the stream has received so far is charged to the workload.
+    async fn write_out(
+        &self,
+        recv: &mut RecvStream,
+        to: &TcpStream,
+        mut data: Bytes,
+        window: &Window,
+        near: Side,
+    ) -> Result<usize, CopyError> {
+        let length = data.len();
+        let mut charge = self.limits.charge(0);
+        while data.has_remaining() {
+            charge.set(recv.flow_control().used_capacity() as u64);
+            window.stalled();
+            if let Ok(writable) = tokio::time::timeout(RECOUNT_EVERY, to.writable()).await {
+                let written = writable.and_then(|()| write_some(to, &data));
+                data.advance(written.map_err(|error| CopyError::Write { side: near, error })?);
+            }
+        }
+        Ok(length)
+    }
+}

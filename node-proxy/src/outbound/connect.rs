@@ -1,0 +1,305 @@
+//! Reaches an endpoint: through a tunnel if it speaks HBONE, in plaintext only if it does not. What cannot be reached
+//! is tried elsewhere, as long as no byte was sent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Outbound, Refusal};
+use crate::balance::{Candidate, Family, InFlight, PickError, Wanted};
+use crate::copy::TunnelStream;
+use crate::identity::ActiveCertificate;
+use crate::intercept::outbound_socket;
+use crate::reason::Reason;
+use crate::state::Snapshot;
+use crate::state::model::{Enrolment, Service, Timeouts, TunnelProtocol, Workload, WorkloadUid};
+use crate::telemetry::{ConnectionMeta, Direction, Failure, Outcome, Reporter, Security, WhyPlaintext};
+use crate::tunnel::dial::{Opened, Target, dial};
+use crate::tunnel::pool::{Key, Lease, may_try_new_tunnel};
+use crate::tunnel::{TunnelError, headers};
+use crate::worker::Context;
+use crate::worker::pod::PodHere;
+use crate::worker::socket::{CarriedSocket, connect};
+
+/// Endpoints tried for one connection, at most.
+const TRIES: usize = 3;
+
+/// A way to the server.
+pub(super) enum Upstream {
+    Tunnel(TunnelStream, Lease),
+    Plain(CarriedSocket),
+}
+
+pub(super) struct Connected {
+    pub upstream: Upstream,
+    pub meta: ConnectionMeta,
+    pub in_flight: Option<InFlight>,
+}
+
+/// One attempt to reach one address of one workload.
+struct Attempt<'a> {
+    workload: &'a Arc<Workload>,
+    /// Of the application.
+    to: SocketAddr,
+    service: Option<&'a Arc<Service>>,
+    timeouts: Timeouts,
+    deadline: Instant,
+}
+
+/// Why an attempt failed, and whether another endpoint may do better.
+struct AttemptError {
+    failure: Failure,
+    may_try_another: bool,
+}
+
+impl From<TunnelError> for AttemptError {
+    fn from(error: TunnelError) -> Self {
+        Self { may_try_another: error.may_try_another(), failure: Failure::new(error.reason(), error) }
+    }
+}
+
+impl AttemptError {
+    fn plain(to: SocketAddr, error: &io::Error) -> Self {
+        let failure = Failure::new(Reason::Connect, format!("connecting to {to}: {error}"));
+        Self { failure, may_try_another: true }
+    }
+
+    fn socket(error: &io::Error) -> Self {
+        let failure = Failure::new(Reason::Local, format!("no socket in the pod's namespace: {error}"));
+        Self { failure, may_try_another: false }
+    }
+}
+
+fn total(timeouts: Timeouts) -> Duration {
+    timeouts.connect + timeouts.tls_handshake + timeouts.tunnel_handshake
+}
+
+/// Why bytes to a workload that does not speak HBONE are not protected.
+fn why_plaintext(source: &Workload, destination: &Workload) -> WhyPlaintext {
+    let is_leaving =
+        |workload: &Workload| workload.own.as_ref().is_some_and(|own| own.enrolment == Enrolment::Leaving);
+    if destination.host_network {
+        WhyPlaintext::HostNetwork
+    } else if destination.identity.is_none() {
+        WhyPlaintext::DestinationOutsideMesh
+    } else if is_leaving(destination) || (source.uid == destination.uid && is_leaving(source)) {
+        WhyPlaintext::Leaving
+    } else {
+        WhyPlaintext::DestinationNotEnrolled
+    }
+}
+
+impl Outbound {
+    pub(super) async fn connect_to_service(
+        &self,
+        service: &Arc<Service>,
+        snapshot: &Snapshot,
+    ) -> Result<Connected, Refusal> {
+        let wanted = Wanted {
+            service,
+            port: self.destination.port(),
+            family: Family::of(self.destination.ip()),
+            client: self.client.ip(),
+            zone: &self.source.zone,
+        };
+        let end = Instant::now() + total(self.timeouts());
+        let mut tried: Vec<Candidate> = Vec::new();
+        let mut last: Option<Refusal> = None;
+        while tried.len() < TRIES && Instant::now() < end {
+            let candidate =
+                match self.context.balancer.pick(snapshot.endpoints(&service.key), &wanted, &tried) {
+                    Ok(candidate) => candidate,
+                    Err(error) => return Err(last.unwrap_or_else(|| self.not_picked(&error))),
+                };
+            let in_flight = candidate.load.begin();
+            let started = Instant::now();
+            let attempt = Attempt {
+                workload: &candidate.workload,
+                to: SocketAddr::new(candidate.address, candidate.target_port),
+                service: Some(service),
+                timeouts: self.timeouts(),
+                // One endpoint that does not answer must leave time for another.
+                deadline: end.min(started + total(self.timeouts()) / TRIES as u32),
+            };
+            match self.attempt(&attempt).await {
+                Ok(upstream) => {
+                    candidate.load.connected(started.elapsed());
+                    let meta = self.attempt_meta(&attempt);
+                    return Ok(Connected { upstream, meta, in_flight: Some(in_flight) });
+                }
+                Err(error) => {
+                    let meta = Box::new(self.attempt_meta(&attempt));
+                    let refusal = Refusal { meta, failure: error.failure };
+                    if !error.may_try_another {
+                        return Err(refusal);
+                    }
+                    candidate.load.failed();
+                    last = Some(refusal);
+                }
+            }
+            tried.push(candidate);
+        }
+        Err(last.unwrap_or_else(|| self.refusal(Reason::Connect, "no endpoint could be tried in time")))
+    }
+
+    pub(super) async fn connect_to_workload(&self, workload: Arc<Workload>) -> Result<Connected, Refusal> {
+        let timeouts = self.timeouts();
+        let attempt = Attempt {
+            workload: &workload,
+            to: self.destination,
+            service: None,
+            timeouts,
+            deadline: Instant::now() + total(timeouts),
+        };
+        match self.attempt(&attempt).await {
+            Ok(upstream) => Ok(Connected { upstream, meta: self.attempt_meta(&attempt), in_flight: None }),
+            Err(error) => {
+                Err(Refusal { meta: Box::new(self.attempt_meta(&attempt)), failure: error.failure })
+            }
+        }
+    }
+
+    /// To an address outside the mesh, from the pod's own address.
+    pub(super) async fn pass_through(&self) -> Result<Connected, Refusal> {
+        let deadline = Instant::now() + self.timeouts().connect;
+        let server = self.plain(self.destination, deadline).await;
+        match server {
+            Ok(upstream) => Ok(Connected { upstream, meta: self.meta(), in_flight: None }),
+            Err(error) => Err(Refusal { meta: Box::new(self.meta()), failure: error.failure }),
+        }
+    }
+
+    fn not_picked(&self, error: &PickError) -> Refusal {
+        let reason = match error {
+            PickError::NoPort { .. } => Reason::NoServicePort,
+            PickError::NoEndpoint { .. } | PickError::Exhausted { .. } => Reason::NoEndpoint,
+        };
+        self.refusal(reason, error)
+    }
+
+    fn attempt_meta(&self, attempt: &Attempt<'_>) -> ConnectionMeta {
+        let workload = attempt.workload;
+        let is_hbone = workload.tunnel == TunnelProtocol::Hbone;
+        let hbone_addr = SocketAddr::new(attempt.to.ip(), self.pod.pod.interception.hbone_port);
+        ConnectionMeta {
+            reporter: Reporter::Source,
+            source: Some(self.source.clone()),
+            source_addr: self.client,
+            source_identity: self.source.identity.clone(),
+            destination: Some(workload.clone()),
+            destination_addr: attempt.to,
+            hbone_addr: is_hbone.then_some(hbone_addr),
+            destination_identity: workload.identity.clone().filter(|_| is_hbone),
+            service: attempt.service.cloned(),
+            security: match workload.tunnel {
+                TunnelProtocol::Hbone => Security::MutualTls,
+                TunnelProtocol::Plaintext => Security::Plaintext(why_plaintext(&self.source, workload)),
+            },
+        }
+    }
+
+    /// The destination alone decides: one that speaks HBONE is reached by it or not at all.
+    async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Upstream, AttemptError> {
+        match attempt.workload.tunnel {
+            TunnelProtocol::Hbone => Ok(self.tunnel(attempt).await?),
+            TunnelProtocol::Plaintext => {
+                let deadline = attempt.deadline.min(Instant::now() + attempt.timeouts.connect);
+                self.plain(attempt.to, deadline).await
+            }
+        }
+    }
+
+    async fn plain(&self, to: SocketAddr, deadline: Instant) -> Result<Upstream, AttemptError> {
+        let pod = &self.pod.pod;
+        let socket = outbound_socket(&pod.netns, to, &pod.interception)
+            .map_err(|error| AttemptError::socket(&error))?;
+        let stream = connect(socket, to, deadline).await.map_err(|error| AttemptError::plain(to, &error))?;
+        let server = CarriedSocket::new(stream).map_err(|error| AttemptError::plain(to, &error))?;
+        Ok(Upstream::Plain(server))
+    }
+
+    async fn tunnel(&self, attempt: &Attempt<'_>) -> Result<Upstream, TunnelError> {
+        let address = SocketAddr::new(attempt.to.ip(), self.pod.pod.interception.hbone_port);
+        let identity = attempt.workload.identity.clone().ok_or(TunnelError::NoIdentity(address))?;
+        let target = Target { address, identity };
+        let certificate = self.certificate(attempt).await?;
+        match self.stream(attempt, &target, &certificate).await {
+            Err(error) if may_try_new_tunnel(&error) => self.stream(attempt, &target, &certificate).await,
+            result => result,
+        }
+    }
+
+    async fn certificate(&self, attempt: &Attempt<'_>) -> Result<Arc<ActiveCertificate>, TunnelError> {
+        let certificates = &self.context.shared.certificates;
+        let own = self.source.identity.as_ref().ok_or(TunnelError::NoIdentity(self.client))?;
+        match certificates.current(own) {
+            Some(certificate) => Ok(certificate),
+            None => Ok(certificates.acquire(own, attempt.deadline).await?),
+        }
+    }
+
+    /// Opens a stream of a pooled tunnel. A tunnel that has ended, or announced its end, is not asked again.
+    async fn stream(
+        &self,
+        attempt: &Attempt<'_>,
+        target: &Target,
+        certificate: &Arc<ActiveCertificate>,
+    ) -> Result<Upstream, TunnelError> {
+        let key = Key {
+            client: self.source.uid.clone(),
+            destination: attempt.workload.uid.clone(),
+            address: target.address,
+            generation: certificate.generation,
+        };
+        let dial = || {
+            let (context, pod) = (self.context.clone(), self.pod.clone());
+            let destination = attempt.workload.uid.clone();
+            open(context, pod, destination, target.clone(), certificate.clone(), attempt.timeouts)
+        };
+        let cancel = &self.pod.cancel;
+        let lease = self.context.pool.lease(&key, attempt.deadline, cancel, dial).await?;
+        self.context.shared.telemetry.pool_stream(lease.carrier);
+        let service = attempt.service.map(|service| &**service);
+        let request = headers::connect_request(attempt.to, self.client, &self.source, service);
+        let left = attempt.deadline.saturating_duration_since(Instant::now());
+        let after = attempt.timeouts.tunnel_handshake.min(left);
+        match lease.connect(target.address, request, after).await {
+            Ok((send, recv)) => {
+                let window = lease.window().clone();
+                Ok(Upstream::Tunnel(TunnelStream { send, recv, window }, lease))
+            }
+            Err(error) => {
+                if may_try_new_tunnel(&error) {
+                    lease.retire();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Runs on its own: it goes on for others who wait when this connection is given up.
+async fn open(
+    context: Rc<Context>,
+    pod: Rc<PodHere>,
+    destination: WorkloadUid,
+    target: Target,
+    certificate: Arc<ActiveCertificate>,
+    timeouts: Timeouts,
+) -> Result<Opened, TunnelError> {
+    let telemetry = &context.shared.telemetry;
+    let dialled = dial(&pod.pod, &certificate, &target, timeouts).await;
+    let outcome = if dialled.is_ok() { Outcome::Success } else { Outcome::Failure };
+    telemetry.handshake(Direction::Outbound, outcome);
+    let opened = dialled?;
+    let open = (telemetry.tunnel_opened(Direction::Outbound), pod.state.tunnel_out(&destination));
+    let driver = async move {
+        let _open = open;
+        opened.driver.await
+    };
+    Ok(Opened { driver: Box::pin(driver), ..opened })
+}
