@@ -22,7 +22,7 @@ pub struct Flags {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Sign certificates.
-    Run(RunFlags),
+    Run(Box<RunFlags>),
     /// Start to replace the root of a data directory. A running authority takes the new root up within a second,
     /// publishes it beside the old one, signs with it after --root-overlap, and drops the old one when everything it
     /// signed has ended.

@@ -27,7 +27,7 @@ fn start(flags: Flags) -> anyhow::Result<()> {
             let log = logging::init(&flags.log)?;
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(run::run(flags_of_run, log))
+            runtime.block_on(run::run(*flags_of_run, log))
         }
         Command::RotateRoot { data_dir } => {
             authority::put_next_root(&data_dir, SystemTime::now())?;

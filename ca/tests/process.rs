@@ -1,5 +1,7 @@
 //! The authority as a process on loopback, asked by the real client.
 
+#![allow(clippy::unwrap_used, reason = "clippy takes helpers of integration tests for code outside tests")]
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -76,6 +78,20 @@ impl World {
 
     /// Starts the process and waits until it is ready.
     async fn start(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        self.spawn();
+        while !self.admin("/healthz/ready").await.starts_with("HTTP/1.1 200") {
+            assert!(Instant::now() < deadline, "{}", self.log());
+            // A port that was free a moment ago may be somebody's by now.
+            if self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+                (self.listen, self.admin) = (free_address(), free_address());
+                self.spawn();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn spawn(&mut self) {
         let child = Command::new(env!("CARGO_BIN_EXE_culvert-ca"))
             .arg("run")
             .args(["--token-issuer", ISSUER, "--trust-domain", "cluster.local"])
@@ -96,11 +112,6 @@ impl World {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        let deadline = Instant::now() + DEADLINE;
-        while !self.admin("/healthz/ready").await.starts_with("HTTP/1.1 200") {
-            assert!(Instant::now() < deadline, "{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 
     fn log(&self) -> String {
