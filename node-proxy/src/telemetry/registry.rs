@@ -107,8 +107,6 @@ struct Counts {
     pool_streams: [Counter; 2],
     accept_pauses: Counter,
     handed_over: Counter,
-    accept_pauses: Counter,
-    handed_over: Counter,
     rule_repairs: [Counter; 2],
     control_connects: [Counter; 2],
     certificate_requests: [Counter; 2],
@@ -232,16 +230,6 @@ impl Telemetry {
         self.inner.counts.handed_over.inc();
     }
 
-    /// Counts a pause in accepting connections for want of descriptors or memory.
-    pub fn accept_paused(&self) {
-        self.inner.counts.accept_pauses.inc();
-    }
-
-    /// Counts a connection that its pod's home worker handed to another.
-    pub fn connection_handed_over(&self) {
-        self.inner.counts.handed_over.inc();
-    }
-
     /// Counts interception rules that were missing or changed, put back or not.
     pub fn rules_repaired(&self, outcome: Outcome) {
         self.inner.counts.rule_repairs[outcome as usize].inc();
@@ -352,8 +340,6 @@ impl Inner {
         let streams =
             Carrier::ALL.map(|carrier| ([carrier.as_str()], counts.pool_streams[carrier as usize].get()));
         counters(encoder, &spec::POOL_STREAMS, streams)?;
-        counters(encoder, &spec::ACCEPT_PAUSES, [([], counts.accept_pauses.get())])?;
-        counters(encoder, &spec::HANDED_OVER, [([], counts.handed_over.get())])?;
         counters(encoder, &spec::ACCEPT_PAUSES, [([], counts.accept_pauses.get())])?;
         counters(encoder, &spec::HANDED_OVER, [([], counts.handed_over.get())])?;
         counters(encoder, &spec::RULE_REPAIRS, outcomes(&counts.rule_repairs))?;

@@ -105,16 +105,6 @@ pub(super) const HANDED_OVER: Spec = counter(
     &[],
     "Connections that a busy worker gave to a less busy one.",
 );
-pub(super) const ACCEPT_PAUSES: Spec = counter(
-    "culvert_accept_pauses_total",
-    &[],
-    "Pauses in accepting connections because descriptors or memory had run out.",
-);
-pub(super) const HANDED_OVER: Spec = counter(
-    "culvert_connections_handed_over_total",
-    &[],
-    "Connections that a busy home worker handed to another worker.",
-);
 pub(super) const RULE_REPAIRS: Spec = counter(
     "culvert_rule_repairs_total",
     &["result"],
@@ -193,8 +183,6 @@ pub(super) const ALL: &[&Spec] = &[
     &TUNNELS_OPEN,
     &HANDSHAKES,
     &POOL_STREAMS,
-    &ACCEPT_PAUSES,
-    &HANDED_OVER,
     &ACCEPT_PAUSES,
     &HANDED_OVER,
     &RULE_REPAIRS,
