@@ -1,0 +1,326 @@
+//! Who is enrolled, and what peers are told of it.
+//!
+//! Enrolling: a pod is wanted, its own node is told so; when that node reports it enrolled, peers are told HBONE. From
+//! then on peers are told HBONE for as long as the pod is wanted and its node does not say that it no longer captures
+//! it: a lost stream, a node proxy that waits for a certificate again, or a restarted controller never turn traffic
+//! between enrolled pods into plaintext.
+//!
+//! Leaving: peers are told plaintext and the own node LEAVING; when every connected node proxy has applied that, or
+//! 10 s have passed, the own node is told NOT_ENROLLED.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use culvert_api::mesh as pb;
+use culvert_objects::enrolment::Wanted;
+use tokio::time::Instant;
+
+use crate::translate::Facts;
+
+/// How long peers may take to apply that a pod is leaving.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is told about a pod: to its own node, and to its peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    pub enrolment: pb::Enrolment,
+    pub tunnel: pb::Tunnel,
+}
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub node: String,
+    pub wanted: Wanted,
+    /// Peers are, or may have been, told HBONE.
+    reached: bool,
+    leaving: Option<Leaving>,
+    /// The newest of its own node.
+    pub report: Option<pb::WorkloadEnrolment>,
+    /// Its own node refused what it was told, with this reason.
+    pub refused: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    since: Instant,
+    /// The first generation that says so.
+    generation: Option<u64>,
+}
+
+impl Entry {
+    pub fn decision(&self) -> Decision {
+        let (enrolment, tunnel) = match (self.wanted.is_enrolled(), self.reached, self.leaving) {
+            (true, true, _) => (pb::Enrolment::Enrolled, pb::Tunnel::Hbone),
+            (true, false, _) => (pb::Enrolment::Enrolled, pb::Tunnel::None),
+            (false, _, Some(_)) => (pb::Enrolment::Leaving, pb::Tunnel::None),
+            (false, _, None) => (pb::Enrolment::NotEnrolled, pb::Tunnel::None),
+        };
+        Decision { enrolment, tunnel }
+    }
+
+    fn set_wanted(&mut self, wanted: &Wanted, now: Instant) {
+        match (self.wanted.is_enrolled(), wanted.is_enrolled()) {
+            (true, false) if self.reached => {
+                self.leaving = Some(Leaving { since: now, generation: None });
+                self.reached = false;
+            }
+            // Its node still captures it and has it in force.
+            (false, true) if self.leaving.take().is_some() => self.reached = self.is_reported_enrolled(),
+            _ => {}
+        }
+        self.wanted = wanted.clone();
+    }
+
+    fn is_reported_enrolled(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.phase() == pb::EnrolmentPhase::Enrolled)
+    }
+
+    fn set_report(&mut self, report: pb::WorkloadEnrolment) {
+        match report.phase() {
+            pb::EnrolmentPhase::Enrolled => self.reached = self.wanted.is_enrolled(),
+            // Only its own node's word that it does not capture the pod ends what peers rely on.
+            pb::EnrolmentPhase::NotEnrolled | pb::EnrolmentPhase::Leaving => self.reached = false,
+            pb::EnrolmentPhase::Waiting | pb::EnrolmentPhase::Failed | pb::EnrolmentPhase::Unspecified => {}
+        }
+        self.report = Some(report);
+    }
+}
+
+/// Every pod by the uid of its workload.
+#[derive(Debug, Default)]
+pub struct Book {
+    pods: BTreeMap<String, Entry>,
+}
+
+/// The workloads whose decision or report may have changed.
+pub type Touched = BTreeSet<String>;
+
+impl Book {
+    pub fn get(&self, uid: &str) -> Option<&Entry> {
+        self.pods.get(uid)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        self.pods.iter()
+    }
+
+    /// Follows the objects: new pods, changed wishes; pods that are gone are forgotten.
+    pub fn follow(&mut self, facts: &BTreeMap<String, Facts>, now: Instant) {
+        self.pods.retain(|uid, _| facts.contains_key(uid));
+        for (uid, facts) in facts {
+            let Some(pod) = &facts.pod else { continue };
+            match self.pods.get_mut(uid) {
+                Some(entry) => {
+                    entry.set_wanted(&pod.wanted, now);
+                    entry.node.clone_from(&facts.workload.node);
+                }
+                None => {
+                    let entry = Entry {
+                        node: facts.workload.node.clone(),
+                        wanted: pod.wanted.clone(),
+                        reached: false,
+                        leaving: None,
+                        report: None,
+                        refused: None,
+                    };
+                    self.pods.insert(uid.clone(), entry);
+                }
+            }
+        }
+    }
+
+    /// Takes a node's report. Returns what it touched, and how many lines were about pods not of that node.
+    pub fn report(&mut self, node: &str, report: pb::EnrolmentReport) -> (Touched, usize) {
+        let mut touched = Touched::new();
+        let mut ignored = 0;
+        for line in report.workloads {
+            match self.pods.get_mut(&line.uid) {
+                Some(entry) if entry.node == node => {
+                    touched.insert(line.uid.clone());
+                    entry.set_report(line);
+                }
+                _ => ignored += 1,
+            }
+        }
+        (touched, ignored)
+    }
+
+    /// A proxy holds a version of the workload that speaks HBONE: it was enrolled before this controller started.
+    pub fn was_enrolled(&mut self, uid: &str) -> bool {
+        match self.pods.get_mut(uid) {
+            Some(entry) if entry.report.is_none() && entry.wanted.is_enrolled() && !entry.reached => {
+                entry.reached = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The pod's own node refused what it was told about it, or took it after all.
+    pub fn refused(&mut self, node: &str, uid: &str, reason: Option<String>) -> bool {
+        match self.pods.get_mut(uid) {
+            Some(entry) if entry.node == node && entry.refused != reason => {
+                entry.refused = reason;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A snapshot with every decision as it is now has been published.
+    pub fn published(&mut self, generation: u64) {
+        for leaving in self.pods.values_mut().filter_map(|entry| entry.leaving.as_mut()) {
+            leaving.generation.get_or_insert(generation);
+        }
+    }
+
+    /// Ends the leaving of pods whose peers know. `applied` is the generation that every connected proxy has applied,
+    /// None when none is connected.
+    pub fn progress(&mut self, applied: Option<u64>, now: Instant) -> Touched {
+        let mut touched = Touched::new();
+        for (uid, entry) in &mut self.pods {
+            let Some(leaving) = entry.leaving else { continue };
+            let known =
+                leaving.generation.is_some_and(|needed| applied.is_none_or(|applied| applied >= needed));
+            if known || now >= leaving.since + ACKNOWLEDGED_WITHIN {
+                entry.leaving = None;
+                touched.insert(uid.clone());
+            }
+        }
+        touched
+    }
+
+    /// When [`Book::progress`] must be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let leaving = self.pods.values().filter_map(|entry| entry.leaving);
+        leaving.map(|leaving| leaving.since + ACKNOWLEDGED_WITHIN).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::PodFacts;
+    use culvert_objects::enrolment::WhyNot;
+    use culvert_objects::{Kind, ObjectKey};
+    use pb::Enrolment as E;
+    use pb::EnrolmentPhase as P;
+    use pb::Tunnel as T;
+
+    fn facts(wanted: bool) -> BTreeMap<String, Facts> {
+        let wanted = if wanted { Wanted::Enrolled } else { Wanted::NotEnrolled(WhyNot::NotLabelled) };
+        let workload = pb::Workload { uid: "w".into(), node: "n".into(), ..Default::default() };
+        let pod = PodFacts { key: ObjectKey::namespaced(Kind::Pod, "a", "p"), wanted };
+        BTreeMap::from([("w".to_owned(), Facts { workload, pod: Some(pod) })])
+    }
+
+    struct Case {
+        book: Book,
+        now: Instant,
+    }
+
+    impl Case {
+        fn new(wanted: bool) -> Self {
+            let mut case = Self { book: Book::default(), now: Instant::now() };
+            case.book.follow(&facts(wanted), case.now);
+            case
+        }
+
+        fn wanted(&mut self, wanted: bool) {
+            self.book.follow(&facts(wanted), self.now);
+        }
+
+        fn report(&mut self, node: &str, phase: P) {
+            let line = pb::WorkloadEnrolment { uid: "w".into(), phase: phase.into(), ..Default::default() };
+            self.book.report(node, pb::EnrolmentReport { complete: false, workloads: vec![line] });
+        }
+
+        fn told(&self) -> (E, T) {
+            let decision = self.book.get("w").unwrap().decision();
+            (decision.enrolment, decision.tunnel)
+        }
+    }
+
+    #[tokio::test]
+    async fn peers_are_told_hbone_only_after_the_own_nodes_report() {
+        let mut case = Case::new(true);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+        case.report("n", P::Waiting);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+        case.report("other", P::Enrolled);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+        case.report("n", P::Enrolled);
+        assert_eq!(case.told(), (E::Enrolled, T::Hbone));
+        case.report("n", P::Waiting);
+        assert_eq!(case.told(), (E::Enrolled, T::Hbone), "an enrolled destination is never downgraded");
+        case.report("n", P::NotEnrolled);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+    }
+
+    #[tokio::test]
+    async fn leaving_waits_for_every_connected_proxy() {
+        let mut case = Case::new(true);
+        case.report("n", P::Enrolled);
+        case.wanted(false);
+        assert_eq!(case.told(), (E::Leaving, T::None));
+        assert!(case.book.progress(Some(7), case.now).is_empty(), "nothing was published yet");
+        case.book.published(8);
+        case.book.published(9);
+        case.report("n", P::Enrolled);
+        assert!(case.book.progress(Some(7), case.now).is_empty());
+        assert_eq!(case.told(), (E::Leaving, T::None));
+        assert_eq!(case.book.progress(Some(8), case.now).len(), 1);
+        assert_eq!(case.told(), (E::NotEnrolled, T::None));
+        case.report("n", P::Enrolled);
+        assert_eq!(case.told(), (E::NotEnrolled, T::None));
+        case.report("n", P::Leaving);
+        case.wanted(true);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+    }
+
+    #[tokio::test]
+    async fn leaving_ends_after_ten_seconds_and_can_be_taken_back() {
+        let mut case = Case::new(true);
+        case.report("n", P::Enrolled);
+        case.wanted(false);
+        case.book.published(1);
+        case.wanted(true);
+        assert_eq!(case.told(), (E::Enrolled, T::Hbone));
+        assert_eq!(case.book.deadline(), None);
+        case.wanted(false);
+        case.book.published(2);
+        let deadline = case.book.deadline().unwrap();
+        assert_eq!(deadline, case.now + Duration::from_secs(10));
+        assert!(case.book.progress(Some(1), deadline - Duration::from_millis(1)).is_empty());
+        assert_eq!(case.book.progress(Some(1), deadline).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_never_enrolled_leaves_at_once() {
+        let mut case = Case::new(true);
+        case.report("n", P::Waiting);
+        case.wanted(false);
+        assert_eq!(case.told(), (E::NotEnrolled, T::None));
+    }
+
+    #[tokio::test]
+    async fn a_restarted_controller_believes_what_proxies_hold_until_the_own_node_reports() {
+        let mut case = Case::new(true);
+        assert!(case.book.was_enrolled("w"));
+        assert_eq!(case.told(), (E::Enrolled, T::Hbone));
+        case.report("n", P::NotEnrolled);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+        assert!(!case.book.was_enrolled("w"));
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_gone_is_forgotten() {
+        let mut case = Case::new(true);
+        case.report("n", P::Enrolled);
+        case.book.follow(&BTreeMap::new(), case.now);
+        assert!(case.book.get("w").is_none());
+        case.wanted(true);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+    }
+}

@@ -1,0 +1,348 @@
+//! The hub's state, all of it changed without waiting; shared with the admin server, which only reads.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use culvert_api::mesh as pb;
+use culvert_objects::ObjectKey;
+use pb::resource::Body;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::enrolment::{Book, Decision, Touched};
+use super::{Event, StreamId, pod_status};
+use crate::metrics::Metrics;
+use crate::snapshot::{Builder, Key, Sealed, Snapshot};
+use crate::status::{DesiredStatus, StatusQueue};
+use crate::translate::{Facts, Statuses, Translation, Workloads};
+
+pub struct State {
+    mesh: Option<pb::MeshSettings>,
+    services: BTreeMap<String, pb::Service>,
+    facts: BTreeMap<String, Facts>,
+    /// Workloads as they were last put in the builder.
+    told: BTreeMap<String, Told>,
+    book: Book,
+    streams: BTreeMap<StreamId, Stream>,
+    builder: Builder,
+    generation: u64,
+    board: Board,
+    /// Of pods, without enrolment.
+    pod_statuses: Statuses,
+    /// Streams that wait for the next snapshot to be published.
+    waiting: Vec<oneshot::Sender<()>>,
+    metrics: Metrics,
+}
+
+struct Told {
+    decision: Option<Decision>,
+    node: String,
+    shared: bool,
+}
+
+struct Stream {
+    node: String,
+    hello: pb::Hello,
+    opened: Instant,
+    applied: u64,
+    version: String,
+    refused: BTreeMap<Key, String>,
+}
+
+impl State {
+    pub fn new(queue: StatusQueue, existing: Vec<ObjectKey>, metrics: Metrics) -> Self {
+        Self {
+            mesh: None,
+            services: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            told: BTreeMap::new(),
+            book: Book::default(),
+            streams: BTreeMap::new(),
+            builder: Builder::default(),
+            generation: 0,
+            board: Board { queue, current: existing.into_iter().map(|key| (key, None)).collect() },
+            pod_statuses: Statuses::new(),
+            waiting: Vec::new(),
+            metrics,
+        }
+    }
+
+    /// Takes over a new translation.
+    pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
+        self.follow_mesh(translation.mesh);
+        self.follow_services(translation.services);
+        self.book.follow(&workloads.facts, now);
+        let before = std::mem::replace(&mut self.facts, workloads.facts);
+        for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
+            withdraw(&mut self.builder, uid, self.told.remove(uid));
+        }
+        let differs = |(uid, facts): (&String, &Facts)| {
+            let told = self.told.get(uid).map(|told| told.decision);
+            let decided = self.book.get(uid).map(|entry| entry.decision());
+            (before.get(uid) != Some(facts) || told != Some(decided)).then(|| uid.clone())
+        };
+        let touched: Touched = self.facts.iter().filter_map(differs).collect();
+        touched.iter().for_each(|uid| self.tell(uid));
+        self.pod_statuses = workloads.statuses;
+        let mut wanted = translation.statuses;
+        wanted.extend(self.pod_statuses.clone());
+        for (uid, entry) in self.book.iter() {
+            if let Some(status) = pod_key(&self.facts, uid).and_then(|key| wanted.get_mut(key)) {
+                pod_status::add_enrolment(status, entry);
+            }
+        }
+        self.board.replace(wanted);
+    }
+
+    fn follow_mesh(&mut self, mesh: pb::MeshSettings) {
+        if self.mesh.as_ref() != Some(&mesh) {
+            let key = Key::mesh();
+            let sealed = Sealed::new(key.clone(), Body::MeshSettings(mesh.clone()));
+            self.builder.share(&key, Some(Arc::new(sealed)));
+            self.mesh = Some(mesh);
+        }
+    }
+
+    fn follow_services(&mut self, services: BTreeMap<String, pb::Service>) {
+        for name in self.services.keys().filter(|name| !services.contains_key(*name)) {
+            self.builder.share(&Key::service(name), None);
+        }
+        for (name, service) in
+            services.iter().filter(|(name, service)| self.services.get(*name) != Some(service))
+        {
+            let key = Key::service(name);
+            let sealed = Sealed::new(key.clone(), Body::Service(service.clone()));
+            self.builder.share(&key, Some(Arc::new(sealed)));
+        }
+        self.services = services;
+    }
+
+    /// Puts a workload in the builder as it is now: whole to its own node, the public part of it to everybody once it has
+    /// an address.
+    fn tell(&mut self, uid: &str) {
+        let Some(facts) = self.facts.get(uid) else { return };
+        let decision = self.book.get(uid).map(|entry| entry.decision());
+        let key = Key::workload(uid);
+        let node = facts.workload.node.clone();
+        let shared = !facts.workload.addresses.is_empty();
+        let before = self.told.get(uid);
+        if let Some(before) = before.filter(|before| before.node != node) {
+            self.builder.give(&before.node, &key, None);
+        }
+        if before.is_some_and(|before| before.shared) && !shared {
+            self.builder.share(&key, None);
+        }
+        let mut workload = facts.workload.clone();
+        if let Some(decision) = decision {
+            workload.tunnel = decision.tunnel.into();
+            workload.enrolment = decision.enrolment.into();
+            let own = Sealed::new(key.clone(), Body::Workload(workload.clone()));
+            self.builder.give(&node, &key, Some(Arc::new(own)));
+        }
+        if shared {
+            workload.enrolment = pb::Enrolment::Unspecified.into();
+            workload.settings = None;
+            workload.probes.clear();
+            self.builder.share(&key, Some(Arc::new(Sealed::new(key.clone(), Body::Workload(workload)))));
+        }
+        self.told.insert(uid.to_owned(), Told { decision, node, shared });
+    }
+
+    /// After a change of a pod's entry: what is told of it, if that is another thing now, and its status.
+    fn touch(&mut self, uid: &str) {
+        let Some(entry) = self.book.get(uid) else { return };
+        if self.told.get(uid).is_some_and(|told| told.decision != Some(entry.decision())) {
+            self.tell(uid);
+        }
+        let Some(entry) = self.book.get(uid) else { return };
+        if let Some((key, status)) =
+            pod_key(&self.facts, uid).and_then(|key| self.pod_statuses.get_key_value(key))
+        {
+            let mut status = status.clone();
+            pod_status::add_enrolment(&mut status, entry);
+            self.board.put(key, Some(status));
+        }
+    }
+
+    pub fn take(&mut self, event: Event) {
+        match event {
+            Event::Opened { stream, node, hello } => {
+                self.metrics.stream_opened();
+                let opened = Stream {
+                    node,
+                    hello,
+                    opened: Instant::now(),
+                    applied: 0,
+                    version: String::new(),
+                    refused: BTreeMap::new(),
+                };
+                self.streams.insert(stream, opened);
+            }
+            Event::HoldsHbone { uids, published } => {
+                for uid in uids.iter().filter(|uid| self.book.was_enrolled(uid)).collect::<Vec<_>>() {
+                    self.touch(uid);
+                }
+                self.waiting.push(published);
+            }
+            Event::Applied { stream, generation } => {
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.applied = stream.applied.max(generation);
+                }
+            }
+            Event::Report { node, report } => {
+                let (touched, ignored) = self.book.report(&node, report);
+                (0..ignored).for_each(|_| self.metrics.report_ignored());
+                touched.iter().for_each(|uid| self.touch(uid));
+            }
+            Event::Refused { stream, key, reason } => self.refused(stream, key, reason),
+            Event::Heartbeat { stream, version } => {
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.version = version;
+                }
+            }
+            Event::Closed { stream } => {
+                if self.streams.remove(&stream).is_some() {
+                    self.metrics.stream_closed();
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self, stream: StreamId, key: Key, reason: Option<String>) {
+        let Some(stream) = self.streams.get_mut(&stream) else { return };
+        let uid = key.workload_uid().map(str::to_owned);
+        match &reason {
+            Some(reason) => stream.refused.insert(key, reason.clone()),
+            None => stream.refused.remove(&key),
+        };
+        let node = stream.node.clone();
+        if let Some(uid) = uid
+            && self.book.refused(&node, &uid, reason)
+        {
+            self.touch(&uid);
+        }
+    }
+
+    /// Decides who has left, and makes the next snapshot if anything has changed.
+    pub fn publish(&mut self, now: Instant) -> Option<Snapshot> {
+        let applied = self.streams.values().map(|stream| stream.applied).min();
+        for uid in self.book.progress(applied, now) {
+            self.touch(&uid);
+        }
+        let snapshot = self.builder.publish()?;
+        self.generation = snapshot.generation;
+        self.book.published(snapshot.generation);
+        Some(snapshot)
+    }
+
+    /// The streams that waited for what has been published now.
+    pub fn take_waiting(&mut self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// When [`State::publish`] must be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.book.deadline()
+    }
+}
+
+fn pod_key<'a>(facts: &'a BTreeMap<String, Facts>, uid: &str) -> Option<&'a ObjectKey> {
+    facts.get(uid)?.pod.as_ref().map(|pod| &pod.key)
+}
+
+fn withdraw(builder: &mut Builder, uid: &str, told: Option<Told>) {
+    let Some(told) = told else { return };
+    let key = Key::workload(uid);
+    if told.decision.is_some() {
+        builder.give(&told.node, &key, None);
+    }
+    if told.shared {
+        builder.share(&key, None);
+    }
+}
+
+/// The statuses as they were last put in the queue.
+struct Board {
+    queue: StatusQueue,
+    /// None: written by an earlier run, content unknown.
+    current: BTreeMap<ObjectKey, Option<Arc<DesiredStatus>>>,
+}
+
+impl Board {
+    fn replace(&mut self, wanted: Statuses) {
+        let gone: Vec<ObjectKey> =
+            self.current.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.put(key, None));
+        for (key, status) in wanted {
+            self.put(&key, Some(status));
+        }
+    }
+
+    fn put(&mut self, key: &ObjectKey, status: Option<DesiredStatus>) {
+        match status.filter(|status| !status.is_empty()) {
+            Some(status) => {
+                if self.current.get(key).and_then(Option::as_deref) != Some(&status) {
+                    let status = Arc::new(status);
+                    self.queue.put(key.clone(), Some(status.clone()));
+                    self.current.insert(key.clone(), Some(status));
+                }
+            }
+            None => {
+                if self.current.remove(key).is_some() {
+                    self.queue.put(key.clone(), None);
+                }
+            }
+        }
+    }
+}
+
+/// Shows what is in force.
+#[derive(Clone)]
+pub struct Overview {
+    state: Arc<Mutex<State>>,
+}
+
+impl Overview {
+    pub fn new(state: Arc<Mutex<State>>) -> Self {
+        Self { state }
+    }
+
+    /// Generation, streams with what they have applied and refused, and every pod with its enrolment.
+    pub fn json(&self) -> Value {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = |stream: &Stream| {
+            let refused =
+                |(key, reason): (&Key, &String)| json!({"resource": key.to_string(), "reason": reason});
+            json!({
+                "node": stream.node,
+                "instance": stream.hello.instance,
+                "proxyVersion": stream.hello.proxy_version,
+                "openSeconds": stream.opened.elapsed().as_secs(),
+                "appliedGeneration": stream.applied,
+                "version": stream.version,
+                "refused": stream.refused.iter().map(refused).collect::<Vec<_>>(),
+            })
+        };
+        let pods = state.book.iter().map(|(uid, entry)| {
+            let decision = entry.decision();
+            let report = entry.report.as_ref();
+            json!({
+                "uid": uid,
+                "node": entry.node,
+                "enrolment": decision.enrolment.as_str_name(),
+                "tunnel": decision.tunnel.as_str_name(),
+                "reported": report.map(|report| report.phase().as_str_name()),
+                "message": report.map(|report| report.message.as_str()).unwrap_or_default(),
+                "refused": entry.refused,
+            })
+        });
+        json!({
+            "generation": state.generation,
+            "services": state.services.len(),
+            "workloads": state.facts.len(),
+            "streams": state.streams.values().map(stream).collect::<Vec<_>>(),
+            "pods": pods.collect::<Vec<_>>(),
+        })
+    }
+}

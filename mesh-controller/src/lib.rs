@@ -1,0 +1,17 @@
+//! Culvert's controller: objects in, resources for node proxies and statuses out.
+//!
+//! [`translate`] is the pure part. [`hub`] follows objects and reports and publishes [`snapshot`]s; [`serve`] brings them
+//! to the node proxies; [`status`] writes what the objects are told.
+
+pub mod certificate;
+pub mod hub;
+pub mod metrics;
+pub mod render;
+pub mod run;
+pub mod serve;
+pub mod snapshot;
+pub mod status;
+pub mod translate;
+
+/// The `controllerName` of what the mesh itself does.
+pub const CONTROLLER_NAME: &str = "culvert.dev/node-proxy";

@@ -1,0 +1,7 @@
+//! Statuses: what is wanted of each object, and writing it.
+
+mod desired;
+mod writer;
+
+pub use desired::{DesiredCondition, DesiredParent, DesiredStatus};
+pub use writer::{StatusQueue, StatusWriter};

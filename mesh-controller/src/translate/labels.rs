@@ -1,0 +1,41 @@
+//! Names of a workload for metrics and logs.
+
+use culvert_api::mesh as pb;
+use culvert_objects::Object;
+
+const APP: &str = "app";
+const APP_NAME: &str = "app.kubernetes.io/name";
+const VERSION: &str = "version";
+const APP_VERSION: &str = "app.kubernetes.io/version";
+const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
+const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
+const TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// The labels of a pod's workload.
+pub fn of_pod(pod: &Object) -> pb::WorkloadLabels {
+    let (workload, workload_type) = owner(pod);
+    let first = |keys: &[&str]| keys.iter().find_map(|key| pod.label(key)).map(str::to_owned);
+    pb::WorkloadLabels {
+        app: first(&[APP, APP_NAME]).unwrap_or_default(),
+        version: first(&[VERSION, APP_VERSION]).unwrap_or_default(),
+        canonical_service: first(&[CANONICAL_NAME, APP_NAME, APP]).unwrap_or_else(|| workload.clone()),
+        canonical_revision: first(&[CANONICAL_REVISION, APP_VERSION, VERSION])
+            .unwrap_or_else(|| "latest".to_owned()),
+        workload,
+        workload_type,
+    }
+}
+
+/// Name and kind (lower case) of what made the pod. A ReplicaSet of a Deployment stands for the Deployment: its name is
+/// the Deployment's with the template hash, which is also a label of the pod.
+fn owner(pod: &Object) -> (String, String) {
+    let Some(owner) = pod.controller() else { return (pod.name().to_owned(), "pod".to_owned()) };
+    if owner.kind == "ReplicaSet" {
+        let hash = pod.label(TEMPLATE_HASH).map(|hash| format!("-{hash}"));
+        let deployment = hash.and_then(|hash| owner.name.strip_suffix(&hash));
+        if let Some(deployment) = deployment {
+            return (deployment.to_owned(), "deployment".to_owned());
+        }
+    }
+    (owner.name.clone(), owner.kind.to_ascii_lowercase())
+}

@@ -1,0 +1,66 @@
+//! Objects to resources and statuses. Pure: no I/O, no clock, the same output for the same input on every replica.
+//!
+//! Two passes over the same objects. [`translate`] makes what concerns the whole mesh; [`workloads`] makes one
+//! workload per pod and per endpoint without a pod, so that a pod's change resends nothing but that pod.
+
+mod labels;
+mod membership;
+mod mesh;
+mod probes;
+mod routes;
+mod services;
+mod workloads;
+
+use std::collections::BTreeMap;
+
+use culvert_api::mesh as pb;
+use culvert_objects::mesh_config::LastGood;
+use culvert_objects::{ObjectKey, Objects};
+use ipnet::IpNet;
+
+use crate::status::DesiredStatus;
+
+pub use mesh::InForce;
+pub use workloads::{Facts, PodFacts, Workloads, workloads};
+
+/// Statuses wanted, by object.
+pub type Statuses = BTreeMap<ObjectKey, DesiredStatus>;
+
+/// What the controller is told about the cluster it serves.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// First part of every workload's uid.
+    pub cluster: String,
+    /// Workloads of one network reach each other's addresses.
+    pub network: String,
+    /// Ranges of pod addresses; those of the Nodes when empty.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Ranges of Service addresses.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+/// What concerns the whole mesh.
+#[derive(Clone, Debug)]
+pub struct Translation {
+    pub mesh: pb::MeshSettings,
+    /// By `namespace/name`.
+    pub services: BTreeMap<String, pb::Service>,
+    pub statuses: Statuses,
+    /// The settings in force for the mesh and per namespace; input of [`workloads`].
+    pub in_force: InForce,
+}
+
+/// Translates everything but workloads. `last` holds the settings that were valid in the pass before.
+pub fn translate(objects: &Objects, environment: &Environment, last: &LastGood) -> Translation {
+    let mut statuses = Statuses::new();
+    let in_force = mesh::in_force(objects, last, &mut statuses);
+    let mesh = mesh::resource(objects, environment, in_force.mesh());
+    let services = services::resources(objects);
+    routes::statuses(objects, &mut statuses);
+    Translation { mesh, services, statuses, in_force }
+}
+
+/// What a workload is told when nobody says otherwise.
+pub fn default_settings() -> pb::WorkloadSettings {
+    mesh::workload_settings(&culvert_objects::mesh_config::Settings::default())
+}

@@ -1,0 +1,191 @@
+//! Pods, and endpoints without a pod, to workloads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use culvert_api::mesh as pb;
+use culvert_objects::enrolment::{Wanted, WhyNot, wanted};
+use culvert_objects::mesh_config::LastGood;
+use culvert_objects::types::{PodSpec, PodStatus};
+use culvert_objects::{Kind, Object, ObjectKey, Objects};
+
+use super::membership::{Memberships, Outside, OutsideName, PodIndex};
+use super::{Environment, InForce, Statuses, labels, probes, services};
+use crate::status::DesiredStatus;
+
+/// A workload as the objects say it is; what is known from the node proxies' reports comes later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// As its own node is told, with enrolment and tunnel still open.
+    pub workload: pb::Workload,
+    /// None for an endpoint without a pod.
+    pub pod: Option<PodFacts>,
+}
+
+/// What the mesh wants of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodFacts {
+    pub key: ObjectKey,
+    pub wanted: Wanted,
+}
+
+/// Every workload by uid, and what pods' annotations came to.
+#[derive(Clone, Debug, Default)]
+pub struct Workloads {
+    pub facts: BTreeMap<String, Facts>,
+    /// Of pods that are bound to a node and have not finished; enrolment is added from reports.
+    pub statuses: Statuses,
+    /// The annotations that were valid in this pass; the `last` of the next.
+    pub last_good: LastGood,
+}
+
+/// Makes the workloads. Pods that are not bound to a node, or have no uid, are nobody's yet.
+pub fn workloads(
+    objects: &Objects,
+    environment: &Environment,
+    in_force: &InForce,
+    last: &LastGood,
+) -> Workloads {
+    let pods: Vec<Pod<'_>> = objects.of_kind(Kind::Pod).filter_map(|pod| Pod::read(pod)).collect();
+    let memberships = Memberships::of(objects, &index(&pods));
+    let mut all = Workloads::default();
+    let mut maker = Maker { objects, environment, in_force, localities: HashMap::new() };
+    for pod in &pods {
+        let facts = maker.of_pod(pod, &memberships, last, &mut all);
+        all.facts.insert(facts.workload.uid.clone(), facts);
+    }
+    for (name, outside) in memberships.outside() {
+        let facts = maker.of_outside(name, outside);
+        all.facts.insert(facts.workload.uid.clone(), facts);
+    }
+    all
+}
+
+struct Pod<'a> {
+    object: &'a Object,
+    spec: PodSpec,
+    addresses: Vec<IpAddr>,
+    finished: bool,
+}
+
+impl<'a> Pod<'a> {
+    fn read(object: &'a Object) -> Option<Self> {
+        let spec: PodSpec = object.spec().ok()?;
+        let status: PodStatus = object.status().ok()?;
+        if object.uid().is_empty() || spec.node_name.as_deref().unwrap_or_default().is_empty() {
+            return None;
+        }
+        let finished = status.is_finished();
+        // A finished pod has given its addresses back; another pod may have them.
+        let addresses = if finished { Vec::new() } else { status.addresses() };
+        Some(Self { object, spec, addresses, finished })
+    }
+
+    fn name(&self) -> (String, String) {
+        (self.object.namespace().to_owned(), self.object.name().to_owned())
+    }
+}
+
+fn index(pods: &[Pod<'_>]) -> PodIndex {
+    let live = || pods.iter().filter(|pod| !pod.finished);
+    let own_network = live().filter(|pod| !pod.spec.host_network);
+    PodIndex {
+        uids: live().map(|pod| (pod.name(), pod.object.uid().to_owned())).collect(),
+        addresses: own_network
+            .flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.name())))
+            .collect(),
+    }
+}
+
+struct Maker<'a> {
+    objects: &'a Objects,
+    environment: &'a Environment,
+    in_force: &'a InForce,
+    localities: HashMap<String, pb::Locality>,
+}
+
+impl Maker<'_> {
+    fn of_pod(
+        &mut self,
+        pod: &Pod<'_>,
+        memberships: &Memberships,
+        last: &LastGood,
+        all: &mut Workloads,
+    ) -> Facts {
+        let (object, spec) = (pod.object, &pod.spec);
+        let (namespace, name, uid) = (object.namespace(), object.name(), object.uid());
+        let node = spec.node_name.clone().unwrap_or_default();
+        let (settings, fault) = self.in_force.of_pod(object, last, &mut all.last_good);
+        if !pod.finished {
+            let mut status = DesiredStatus::of(object);
+            status.conditions.extend(fault);
+            all.statuses.insert(object.key(), status);
+        }
+        let workload = pb::Workload {
+            uid: self.uid(&format!("Pod/{namespace}/{name}/{uid}")),
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            service_account: spec.service_account().to_owned(),
+            addresses: pod.addresses.iter().map(|address| services::address_bytes(*address)).collect(),
+            host_network: spec.host_network,
+            locality: Some(self.locality(&node)),
+            labels: Some(labels::of_pod(object)),
+            memberships: memberships.of_pod(namespace, name),
+            settings: Some(settings),
+            probes: probes::of_pod(spec),
+            node,
+            ..self.blank()
+        };
+        let wanted = match wanted(object, self.objects.namespace(namespace).map(AsRef::as_ref)) {
+            Wanted::Enrolled if pod.finished => Wanted::NotEnrolled(WhyNot::Finished),
+            wanted => wanted,
+        };
+        Facts { workload, pod: Some(PodFacts { key: object.key(), wanted }) }
+    }
+
+    fn of_outside(&mut self, (namespace, slice, address): &OutsideName, outside: &Outside) -> Facts {
+        let of_node = self.locality(&outside.node);
+        let zone = if outside.zone.is_empty() { of_node.zone } else { outside.zone.clone() };
+        let workload = pb::Workload {
+            uid: self.uid(&format!("Endpoint/{namespace}/{slice}/{address}")),
+            name: address.to_string(),
+            namespace: namespace.clone(),
+            node: outside.node.clone(),
+            addresses: vec![services::address_bytes(*address)],
+            locality: Some(pb::Locality { region: of_node.region, zone }),
+            labels: Some(pb::WorkloadLabels::default()),
+            memberships: outside.memberships.clone(),
+            ..self.blank()
+        };
+        Facts { workload, pod: None }
+    }
+
+    fn uid(&self, rest: &str) -> String {
+        format!("{}/{}/{rest}", self.environment.cluster, self.environment.network)
+    }
+
+    /// What all workloads have in common.
+    fn blank(&self) -> pb::Workload {
+        pb::Workload {
+            cluster: self.environment.cluster.clone(),
+            network: self.environment.network.clone(),
+            trust_domain: self.in_force.mesh().trust_domain.0.clone(),
+            tunnel: pb::Tunnel::None.into(),
+            ..pb::Workload::default()
+        }
+    }
+
+    fn locality(&mut self, node: &str) -> pb::Locality {
+        if let Some(known) = self.localities.get(node) {
+            return known.clone();
+        }
+        let object = self.objects.find(Kind::Node, "", node);
+        let label = |key: &str| object.and_then(|node| node.label(key)).unwrap_or_default().to_owned();
+        let locality = pb::Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+        };
+        self.localities.insert(node.to_owned(), locality.clone());
+        locality
+    }
+}
