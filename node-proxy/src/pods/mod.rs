@@ -1,7 +1,15 @@
-//! Which pods of this node are enrolled, and their life cycle.
+//! Which pods of this node are enrolled, and their life cycle: the socket over which they are handed over ([`Manager`]),
+//! what is in force in each, and what is said about it.
 
+mod captured;
+mod established;
+mod kept;
+mod life;
+mod manager;
 mod pod;
 mod report;
+mod server;
 
+pub use manager::{Manager, ManagerError, ManagerSettings};
 pub use pod::Pod;
 pub use report::{Phase, PodReport, PodReports};

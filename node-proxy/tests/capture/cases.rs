@@ -82,11 +82,8 @@ async fn a_connection_attempt_waits_for_the_proxy(mut world: World) {
         tokio::time::sleep(Duration::from_millis(300)).await;
         Proxy::start(&world)
     };
-    let (inbound, outbound, _proxy) = tokio::join!(
-        Connection::open(&world.peer, inbound),
-        Connection::open(&world.pod, outbound),
-        later
-    );
+    let (inbound, outbound, _proxy) =
+        tokio::join!(Connection::open(&world.peer, inbound), Connection::open(&world.pod, outbound), later);
     assert!(inbound.expect("inbound").greeting.starts_with("inbound"));
     assert!(outbound.expect("outbound").greeting.starts_with("outbound"));
 }
@@ -166,7 +163,10 @@ async fn repairs_what_was_flushed(mut world: World) {
         ],
         _ => &["nft flush chain inet culvert enter_in", "nft add rule inet culvert enter_out return"],
     };
-    for line in tampering.iter().chain(&["ip rule flush; ip rule add pref 32766 lookup main", "ip -6 route flush table 100"]) {
+    for line in tampering
+        .iter()
+        .chain(&["ip rule flush; ip rule add pref 32766 lookup main", "ip -6 route flush table 100"])
+    {
         sh(&world.pod, line);
         assert_eq!(world.rules.verify().await.expect("repair"), Verified::Repaired, "{line}");
         assert_eq!(world.rules.verify().await.expect("check"), Verified::Intact, "{line}");
@@ -206,7 +206,8 @@ async fn exclusions_are_not_captured(mut world: World) {
     };
     let _other = Server::start(&world.peer, SocketAddr::new(net, 9000));
     let mut excluded = exclusions();
-    excluded.inbound_ports = vec![PortRange { first: 8081, last: 8081 }, PortRange { first: 8089, last: 8091 }];
+    excluded.inbound_ports =
+        vec![PortRange { first: 8081, last: 8081 }, PortRange { first: 8089, last: 8091 }];
     excluded.outbound_ports = vec![PortRange { first: 9001, last: 9001 }];
     excluded.outbound_cidrs =
         ["10.77.3.3/16", "fd77::/16", "192.0.2.0/24"].map(|net| net.parse().expect("a network")).to_vec();
@@ -218,11 +219,8 @@ async fn exclusions_are_not_captured(mut world: World) {
         let connection = Connection::open(&world.peer, world.pod_at(port)).await.expect("inbound");
         assert_eq!(connection.greeting.starts_with("inbound"), captured, "{port}: {}", connection.greeting);
     }
-    let targets = [
-        (world.peer_at(9000), true),
-        (world.peer_at(9001), false),
-        (SocketAddr::new(net, 9000), false),
-    ];
+    let targets =
+        [(world.peer_at(9000), true), (world.peer_at(9001), false), (SocketAddr::new(net, 9000), false)];
     for (to, captured) in targets {
         let connection = Connection::open(&world.pod, to).await.expect("outbound");
         assert_eq!(connection.greeting.starts_with("outbound"), captured, "{to}: {}", connection.greeting);
@@ -252,7 +250,8 @@ async fn udp_is_denied_on_request(mut world: World) {
 }
 
 async fn own_addresses_and_link_local_are_not_captured(mut world: World) {
-    let _servers = [Server::start(&world.pod, world.pod_at(8080)), Server::start(&world.pod, world.loopback_at(8082))];
+    let _servers =
+        [Server::start(&world.pod, world.pod_at(8080)), Server::start(&world.pod, world.loopback_at(8082))];
     world.rules.apply(&world.plan()).await.expect("rules");
     let _proxy = Proxy::start(&world);
     for to in [world.pod_at(8080), world.loopback_at(8082)] {
@@ -308,7 +307,8 @@ async fn a_thread_comes_home(world: World) {
     assert_eq!(world.pod.run(|| Netns::home().expect("inside").id()).expect("entering"), world.pod.id());
     let pod = world.pod.clone();
     std::panic::set_hook(Box::new(|_| ()));
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pod.run(|| panic!("as intended"))));
+    let panicked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pod.run(|| panic!("as intended"))));
     drop(std::panic::take_hook());
     assert!(panicked.is_err());
     assert_eq!(Netns::home().expect("home").id(), home);

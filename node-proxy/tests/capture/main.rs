@@ -22,7 +22,8 @@ type Case = fn(World) -> BoxFuture<'static, ()>;
 
 /// No threads may exist when the namespaces are made, so this is not a `#[test]` harness.
 fn main() -> ExitCode {
-    let filter: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let filter: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if std::env::args().any(|argument| argument == "--list") {
         for (name, _) in cases::ALL {
             println!("{name}: test");

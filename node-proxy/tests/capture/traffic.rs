@@ -150,15 +150,17 @@ impl Connection {
             io::Result::Ok(answer)
         };
         let answer = timeout(SOON, exchange).await;
-        assert!(matches!(answer, Ok(Ok(answer)) if &answer == b"ping"), "{what}: {answer:?} ({})", self.greeting);
+        assert!(
+            matches!(answer, Ok(Ok(answer)) if &answer == b"ping"),
+            "{what}: {answer:?} ({})",
+            self.greeting
+        );
     }
 }
 
-fn connect(
-    netns: &Netns,
-    to: SocketAddr,
-) -> io::Result<impl Future<Output = io::Result<TcpStream>> + use<>> {
-    let socket = netns.run(|| Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None))??;
+fn connect(netns: &Netns, to: SocketAddr) -> io::Result<impl Future<Output = io::Result<TcpStream>> + use<>> {
+    let socket =
+        netns.run(|| Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None))??;
     let socket = tokio::net::TcpSocket::from_std_stream(socket.into());
     Ok(socket.connect(to))
 }

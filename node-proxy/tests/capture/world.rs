@@ -153,10 +153,8 @@ pub fn new_netns() -> Netns {
 
 fn link(pod: &Netns, peer: &Netns) {
     // `ip` moves a device to the namespace of a process: one that stands in the peer's.
-    let mut stand_in = peer
-        .run(|| Command::new("sleep").arg("60").spawn())
-        .expect("entering")
-        .expect("sleep runs");
+    let mut stand_in =
+        peer.run(|| Command::new("sleep").arg("60").spawn()).expect("entering").expect("sleep runs");
     sh(
         pod,
         &format!(

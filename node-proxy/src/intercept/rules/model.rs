@@ -46,6 +46,18 @@ pub struct Exclusions {
     pub udp: UdpPolicy,
 }
 
+impl Exclusions {
+    /// Everything is captured that can be.
+    pub fn none() -> Self {
+        Self {
+            outbound_ports: Vec::new(),
+            outbound_cidrs: Vec::new(),
+            inbound_ports: Vec::new(),
+            udp: UdpPolicy::Allow,
+        }
+    }
+}
+
 impl RulePlan {
     /// For an enrolled pod.
     pub fn capturing(interception: Interception, settings: &WorkloadSettings) -> Self {

@@ -61,8 +61,9 @@ impl RuleWatch {
     /// When the kernel refuses.
     pub(super) fn generation(&self) -> io::Result<u32> {
         let answer = self.ask(GETGEN, UNSPEC, &[])?;
-        parse_generation(&answer)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel did not tell its rule generation"))
+        parse_generation(&answer).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "the kernel did not tell its rule generation")
+        })
     }
 
     /// Whether an `inet` table is there, whatever it holds.

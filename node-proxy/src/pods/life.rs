@@ -1,0 +1,501 @@
+//! The life of one pod in the mesh, a function per state:
+//!
+//! ```text
+//! unknown -> not_enrolled -> enrolling -> certifying -> enrolled -> leaving -> draining -> not_enrolled
+//! ```
+//!
+//! What the controller wants may change at any time and in any state. A pod that was asked for is closed by rules before
+//! anything else, and stays closed through every failure; each step is tried again until it works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_api::names::{CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::captured::{Captured, KnownPod, Node, StepError};
+use super::kept::KeptCapture;
+use super::report::{Phase, PodReport, PodReports};
+use crate::identity::{CertificateError, backoff};
+use crate::state::model::{Enrolment, OwnWorkload, Workload, WorkloadUid};
+
+/// How often rules are checked although nobody told of a change.
+const CHECK: Duration = Duration::from_secs(2);
+const RECOUNT: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// For one attempt to get a certificate; attempts follow each other.
+const CERTIFICATE: Duration = Duration::from_secs(8);
+/// After the last captured connection ended: its last packets may still be under way between application and proxy.
+const LAST_PACKETS: Duration = Duration::from_millis(500);
+
+/// What an `Add` is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Undecided(Blocked),
+    NotEnrolled,
+    Enrolled,
+}
+
+/// Who or what keeps a pod from starting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Blocked {
+    pub component: &'static str,
+    pub message: String,
+    pub remedy: &'static str,
+}
+
+/// One pod whose namespace is known.
+pub(super) struct Life {
+    node: Arc<Node>,
+    known: Arc<KnownPod>,
+    wanted: watch::Receiver<Option<Arc<Workload>>>,
+    standing: watch::Sender<Standing>,
+    reports: watch::Sender<PodReports>,
+    certificates_changed: watch::Receiver<u64>,
+    check: Interval,
+    recount_at: Instant,
+    /// From an earlier process; taken when the pod is taken up again.
+    kept: Option<KeptCapture>,
+    captured: Option<Captured>,
+}
+
+enum State {
+    Unknown,
+    NotEnrolled,
+    Enrolling,
+    Certifying,
+    Enrolled,
+    Leaving,
+    Draining,
+}
+
+/// What the controller wants of the pod.
+enum Direction {
+    Unknown,
+    Out,
+    In,
+    Leaving,
+}
+
+enum Event {
+    Wanted,
+    Rules,
+    Certificates,
+    Check,
+}
+
+impl Life {
+    pub fn new(
+        node: Arc<Node>,
+        known: Arc<KnownPod>,
+        kept: Option<KeptCapture>,
+        wanted: watch::Receiver<Option<Arc<Workload>>>,
+        standing: watch::Sender<Standing>,
+        reports: watch::Sender<PodReports>,
+    ) -> Self {
+        let mut check = tokio::time::interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            certificates_changed: node.certificates.changed(),
+            recount_at: Instant::now() + RECOUNT,
+            check,
+            captured: None,
+            node,
+            known,
+            wanted,
+            standing,
+            reports,
+            kept,
+        }
+    }
+
+    /// Never ends; it is dropped when the pod is gone. What is in force in the namespace stays.
+    pub async fn run(mut self) {
+        let mut state = State::Unknown;
+        loop {
+            state = match state {
+                State::Unknown => self.unknown().await,
+                State::NotEnrolled => self.not_enrolled().await,
+                State::Enrolling => self.enrolling().await,
+                State::Certifying => self.certifying().await,
+                State::Enrolled => self.enrolled().await,
+                State::Leaving => self.leaving().await,
+                State::Draining => self.draining().await,
+            };
+        }
+    }
+
+    /// The controller has not spoken of the pod. Rules of an earlier process keep it closed.
+    async fn unknown(&mut self) -> State {
+        self.stand(Standing::Undecided(unknown_to_the_controller()));
+        loop {
+            match self.direction() {
+                Direction::Unknown => drop(self.event().await),
+                Direction::In => return State::Enrolling,
+                Direction::Out | Direction::Leaving if self.kept.is_none() => return State::NotEnrolled,
+                Direction::Leaving => return State::Enrolling,
+                Direction::Out => match self.take_kept() {
+                    Ok(()) => return State::Draining,
+                    Err(error) => self.pause(0, &error).await,
+                },
+            }
+        }
+    }
+
+    async fn not_enrolled(&mut self) -> State {
+        self.stand(Standing::NotEnrolled);
+        self.report(Phase::NotEnrolled, "");
+        while !matches!(self.direction(), Direction::In) {
+            self.event().await;
+        }
+        State::Enrolling
+    }
+
+    /// Rules, then listeners.
+    async fn enrolling(&mut self) -> State {
+        let mut failures = 0;
+        loop {
+            match self.direction() {
+                Direction::Out if self.captured.is_some() => return State::Draining,
+                Direction::Leaving if self.is_serving() => return State::Leaving,
+                Direction::Out => return State::NotEnrolled,
+                Direction::Leaving if self.captured.is_none() && self.kept.is_none() => {
+                    return State::NotEnrolled;
+                }
+                Direction::Unknown | Direction::In | Direction::Leaving => {}
+            }
+            match self.take_up().await {
+                Ok(()) if matches!(self.direction(), Direction::Leaving) => return State::Leaving,
+                Ok(()) => return State::Certifying,
+                Err(error) => {
+                    failures += 1;
+                    self.pause(failures, &error).await;
+                }
+            }
+        }
+    }
+
+    /// The pod is closed and served; peers are told of it once its certificate is there.
+    async fn certifying(&mut self) -> State {
+        let mut last: Option<CertificateError> = None;
+        loop {
+            match self.direction() {
+                Direction::Out => return State::Draining,
+                Direction::Leaving => return State::Leaving,
+                Direction::Unknown | Direction::In => {}
+            }
+            let (Some(workload), Some(captured)) = (self.workload(), &mut self.captured) else {
+                return State::Enrolling;
+            };
+            let identity = match captured.want_certificate(&workload) {
+                Ok(identity) => identity,
+                Err(error) => {
+                    self.pause(1, &error).await;
+                    continue;
+                }
+            };
+            captured.update(&workload);
+            if captured.certificate().is_some() {
+                match captured.set_enrolled() {
+                    Ok(()) => return State::Enrolled,
+                    Err(error) => self.pause(1, &error).await,
+                }
+                continue;
+            }
+            self.report_certifying(last.as_ref());
+            let certificates = self.node.certificates.clone();
+            tokio::select! {
+                got = certificates.acquire(&identity, Instant::now() + CERTIFICATE) => last = got.err(),
+                event = self.event() => self.tend(event).await,
+            }
+        }
+    }
+
+    async fn enrolled(&mut self) -> State {
+        self.stand(Standing::Enrolled);
+        loop {
+            self.report(Phase::Enrolled, "");
+            let event = self.event().await;
+            self.tend(event).await;
+            match self.direction() {
+                Direction::In | Direction::Unknown => {}
+                Direction::Leaving => return State::Leaving,
+                Direction::Out => return State::Draining,
+            }
+        }
+    }
+
+    /// Peers are being told; until they know, everything goes on as if enrolled.
+    async fn leaving(&mut self) -> State {
+        self.stand(Standing::Enrolled);
+        loop {
+            self.report(Phase::Leaving, "peers are being told to speak plaintext");
+            let event = self.event().await;
+            self.tend(event).await;
+            match self.direction() {
+                Direction::Leaving | Direction::Unknown => {}
+                Direction::In => return State::Certifying,
+                Direction::Out => return State::Draining,
+            }
+        }
+    }
+
+    /// New connections are not captured; captured ones end in peace, or at the drain deadline.
+    async fn draining(&mut self) -> State {
+        self.report(Phase::Leaving, "captured connections are ending");
+        let mut failures = 0;
+        loop {
+            let Some(captured) = &mut self.captured else { return State::NotEnrolled };
+            match captured.open().await {
+                Ok(()) => break,
+                Err(error) => {
+                    failures += 1;
+                    self.pause(failures, &error).await;
+                }
+            }
+            if let Direction::In | Direction::Leaving = self.direction() {
+                return State::Enrolling;
+            }
+        }
+        self.stand(Standing::NotEnrolled);
+        let (workers, uid) = (self.node.workers.clone(), self.uid());
+        let ended = async {
+            if let Some(uid) = uid {
+                workers.leave_pod(&uid).await;
+            }
+            tokio::time::sleep(LAST_PACKETS).await;
+        };
+        let mut ended = std::pin::pin!(ended);
+        loop {
+            tokio::select! {
+                () = &mut ended => break,
+                event = self.event() => {
+                    if let Direction::In | Direction::Leaving = self.direction() {
+                        return State::Enrolling;
+                    }
+                    self.tend(event).await;
+                }
+            }
+        }
+        self.let_go().await
+    }
+
+    async fn let_go(&mut self) -> State {
+        let mut failures = 0;
+        while let Some(captured) = &mut self.captured {
+            match captured.let_go().await {
+                Ok(()) => self.captured = None,
+                Err(error) => {
+                    failures += 1;
+                    self.pause(failures, &error).await;
+                }
+            }
+        }
+        State::NotEnrolled
+    }
+
+    /// Everything up to the certificate; what is done already is not done again.
+    async fn take_up(&mut self) -> Result<(), StepError> {
+        let Some((workload, own)) = self.own() else { return Ok(()) };
+        if self.captured.is_none() {
+            let kept = self.kept.take();
+            let made =
+                Captured::new(self.node.clone(), self.known.clone(), workload.uid.clone(), kept.clone());
+            self.captured = Some(made.inspect_err(|_| self.kept = kept)?);
+        }
+        let was_enrolled = self.captured.as_ref().is_some_and(|captured| captured.enrolled);
+        if was_enrolled {
+            self.report(Phase::Enrolled, "captured again after a restart of the node proxy");
+        } else {
+            self.report(Phase::Waiting, "rules and listeners are being installed");
+        }
+        let Some(captured) = &mut self.captured else { return Ok(()) };
+        captured.close(&own).await?;
+        captured.count_uncaptured().await?;
+        captured.listen(&workload).await?;
+        // Before the certificate is waited for, because the CA may take its time.
+        captured.want_certificate(&workload).map(drop)
+    }
+
+    /// For a pod that is to leave right after a restart.
+    fn take_kept(&mut self) -> Result<(), StepError> {
+        if let Some(kept) = self.kept.clone() {
+            let uid = kept.uid();
+            self.captured = Some(Captured::new(self.node.clone(), self.known.clone(), uid, Some(kept))?);
+            self.kept = None;
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self) -> Event {
+        let rules = async {
+            match &self.captured {
+                Some(captured) => captured.rules_changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let wanted = async {
+            if self.wanted.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let certificates = async {
+            if self.certificates_changed.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = rules => Event::Rules,
+            () = wanted => Event::Wanted,
+            () = certificates => Event::Certificates,
+            _ = self.check.tick() => Event::Check,
+        }
+    }
+
+    /// Keeps a captured pod in order: its rules, its settings, its count of old connections.
+    async fn tend(&mut self, event: Event) {
+        let own = self.own().filter(|(_, own)| own.enrolment != Enrolment::NotEnrolled);
+        let Some(captured) = &mut self.captured else { return };
+        match event {
+            Event::Wanted | Event::Certificates => {}
+            Event::Rules => captured.verify().await,
+            Event::Check => {
+                captured.verify().await;
+                if Instant::now() >= self.recount_at {
+                    self.recount_at = Instant::now() + RECOUNT;
+                    note(&self.known, captured.recount().await);
+                }
+            }
+        }
+        if let Some((workload, own)) = own {
+            note(&self.known, captured.close(&own).await);
+            captured.update(&workload);
+        }
+    }
+
+    /// A step failed: says so, and waits before it is tried again or until the controller wants something else.
+    async fn pause(&mut self, failures: u32, error: &StepError) {
+        let message = error.to_string();
+        tracing::warn!(pod = %self.known.pod.uid, error = message, failures, "a pod cannot be enrolled or released yet");
+        self.report(self.phase_of_failure(), &message);
+        self.stand(Standing::Undecided(Blocked {
+            component: NODE_PROXY_SERVICE_ACCOUNT,
+            message,
+            remedy: "see the node proxy's log on this node",
+        }));
+        let retry = Instant::now() + backoff::delay(failures.max(1), FIRST_RETRY, LONGEST_RETRY);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(retry) => return,
+                event = self.event() => match event {
+                    Event::Wanted => return,
+                    Event::Rules | Event::Check => {
+                        if let Some(captured) = &mut self.captured {
+                            captured.verify().await;
+                        }
+                    }
+                    Event::Certificates => {}
+                },
+            }
+        }
+    }
+
+    /// Peers of a pod that was enrolled must not begin to speak plaintext because a step fails: it is closed still.
+    fn phase_of_failure(&self) -> Phase {
+        match (self.captured.as_ref().is_some_and(|captured| captured.enrolled), self.direction()) {
+            (false, _) => Phase::Failed,
+            (true, Direction::In | Direction::Unknown) => Phase::Enrolled,
+            (true, Direction::Out | Direction::Leaving) => Phase::Leaving,
+        }
+    }
+
+    fn direction(&self) -> Direction {
+        match self.own().map(|(_, own)| own.enrolment) {
+            None => Direction::Unknown,
+            Some(Enrolment::NotEnrolled) => Direction::Out,
+            Some(Enrolment::Enrolled) => Direction::In,
+            Some(Enrolment::Leaving) => Direction::Leaving,
+        }
+    }
+
+    fn workload(&self) -> Option<Arc<Workload>> {
+        self.wanted.borrow().clone()
+    }
+
+    fn own(&self) -> Option<(Arc<Workload>, Arc<OwnWorkload>)> {
+        let workload = self.workload()?;
+        let own = workload.own.clone()?;
+        Some((workload, own))
+    }
+
+    fn is_serving(&self) -> bool {
+        self.captured.as_ref().is_some_and(Captured::is_serving)
+    }
+
+    fn uid(&self) -> Option<WorkloadUid> {
+        let kept = || self.kept.as_ref().map(KeptCapture::uid);
+        self.workload().map(|workload| workload.uid.clone()).or_else(kept)
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.standing.send_if_modified(|before| {
+            let changed = *before != standing;
+            *before = standing;
+            changed
+        });
+    }
+
+    fn report_certifying(&self, last: Option<&CertificateError>) {
+        let message = match last {
+            Some(error) => error.to_string(),
+            None => "the certificate is being requested".to_owned(),
+        };
+        // One that was enrolled stays so for its peers: it is closed, and must not be spoken to in plaintext.
+        let was_enrolled = self.captured.as_ref().is_some_and(|captured| captured.enrolled);
+        self.report(if was_enrolled { Phase::Enrolled } else { Phase::Waiting }, &message);
+        self.stand(Standing::Undecided(Blocked {
+            component: CA_SERVICE_ACCOUNT,
+            message,
+            remedy: "check that the CA is up and what its audit log says about this node",
+        }));
+    }
+
+    fn report(&self, phase: Phase, message: &str) {
+        let Some(uid) = self.uid() else { return };
+        let certificate = self.captured.as_ref().and_then(Captured::certificate);
+        let report = PodReport {
+            phase,
+            message: message.to_owned(),
+            uncaptured_connections: self.captured.as_ref().map_or(0, Captured::uncaptured),
+            identity: certificate.as_ref().map(|certificate| certificate.identity.clone()),
+            certificate_not_after: certificate.map(|certificate| certificate.not_after),
+        };
+        self.reports.send_if_modified(|all| {
+            let before = all.get(&uid);
+            if before == Some(&report) {
+                return false;
+            }
+            if before.map(|before| before.phase) != Some(phase) {
+                tracing::info!(workload = %uid, phase = phase.as_str(), message, "enrolment");
+            }
+            all.insert(uid, report);
+            true
+        });
+    }
+}
+
+fn note(known: &KnownPod, result: Result<(), StepError>) {
+    if let Err(error) = result {
+        tracing::warn!(pod = %known.pod.uid, %error, "a captured pod is not as it should be; trying again");
+    }
+}
+
+pub(super) fn unknown_to_the_controller() -> Blocked {
+    Blocked {
+        component: CONTROLLER_SERVICE_ACCOUNT,
+        message: "the controller has not said whether the pod is enrolled".into(),
+        remedy: "check that the controller is up and that this node's proxy is connected to it",
+    }
+}
