@@ -1,0 +1,43 @@
+//! The commands of `culvert`, and how they reach a running sandbox.
+
+mod client;
+mod exec;
+mod output;
+mod sandbox;
+mod up;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+use crate::{capture, demo};
+
+/// A Kubernetes service mesh without sidecars; and a whole mesh on one machine.
+#[derive(Parser)]
+#[command(name = "culvert", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A cluster with its mesh on this machine, without Kubernetes and without root.
+    Sandbox(Box<sandbox::SandboxArgs>),
+    Capture(capture::command::CaptureArgs),
+    Demo(demo::DemoArgs),
+}
+
+/// Reads the command line and runs it. Exit codes: 0 done, 1 failed, 2 not understood; `sandbox exec` that of its
+/// command.
+#[must_use]
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Sandbox(arguments) => sandbox::run(*arguments),
+        Command::Capture(arguments) => capture::command::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Demo(arguments) => demo::run(arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

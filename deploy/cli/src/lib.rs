@@ -1,0 +1,6 @@
+//! The `culvert` command: the sandbox (a whole mesh on one machine), captures and the demo.
+
+pub mod capture;
+pub mod cli;
+pub mod demo;
+pub mod sandbox;

@@ -1,0 +1,55 @@
+//! Asking a component whether it is ready.
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::sandbox::namespaces::Netns;
+
+/// A healthy component answers within milliseconds.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// One GET, answered with status and body, both within `timeout`.
+///
+/// # Errors
+/// What went wrong, for people.
+pub async fn get(
+    netns: &Netns,
+    to: SocketAddr,
+    path: &str,
+    timeout: Duration,
+) -> Result<(StatusCode, Bytes), String> {
+    let exchange = async {
+        let stream = netns.connect(to, timeout).await.map_err(|error| format!("connect to {to}: {error}"))?;
+        let broken = |error: hyper::Error| format!("GET {path} of {to}: {error}");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let request = Request::get(path)
+            .header(header::HOST, to.to_string())
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
+        Ok((status, body))
+    };
+    tokio::time::timeout(timeout, exchange)
+        .await
+        .unwrap_or_else(|_| Err(format!("GET {path} of {to}: no answer within {timeout:?}")))
+}
+
+/// Whether the component behind that admin address is ready.
+///
+/// # Errors
+/// Why not, in its own words where it has any.
+pub async fn ready(netns: &Netns, admin: SocketAddr) -> Result<(), String> {
+    match get(netns, admin, "/healthz/ready", ANSWER).await? {
+        (status, _) if status.is_success() => Ok(()),
+        (_, body) => Err(String::from_utf8_lossy(&body).trim().to_owned()),
+    }
+}
