@@ -1,6 +1,7 @@
 //! What an API server completes in a Service before it is stored: addresses, families, defaults.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use culvert_objects::types::{PortRef, ServicePort, ServiceSpec, ServiceType};
@@ -54,9 +55,9 @@ impl Allocator {
         let size = 1_u32 << (32 - u32::from(self.ranges.v4.prefix_len())).min(16);
         let room = size - 1 - FIRST_DYNAMIC;
         let name = service.to_string();
-        let start = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
+        let start = name
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         for step in 0..room {
             let offset = FIRST_DYNAMIC + start.wrapping_add(step) % room;
             let pair = self.ranges.nth(offset);
@@ -64,8 +65,8 @@ impl Allocator {
                 Family::V4 => IpAddr::V4(pair.v4),
                 Family::V6 => IpAddr::V6(pair.v6),
             };
-            if !self.taken.contains_key(&address) {
-                self.taken.insert(address, service.clone());
+            if let Entry::Vacant(free) = self.taken.entry(address) {
+                free.insert(service.clone());
                 return Ok(address);
             }
         }
@@ -168,7 +169,8 @@ pub fn complete(
 }
 
 fn immutable(wanted: &str, before: &ServiceSpec) -> FieldError {
-    let message = format!("is {wanted} but was {:?}; it cannot change while the Service exists", before.cluster_ip);
+    let message =
+        format!("is {wanted} but was {:?}; it cannot change while the Service exists", before.cluster_ip);
     FieldError::new("spec.clusterIP", message)
 }
 
@@ -298,8 +300,11 @@ mod tests {
 
     #[test]
     fn dual_stack_has_both_families_in_the_order_asked_for() {
-        let spec = run(None, json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack",
-            "ipFamilies": ["IPv6"]}))
+        let spec = run(
+            None,
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack",
+            "ipFamilies": ["IPv6"]}),
+        )
         .unwrap();
         assert_eq!(spec["ipFamilies"], json!(["IPv6", "IPv4"]));
         let addresses: Vec<IpAddr> = serde_json::from_value(spec["clusterIPs"].clone()).unwrap();
@@ -333,12 +338,18 @@ mod tests {
 
     #[test]
     fn contradictions_are_named() {
-        let error = run(None, json!({"ports": [{"port": 80}], "ipFamilyPolicy": "SingleStack",
-            "ipFamilies": ["IPv4", "IPv6"]}))
+        let error = run(
+            None,
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "SingleStack",
+            "ipFamilies": ["IPv4", "IPv6"]}),
+        )
         .unwrap_err();
         assert!(error.starts_with("spec.ipFamilyPolicy: "), "{error}");
-        let error = run(None, json!({"ports": [{"port": 80}], "clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.2"]}))
-            .unwrap_err();
+        let error = run(
+            None,
+            json!({"ports": [{"port": 80}], "clusterIP": "10.96.1.1", "clusterIPs": ["10.96.1.2"]}),
+        )
+        .unwrap_err();
         assert!(error.starts_with("spec.clusterIPs[0]: "), "{error}");
     }
 }

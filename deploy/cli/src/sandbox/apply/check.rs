@@ -40,7 +40,9 @@ impl World<'_> {
             faults.push((String::new(), message));
         }
         if object.kind.scope() == Scope::Namespaced {
-            faults.extend(self.namespace(object.namespace()).map(|fault| ("metadata.namespace".to_owned(), fault)));
+            faults.extend(
+                self.namespace(object.namespace()).map(|fault| ("metadata.namespace".to_owned(), fault)),
+            );
         }
         match object.kind {
             Kind::Pod => {

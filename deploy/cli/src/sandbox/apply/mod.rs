@@ -184,7 +184,7 @@ fn plan(
         return Err(ManifestErrors(errors));
     }
     // Keys are ordered by kind, and kinds so that what is referred to comes first.
-    Ok((wanted.into_values().map(Change::Put).collect(), entries))
+    Ok((wanted.into_values().map(Change::put).collect(), entries))
 }
 
 /// Addresses that are asked for by number go before those that are given out.

@@ -103,7 +103,9 @@ async fn objects_of_one_apply_are_checked_against_each_other() {
     let lost = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: nowhere}\n";
     assert!(errors(&store, lost).contains("there is no namespace \"nowhere\""));
     let service = |name: &str| {
-        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.5.5, ports: [{{port: 80}}]}}\n")
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: 10.96.5.5, ports: [{{port: 80}}]}}\n"
+        )
     };
     let clash = format!("{}---\n{}", service("a"), service("b"));
     assert!(errors(&store, &clash).contains("10.96.5.5 is taken by Service default/a"));
@@ -123,7 +125,9 @@ async fn what_cannot_change_is_named() {
 async fn nodes_take_labels_only() {
     let store = Store::new(&cluster());
     let node = |name: &str| {
-        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: west}}}}\n")
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: west}}}}\n"
+        )
     };
     apply(&store, &cluster(), read(&node("node1"))).unwrap();
     let objects = store.objects();

@@ -73,12 +73,14 @@ impl<'a> Deployment<'a> {
 
     fn reconcile(&self, context: &Context) -> Vec<Change> {
         let finished = self.new.iter().chain(&self.old).filter(|pod| pod.status.is_finished());
-        let mut changes: Vec<Change> =
-            finished.filter(|pod| !pod.is_terminating()).map(|pod| Change::Delete(pod.object.key())).collect();
+        let mut changes: Vec<Change> = finished
+            .filter(|pod| !pod.is_terminating())
+            .map(|pod| Change::Delete(pod.object.key()))
+            .collect();
         let strategy = Strategy::of(&self.spec, self.replicas);
         let (new, old) = (self.count(&self.new, context.now), self.count(&self.old, context.now));
         let step = step(self.replicas, strategy, new, old);
-        changes.extend((0..step.create.min(MAX_CREATED)).map(|nth| Change::Put(self.pod(nth, context))));
+        changes.extend((0..step.create.min(MAX_CREATED)).map(|nth| Change::put(self.pod(nth, context))));
         changes.extend(self.surplus(&step, context.now).map(|pod| Change::Delete(pod.object.key())));
         changes.extend(self.status(new, old, context));
         changes
@@ -131,7 +133,8 @@ impl<'a> Deployment<'a> {
         let owner_uid = replica_set_uid(self.object, &self.template);
         let seed = [owner_uid.as_bytes(), &context.entropy.to_le_bytes(), &nth.to_le_bytes()];
         let suffix = hash::letters(hash::fnv64(seed), 5);
-        let key = ObjectKey::namespaced(Kind::Pod, self.object.namespace(), format!("{replica_set}-{suffix}"));
+        let key =
+            ObjectKey::namespaced(Kind::Pod, self.object.namespace(), format!("{replica_set}-{suffix}"));
         let mut pod = Object::new(key);
         let template = &self.spec.template.metadata;
         pod.metadata.labels.clone_from(&template.labels);

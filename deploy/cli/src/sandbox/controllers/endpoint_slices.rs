@@ -48,7 +48,7 @@ pub fn reconcile(objects: &Objects, pods: &[PodView<'_>]) -> Vec<Change> {
         wanted
             .into_values()
             .filter(|slice| differs(slice) && !terminating(slice.namespace()))
-            .map(Change::Put),
+            .map(Change::put),
     );
     changes
 }
@@ -66,11 +66,9 @@ fn slices(objects: &Objects, service: &Object, pods: &[PodView<'_>]) -> Vec<Obje
             spec.selector.iter().all(|(key, value)| pod.object.metadata.labels.get(key) == Some(value))
         })
         .collect();
-    let families = if spec.ip_families.is_empty() { vec!["IPv4".to_owned()] } else { spec.ip_families.clone() };
-    families
-        .iter()
-        .flat_map(|family| of_family(objects, service, &spec, family, &selected))
-        .collect()
+    let families =
+        if spec.ip_families.is_empty() { vec!["IPv4".to_owned()] } else { spec.ip_families.clone() };
+    families.iter().flat_map(|family| of_family(objects, service, &spec, family, &selected)).collect()
 }
 
 fn of_family(
@@ -156,8 +154,8 @@ fn ports(spec: &ServiceSpec, pod: &PodView<'_>) -> Vec<EndpointPort> {
                 Some(PortRef::Number(number)) => *number,
                 Some(PortRef::Name(name)) => {
                     let mut ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
-                    let found = ports
-                        .find(|own| own.name.as_ref() == Some(name) && own.protocol == port.protocol)?;
+                    let found =
+                        ports.find(|own| own.name.as_ref() == Some(name) && own.protocol == port.protocol)?;
                     found.container_port
                 }
             };

@@ -81,7 +81,10 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_does_not_matter() {
-        assert_eq!(value(&json!({"a": 1, "b": [1, {"c": 2, "d": 3}]})), value(&json!({"b": [1, {"d": 3, "c": 2}], "a": 1})));
+        assert_eq!(
+            value(&json!({"a": 1, "b": [1, {"c": 2, "d": 3}]})),
+            value(&json!({"b": [1, {"d": 3, "c": 2}], "a": 1}))
+        );
         assert_ne!(value(&json!([1, 2])), value(&json!([2, 1])));
         assert_ne!(value(&json!({"a": {}})), value(&json!({"a": []})));
     }

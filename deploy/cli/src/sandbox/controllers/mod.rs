@@ -46,8 +46,8 @@ pub fn reconcile(objects: &Objects, context: &Context) -> Vec<Change> {
 /// Deployment sets `minReadySeconds`.
 #[must_use]
 pub fn wake_after(objects: &Objects) -> Duration {
-    let timed = objects.of_kind(Kind::Deployment).any(|deployment| {
-        deployment.spec::<DeploymentSpec>().is_ok_and(|spec| spec.min_ready_seconds > 0)
-    });
+    let timed = objects
+        .of_kind(Kind::Deployment)
+        .any(|deployment| deployment.spec::<DeploymentSpec>().is_ok_and(|spec| spec.min_ready_seconds > 0));
     Duration::from_secs(if timed { 1 } else { 3600 })
 }

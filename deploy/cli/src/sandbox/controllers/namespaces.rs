@@ -24,24 +24,22 @@ fn furnish(objects: &Objects, namespace: &Object) -> Vec<Change> {
     if namespace.label(NAME_LABEL) != Some(name) {
         let mut labelled = namespace.clone();
         labelled.metadata.labels.insert(NAME_LABEL.to_owned(), name.to_owned());
-        changes.push(Change::Put(labelled));
+        changes.push(Change::put(labelled));
     }
     if namespace.body.get("status").is_none() {
         changes.push(Change::Status(namespace.key(), json!({"phase": "Active"})));
     }
     if objects.find(Kind::ServiceAccount, name, "default").is_none() {
         let key = ObjectKey::namespaced(Kind::ServiceAccount, name, "default");
-        changes.push(Change::Put(Object::new(key)));
+        changes.push(Change::put(Object::new(key)));
     }
     changes
 }
 
 fn terminate(objects: &Objects, namespace: &Object) -> Vec<Change> {
     let kinds = Kind::ALL.iter().filter(|kind| kind.scope() == Scope::Namespaced);
-    let contents: Vec<&Object> = kinds
-        .flat_map(|kind| objects.in_namespace(*kind, namespace.name()))
-        .map(AsRef::as_ref)
-        .collect();
+    let contents: Vec<&Object> =
+        kinds.flat_map(|kind| objects.in_namespace(*kind, namespace.name())).map(AsRef::as_ref).collect();
     if contents.is_empty() {
         return vec![Change::Remove(namespace.key())];
     }

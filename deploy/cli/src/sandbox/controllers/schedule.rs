@@ -79,7 +79,7 @@ fn bind(pod: &PodView<'_>, node: &str, context: &Context) -> Vec<Change> {
         spec.insert("nodeName".to_owned(), node.into());
     }
     let condition = condition(context, ConditionStatus::True, "", "");
-    vec![Change::Put(bound), Change::Status(pod.object.key(), with_condition(pod, condition))]
+    vec![Change::put(bound), Change::Status(pod.object.key(), with_condition(pod, condition))]
 }
 
 fn unschedulable(
@@ -189,7 +189,8 @@ mod tests {
         let on_b = with(pod("p", "x", json!({"nodeSelector": {"zone": "b"}})));
         assert_eq!(pairs(&placed(on_b)), [("p", "node2")]);
 
-        let objects: Objects = with(pod("p", "x", json!({"nodeSelector": {"zone": "c"}}))).into_iter().collect();
+        let objects: Objects =
+            with(pod("p", "x", json!({"nodeSelector": {"zone": "c"}}))).into_iter().collect();
         let context = Context { now: DateTime::UNIX_EPOCH, entropy: 0 };
         let changes = reconcile(&objects, &PodView::all(&objects), &context);
         let [Change::Status(key, status)] = changes.as_slice() else { panic!("{changes:?}") };

@@ -18,7 +18,9 @@ impl<'a> PodView<'a> {
     pub fn all(objects: &'a Objects) -> Vec<Self> {
         objects
             .of_kind(Kind::Pod)
-            .filter_map(|object| Some(Self { object, spec: object.spec().ok()?, status: object.status().ok()? }))
+            .filter_map(|object| {
+                Some(Self { object, spec: object.spec().ok()?, status: object.status().ok()? })
+            })
             .collect()
     }
 

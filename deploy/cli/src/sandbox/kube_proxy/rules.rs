@@ -40,9 +40,10 @@ pub struct Frontend {
 #[must_use]
 pub fn render(frontends: &[Frontend], service_ranges: &DualRange) -> String {
     let (v4, v6): (Vec<_>, Vec<_>) = frontends.iter().partition(|frontend| frontend.vip.is_ipv4());
-    let families =
-        [Family { v6: false, frontends: v4, range: service_ranges.v4.to_string() },
-         Family { v6: true, frontends: v6, range: service_ranges.v6.to_string() }];
+    let families = [
+        Family { v6: false, frontends: v4, range: service_ranges.v4.to_string() },
+        Family { v6: true, frontends: v6, range: service_ranges.v6.to_string() },
+    ];
     let mut text = format!("table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n");
     for family in &families {
         family.declare(&mut text);
@@ -61,7 +62,10 @@ pub fn render(frontends: &[Frontend], service_ranges: &DualRange) -> String {
         );
     }
     let hairpin: String = families.iter().map(Family::hairpin).collect();
-    let _ = write!(text, "\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100\n{hairpin}\t}}\n}}\n");
+    let _ = write!(
+        text,
+        "\tchain postrouting {{\n\t\ttype nat hook postrouting priority 100\n{hairpin}\t}}\n}}\n"
+    );
     text
 }
 
@@ -110,9 +114,7 @@ impl Family<'_> {
     fn frontends_by_key(&self) -> BTreeMap<(IpAddr, Protocol, u16), (usize, &Frontend)> {
         let mut by_key = BTreeMap::new();
         for (index, frontend) in self.frontends.iter().enumerate() {
-            by_key
-                .entry((frontend.vip, frontend.protocol, frontend.port))
-                .or_insert((index, *frontend));
+            by_key.entry((frontend.vip, frontend.protocol, frontend.port)).or_insert((index, *frontend));
         }
         by_key
     }
@@ -127,7 +129,13 @@ impl Family<'_> {
 
     /// Unique by the index, readable by the rest; at most 150 of nft's 255 characters.
     fn chain(&self, index: usize, frontend: &Frontend) -> String {
-        format!("s{index}-{}/{}/{}/{}", self.suffix(), frontend.service, word(frontend.protocol), frontend.port)
+        format!(
+            "s{index}-{}/{}/{}/{}",
+            self.suffix(),
+            frontend.service,
+            word(frontend.protocol),
+            frontend.port
+        )
     }
 
     fn service(&self, text: &mut String, index: usize, frontend: &Frontend) {

@@ -1,6 +1,8 @@
 //! What every cluster has before anybody applies anything.
 
-use culvert_api::names::SYSTEM_NAMESPACE;
+use culvert_api::names::{
+    CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT, SYSTEM_NAMESPACE,
+};
 use culvert_objects::types::EndpointSlice;
 use culvert_objects::{Kind, Object, ObjectKey};
 use serde_json::{Map, Value, json};
@@ -16,13 +18,21 @@ pub(crate) const DNS_SERVICE: &str = "kube-dns";
 /// Most pods of one node; its address range has room for a few more.
 pub(crate) const MAX_PODS: u32 = 240;
 
-/// Namespaces, nodes and the DNS Service with its endpoints. Service accounts follow by controller.
+/// Service accounts of the mesh's own processes.
+const ACCOUNTS: [&str; 3] = [CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT];
+
+/// Namespaces, nodes, the mesh's service accounts, and the DNS Service with its endpoints. The accounts `default` follow
+/// by controller.
 pub(super) fn objects(cluster: &Cluster) -> Vec<Object> {
     let mut objects: Vec<Object> =
         NAMESPACES.iter().map(|name| Object::new(ObjectKey::cluster(Kind::Namespace, *name))).collect();
     objects.extend(cluster.nodes.iter().map(node));
+    let account =
+        |name: &&str| Object::new(ObjectKey::namespaced(Kind::ServiceAccount, SYSTEM_NAMESPACE, *name));
+    objects.extend(ACCOUNTS.iter().map(account));
     objects.push(dns_service(cluster));
-    for (family, address) in [("IPv4", cluster.control_plane.v4.to_string()), ("IPv6", cluster.control_plane.v6.to_string())]
+    for (family, address) in
+        [("IPv4", cluster.control_plane.v4.to_string()), ("IPv6", cluster.control_plane.v6.to_string())]
     {
         objects.push(dns_endpoints(family, &address));
     }
@@ -38,7 +48,8 @@ fn node(node: &NodeInfo) -> Object {
         ("topology.kubernetes.io/zone", format!("zone{}", node.index)),
     ];
     object.metadata.labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
-    let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "the sandbox runs"});
+    let ready =
+        json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "the sandbox runs"});
     object.body = fields(json!({
         "spec": {
             "podCIDR": node.pod_cidr.v4.to_string(),

@@ -21,7 +21,8 @@ pub(super) async fn run(store: Store, directory: PathBuf) {
     loop {
         changed.mark_unchanged();
         let (wanted, before, to) = (store.objects(), Arc::clone(&written), directory.clone());
-        let attempt = tokio::task::spawn_blocking(move || write(&to, &before, &wanted).map(|()| wanted)).await;
+        let attempt =
+            tokio::task::spawn_blocking(move || write(&to, &before, &wanted).map(|()| wanted)).await;
         match attempt.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(wanted) => {
                 written = wanted;
@@ -92,6 +93,10 @@ mod tests {
         let read: Object = serde_json::from_slice(&text).unwrap();
         assert_eq!(read, object("shop", "2"));
         assert!(!directory.path().join("Service/bank").exists());
-        assert_eq!(std::fs::read_dir(directory.path().join("Service/shop")).unwrap().count(), 1, "no drafts stay");
+        assert_eq!(
+            std::fs::read_dir(directory.path().join("Service/shop")).unwrap().count(),
+            1,
+            "no drafts stay"
+        );
     }
 }

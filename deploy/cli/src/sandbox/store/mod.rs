@@ -20,8 +20,8 @@ use tracing::warn;
 use crate::sandbox::cluster::Cluster;
 use crate::sandbox::controllers::{self, Context};
 
-pub use state::{Change, State};
 pub(crate) use defaults::{DNS_SERVICE, MAX_PODS, NAMESPACES};
+pub use state::{Change, State};
 pub use statuses::{Statuses, merge};
 
 /// Rounds of controllers after one change. They settle in a handful; more means that two of them disagree.
@@ -56,7 +56,7 @@ impl Store {
             changed: watch::Sender::new(0),
             statuses: watch::Sender::new(Arc::default()),
         }));
-        store.commit(defaults::objects(cluster).into_iter().map(Change::Put).collect());
+        store.commit(defaults::objects(cluster).into_iter().map(Change::put).collect());
         store
     }
 
@@ -106,10 +106,7 @@ impl Store {
     ///
     /// # Errors
     /// Whatever `plan` finds wrong; nothing is changed then.
-    pub fn transact<T, E>(
-        &self,
-        plan: impl FnOnce(&Objects) -> Result<(Vec<Change>, T), E>,
-    ) -> Result<T, E> {
+    pub fn transact<T, E>(&self, plan: impl FnOnce(&Objects) -> Result<(Vec<Change>, T), E>) -> Result<T, E> {
         let outcome = self.publish(|state| {
             let (changes, value) = plan(&state.objects())?;
             state.commit(changes, now());

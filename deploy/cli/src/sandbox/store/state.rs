@@ -12,13 +12,21 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Create, or replace everything but identity, history and status.
-    Put(Object),
+    Put(Box<Object>),
     /// Replace the status.
     Status(ObjectKey, Value),
     /// Ask for removal: pods stop gracefully, namespaces take their contents along, the rest is gone at once.
     Delete(ObjectKey),
     /// Gone at once, whatever it is.
     Remove(ObjectKey),
+}
+
+impl Change {
+    /// [`Change::Put`].
+    #[must_use]
+    pub fn put(object: Object) -> Self {
+        Self::Put(Box::new(object))
+    }
 }
 
 /// Objects and the number of the last change.
@@ -44,7 +52,7 @@ impl State {
     pub fn commit(&mut self, changes: Vec<Change>, now: DateTime<Utc>) {
         for change in changes {
             match change {
-                Change::Put(object) => self.put(object, now),
+                Change::Put(object) => self.put(*object, now),
                 Change::Status(key, status) => self.update_status(&key, |old| *old = status),
                 Change::Delete(key) => self.delete(&key, now),
                 Change::Remove(key) => self.remove(&key),
@@ -160,8 +168,10 @@ mod tests {
     }
 
     fn service(port: u16) -> Object {
-        object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart", "namespace": "shop"},
-            "spec": {"ports": [{"port": port}]}}))
+        object(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart", "namespace": "shop"},
+            "spec": {"ports": [{"port": port}]}}),
+        )
     }
 
     fn pod(node: Option<&str>) -> Object {
@@ -177,13 +187,13 @@ mod tests {
     fn history_numbers_follow_what_changed() {
         let mut state = State::default();
         let key = service(80).key();
-        state.commit(vec![Change::Put(service(80))], at(10));
+        state.commit(vec![Change::put(service(80))], at(10));
         let first = Arc::clone(state.objects().get(&key).unwrap());
         assert_eq!(first.metadata.generation, Some(1));
         assert_eq!(first.metadata.creation_timestamp, Some(at(10)));
         assert!(!first.uid().is_empty());
 
-        state.commit(vec![Change::Put(service(80))], at(20));
+        state.commit(vec![Change::put(service(80))], at(20));
         assert!(Arc::ptr_eq(&first, state.objects().get(&key).unwrap()), "an equal put is no change");
 
         state.commit(vec![Change::Status(key.clone(), json!({"loadBalancer": {}}))], at(20));
@@ -191,7 +201,7 @@ mod tests {
         assert_eq!(second.metadata.generation, Some(1));
         assert_ne!(second.metadata.resource_version, first.metadata.resource_version);
 
-        state.commit(vec![Change::Put(service(81))], at(30));
+        state.commit(vec![Change::put(service(81))], at(30));
         let third = Arc::clone(state.objects().get(&key).unwrap());
         assert_eq!(third.metadata.generation, Some(2));
         assert_eq!(third.uid(), first.uid());
@@ -201,10 +211,10 @@ mod tests {
     #[test]
     fn labels_change_without_a_new_generation() {
         let mut state = State::default();
-        state.commit(vec![Change::Put(service(80))], at(10));
+        state.commit(vec![Change::put(service(80))], at(10));
         let mut labelled = service(80);
         labelled.metadata.labels.insert("a".to_owned(), "b".to_owned());
-        state.commit(vec![Change::Put(labelled)], at(10));
+        state.commit(vec![Change::put(labelled)], at(10));
         let object = Arc::clone(state.objects().get(&service(80).key()).unwrap());
         assert_eq!(object.metadata.generation, Some(1));
         assert_eq!(object.label("a"), Some("b"));
@@ -213,12 +223,12 @@ mod tests {
     #[test]
     fn a_running_pod_is_given_its_grace_period() {
         let mut state = State::default();
-        state.commit(vec![Change::Put(pod(Some("node1"))), Change::Delete(pod_key())], at(100));
+        state.commit(vec![Change::put(pod(Some("node1"))), Change::Delete(pod_key())], at(100));
         let object = Arc::clone(state.objects().get(&pod_key()).unwrap());
         assert_eq!(object.metadata.deletion_timestamp, Some(at(105)));
         state.commit(vec![Change::Delete(pod_key())], at(200));
         assert_eq!(state.objects().get(&pod_key()).unwrap().metadata.deletion_timestamp, Some(at(105)));
-        state.commit(vec![Change::Put(pod(Some("node1")))], at(200));
+        state.commit(vec![Change::put(pod(Some("node1")))], at(200));
         assert_eq!(state.objects().get(&pod_key()).unwrap().metadata.deletion_timestamp, Some(at(105)));
         state.commit(vec![Change::Remove(pod_key())], at(200));
         assert!(state.objects().get(&pod_key()).is_none());
@@ -227,14 +237,14 @@ mod tests {
     #[test]
     fn a_pod_that_never_ran_is_gone_at_once() {
         let mut state = State::default();
-        state.commit(vec![Change::Put(pod(None)), Change::Delete(pod_key())], at(100));
+        state.commit(vec![Change::put(pod(None)), Change::Delete(pod_key())], at(100));
         assert!(state.objects().get(&pod_key()).is_none());
     }
 
     #[test]
     fn a_reader_keeps_what_it_saw() {
         let mut state = State::default();
-        state.commit(vec![Change::Put(service(80))], at(10));
+        state.commit(vec![Change::put(service(80))], at(10));
         let seen = state.objects();
         state.commit(vec![Change::Remove(service(80).key())], at(10));
         assert!(seen.get(&service(80).key()).is_some());

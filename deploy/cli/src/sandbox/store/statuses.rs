@@ -113,9 +113,8 @@ fn scan(directory: &Path, before: BTreeMap<PathBuf, Entry>) -> Option<BTreeMap<P
         let Ok(metadata) = std::fs::metadata(&path) else { continue };
         let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         let (length, inode) = (metadata.len(), std::os::unix::fs::MetadataExt::ino(&metadata));
-        let kept = before
-            .get(&path)
-            .filter(|old| (old.changed, old.length, old.inode) == (changed, length, inode));
+        let kept =
+            before.get(&path).filter(|old| (old.changed, old.length, old.inode) == (changed, length, inode));
         let entry = match kept {
             Some(old) => old.clone(),
             None => {

@@ -1,0 +1,109 @@
+//! Service addresses for everybody who is not captured by the mesh: rules in every node's namespace, translated from
+//! the objects and replaced when they change.
+
+mod frontends;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::sandbox::cluster::Cluster;
+use crate::sandbox::namespaces::Netns;
+use crate::sandbox::store::Store;
+
+/// How long changes are gathered before rules follow.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Before rules that were refused are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// For one run of `nft`.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Where `nft` is on systems that leave it out of an ordinary user's search path.
+const MORE_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
+/// Keeps the rules of every node equal to the store until cancelled.
+pub async fn run(store: Store, cluster: Cluster, cancel: CancellationToken) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = follow(store, &cluster) => {}
+    }
+}
+
+async fn follow(store: Store, cluster: &Cluster) {
+    let mut changed = store.changed();
+    let mut in_force: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        changed.mark_unchanged();
+        let objects = store.objects();
+        let mut failed = false;
+        for node in &cluster.nodes {
+            let text = rules::render(&frontends::frontends(&objects, &node.name), &cluster.service_cidr);
+            if in_force.get(&node.name) == Some(&text) {
+                continue;
+            }
+            let (name, rules) = (node.name.clone(), text.clone());
+            let applied = tokio::task::spawn_blocking(move || apply(&name, &rules)).await;
+            match applied.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                Ok(()) => drop(in_force.insert(node.name.clone(), text)),
+                Err(error) => {
+                    warn!(node = node.name, %error, "Service addresses do not follow");
+                    failed = true;
+                }
+            }
+        }
+        if failed {
+            sleep(RETRY).await;
+        } else if changed.changed().await.is_err() {
+            return;
+        } else {
+            sleep(DEBOUNCE).await;
+        }
+    }
+}
+
+/// Loads rules inside a node's namespace.
+fn apply(node: &str, rules: &str) -> io::Result<()> {
+    Netns::named(node)?.run(|| nft(rules))?
+}
+
+/// One transaction of `nft`; an error carries what it said.
+fn nft(rules: &str) -> io::Result<()> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .env("PATH", format!("{path}:{MORE_PATH}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("nft (Debian package nftables): {error}")))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It reads everything before it does anything; when it dies first, its exit code tells.
+        let _ = stdin.write_all(rules.as_bytes());
+    }
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if began.elapsed() > DEADLINE => {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nft did not end"));
+            }
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(4096).read_to_string(&mut said)?;
+    }
+    Err(io::Error::other(format!("nft: {}", said.trim())))
+}
