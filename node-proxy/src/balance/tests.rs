@@ -134,7 +134,7 @@ fn a_pick_takes_no_longer_with_more_endpoints() {
     let per_pick = |count| {
         let set = endpoints(&db, count);
         let balancer = balancer();
-        let mut pick = || balancer.pick(Some(&set), &wanted(&db), &[]).unwrap();
+        let pick = || balancer.pick(Some(&set), &wanted(&db), &[]).unwrap();
         pick();
         let best = (0..20).map(|_| {
             let start = Instant::now();

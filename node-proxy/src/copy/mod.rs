@@ -204,3 +204,6 @@ fn shutdown_write(socket: &TcpStream, side: Side) -> Result<(), CopyError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

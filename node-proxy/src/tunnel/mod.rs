@@ -1,7 +1,7 @@
 //! HBONE: HTTP/2 CONNECT streams over mutually authenticated TLS, one per carried connection, as ztunnel speaks it.
 
 pub mod dial;
-mod driver;
+pub(crate) mod driver;
 pub mod headers;
 mod paced;
 pub mod pool;
@@ -116,15 +116,6 @@ fn retire_at(now: SystemTime, first_end: SystemTime) -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_tunnel_retires_before_the_first_certificate_ends() {
-        let now = SystemTime::now();
-        let after = |seconds| retire_at(now, now + Duration::from_secs(seconds)) - Instant::now();
-        assert_eq!(after(86400), Duration::from_secs(85800));
-        assert_eq!(after(100), Duration::from_secs(90));
-        assert_eq!(retire_at(now, now - Duration::from_secs(1)), Instant::now());
-    }
-}
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -297,3 +297,6 @@ where
         entry.changed.notify_waiters();
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,7 +38,7 @@ impl Load {
     /// The worker ran tasks for `busy` of the last `elapsed`.
     pub fn sample(&self, busy: Duration, elapsed: Duration) {
         let share = busy.as_secs_f64() / elapsed.as_secs_f64().max(f64::EPSILON);
-        self.busy.store((share.clamp(0.0, 1.0) * 1000.0) as u32, Ordering::Relaxed);
+        self.busy.store((share.clamp(0.0, 1.0) * 1000.0).round() as u32, Ordering::Relaxed);
         self.heartbeat.store(millis(), Ordering::Relaxed);
     }
 
