@@ -51,3 +51,6 @@ pub fn wake_after(objects: &Objects) -> Duration {
         .any(|deployment| deployment.spec::<DeploymentSpec>().is_ok_and(|spec| spec.min_ready_seconds > 0));
     Duration::from_secs(if timed { 1 } else { 3600 })
 }
+
+#[cfg(test)]
+mod tests;
