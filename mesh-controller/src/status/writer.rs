@@ -189,7 +189,7 @@ mod tests {
         object.metadata.uid = Some("1".to_owned());
         let path = directory.path().join("Pod/shop/cart.json");
         let status =
-            |reason| DesiredStatus::of(&object).with_condition(DesiredCondition::no("Up", reason, ""));
+            |reason: &str| DesiredStatus::of(&object).with_condition(DesiredCondition::no("Up", reason, ""));
         let text = || std::fs::read_to_string(&path).unwrap_or_default();
 
         queue.put(object.key(), Some(Arc::new(status("First"))));

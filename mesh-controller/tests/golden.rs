@@ -1,0 +1,117 @@
+//! Golden cases: each file in `testdata` holds input objects, then `# Output` with the resources and statuses expected.
+//! `UPDATE_GOLDEN=1` writes what comes out; read the difference before it is committed.
+
+use std::path::{Path, PathBuf};
+
+use culvert_controller::render;
+use culvert_controller::translate::{Environment, Statuses, default_settings, translate, workloads};
+use culvert_objects::mesh_config::LastGood;
+use culvert_objects::{Objects, manifest};
+use serde_json::{Map, Value};
+
+const OUTPUT: &str = "# Output\n";
+
+fn environment() -> Environment {
+    Environment {
+        cluster: "c".to_owned(),
+        network: "n".to_owned(),
+        pod_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
+        service_cidrs: vec!["10.2.0.0/16".parse().unwrap()],
+    }
+}
+
+/// Files named `NAME.yaml`; an input `--- # then` starts a second pass over changed objects, to show what is kept.
+fn output(input: &str, file: &Path) -> String {
+    let environment = environment();
+    let (mut mesh_last, mut pods_last) = (LastGood::default(), LastGood::default());
+    let mut output = Value::Null;
+    for (pass, text) in input.split("--- # then\n").enumerate() {
+        let read = manifest::parse(text, file);
+        let skipped: Vec<Value> = read.skipped.iter().map(|at| at.reason.to_string().into()).collect();
+        assert!(pass == 0 || skipped.is_empty());
+        let problems = read.errors.clone();
+        let objects: Objects = read.objects.into_iter().map(|at| at.object).collect();
+        let objects = objects.with_problems(problems);
+        let translation = translate(&objects, &environment, &mesh_last);
+        let made = workloads(&objects, &environment, &translation.in_force, &pods_last);
+        let again = translate(&objects, &environment, &mesh_last);
+        assert_eq!(again.mesh, translation.mesh);
+        assert_eq!(workloads(&objects, &environment, &again.in_force, &pods_last).facts, made.facts);
+
+        let mut all = Map::new();
+        if !skipped.is_empty() {
+            all.insert("skipped".to_owned(), skipped.into());
+        }
+        if translation.mesh != translate(&Objects::default(), &environment, &LastGood::default()).mesh {
+            all.insert("mesh".to_owned(), render::mesh(&translation.mesh));
+        }
+        let services: Map<String, Value> = translation
+            .services
+            .iter()
+            .map(|(name, service)| (name.clone(), render::service(service)))
+            .collect();
+        insert(&mut all, "services", services);
+        let facts = made.facts.iter().map(|(uid, facts)| (uid.clone(), render::workload(facts)));
+        insert(&mut all, "workloads", facts.collect());
+        insert(&mut all, "statuses", statuses(&translation.statuses, &made.statuses));
+        output = all.into();
+        mesh_last = translation.in_force.last_good().clone();
+        pods_last = made.last_good;
+    }
+    serde_yaml_ng::to_string(&output).unwrap()
+}
+
+fn insert(all: &mut Map<String, Value>, name: &str, entries: Map<String, Value>) {
+    if !entries.is_empty() {
+        all.insert(name.to_owned(), entries.into());
+    }
+}
+
+/// Without times, which no pure function knows.
+fn statuses(mesh: &Statuses, pods: &Statuses) -> Map<String, Value> {
+    let said = mesh.iter().chain(pods).filter(|(_, status)| !status.is_empty());
+    said.map(|(key, status)| {
+        let mut document = status.json(None, chrono::DateTime::UNIX_EPOCH);
+        drop_times(&mut document);
+        (key.to_string(), document["status"].take())
+    })
+    .collect()
+}
+
+fn drop_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.shift_remove("lastTransitionTime");
+            map.values_mut().for_each(drop_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_times),
+        _ => {}
+    }
+}
+
+#[test]
+fn objects_become_the_resources_and_statuses_written_beside_them() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let files: Vec<PathBuf> = manifest::files_below(&directory).unwrap();
+    assert!(files.len() >= 10, "{files:?}");
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (input, expected) = text.split_once(OUTPUT).unwrap_or((&text, ""));
+        let found = output(input, Path::new(file.file_name().unwrap()));
+        if update {
+            std::fs::write(&file, format!("{input}{OUTPUT}{found}")).unwrap();
+        } else if found != expected {
+            wrong.push(format!("{}:\n{found}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "UPDATE_GOLDEN=1 writes these:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_workload_is_told_every_default() {
+    let settings = default_settings();
+    assert_eq!(settings.limits.unwrap().connections, 32_768);
+    assert_eq!(settings.timeouts.unwrap().drain_ms, 600_000);
+}
