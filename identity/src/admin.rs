@@ -86,6 +86,7 @@ fn decode(text: &str) -> Option<String> {
 }
 
 type Handler = Box<dyn Fn(Query<'_>) -> Answer + Send + Sync>;
+type Liveness = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 struct Route {
     method: Method,
@@ -98,12 +99,20 @@ pub struct Admin {
     readiness: Readiness,
     registry: Arc<Registry>,
     log: LogControl,
+    live: Liveness,
     routes: Vec<Route>,
 }
 
 impl Admin {
     pub fn new(readiness: Readiness, registry: Arc<Registry>, log: LogControl) -> Self {
-        Self { readiness, registry, log, routes: Vec::new() }
+        Self { readiness, registry, log, live: Box::new(|| Ok(())), routes: Vec::new() }
+    }
+
+    /// What `/healthz/live` asks; without it, a process that answers is alive. An error says what is stuck: 503.
+    #[must_use]
+    pub fn live_while(mut self, live: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.live = Box::new(live);
+        self
     }
 
     /// Adds a path. `answer` runs on the admin thread and may block it for a moment.
@@ -148,7 +157,10 @@ impl Admin {
     fn answer(&self, method: &Method, path: &str, query: Query<'_>) -> Answer {
         let read = method == Method::GET || method == Method::HEAD;
         match path {
-            "/healthz/live" if read => Answer::text(StatusCode::OK, "live\n"),
+            "/healthz/live" if read => match (self.live)() {
+                Ok(()) => Answer::text(StatusCode::OK, "live\n"),
+                Err(stuck) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("{stuck}\n")),
+            },
             "/healthz/ready" if read => self.readiness.answer(),
             "/metrics" if read => self.metrics(),
             "/log" if read => Answer::text(StatusCode::OK, format!("{}\n", self.log.current())),

@@ -1,6 +1,7 @@
 //! The node proxy: captures the traffic of its node's enrolled pods and carries it over mutually authenticated
 //! tunnels. The data path reads top to bottom in `outbound`, `tunnel`, `inbound`.
 
+pub mod admin;
 pub mod balance;
 pub mod copy;
 pub mod identity;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod outbound;
 pub mod pods;
 pub mod reason;
+pub mod run;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;

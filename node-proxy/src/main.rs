@@ -1,1 +1,43 @@
-fn main() {}
+//! `culvert-node-proxy`: carries the traffic of one node's enrolled pods.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use culvert_identity::logging;
+use culvert_node_proxy::run;
+
+/// The node proxy of a Culvert mesh.
+#[derive(Parser)]
+#[command(name = "culvert-node-proxy", version)]
+struct Cli {
+    /// What is logged, e.g. info,culvert_node_proxy::pods=debug
+    #[arg(long, global = true, env = logging::FILTER_VARIABLE, default_value = logging::DEFAULT_FILTER)]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the pods of this node until told to end.
+    Run(Box<run::Flags>),
+}
+
+fn main() -> ExitCode {
+    let Cli { log, command: Command::Run(flags) } = Cli::parse();
+    match start(&log, *flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logging may be what failed, and a person may have typed this: words, not JSON.
+            eprintln!("culvert-node-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(log: &str, flags: run::Flags) -> anyhow::Result<()> {
+    let log = logging::init(log)?;
+    // Control stream, certificates and pods; the data path has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run::run(flags, log))
+}

@@ -11,3 +11,4 @@ pub use manager::{CertificateManager, CertificateSettings};
 pub use store::{
     ActiveCertificate, CertificateError, CertificateLease, CertificateStatus, Certificates,
 };
+pub(crate) use store::seconds_since_epoch;

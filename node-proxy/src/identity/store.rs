@@ -200,7 +200,8 @@ impl Certificates {
         statuses
     }
 
-    pub(super) fn put(&self, certificate: ActiveCertificate) {
+    /// Puts a certificate in force, in the place of its identity's last one.
+    pub fn put(&self, certificate: ActiveCertificate) {
         let certificate = Arc::new(certificate);
         self.shared.current.rcu(|all| all.insert(certificate.identity.clone(), certificate.clone()));
         self.shared.changed.send_modify(|count| *count += 1);

@@ -6,8 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use culvert_identity::Identity;
@@ -38,10 +37,17 @@ impl<'a> Ended<'a> {
     }
 }
 
+/// For the writer.
+enum Message {
+    Line(String),
+    /// Everything before this is to be written out; then the sender is dropped.
+    Flush(std::sync::mpsc::Sender<()>),
+}
+
 /// Where the lines go. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    lines: Option<SyncSender<String>>,
+    lines: Option<SyncSender<Message>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -55,7 +61,7 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn to_stdout() -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn to_stdout() -> io::Result<Self> {
         Self::to_writer(io::stdout())
     }
 
@@ -63,11 +69,20 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the thread cannot be started.
-    pub fn to_writer(output: impl Write + Send + 'static) -> io::Result<(Self, JoinHandle<()>)> {
+    pub fn to_writer(output: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, queue) = sync_channel(QUEUE);
-        let thread =
-            std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&queue, output))?;
-        Ok((Self { lines: Some(lines), dropped: Arc::default() }, thread))
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&queue, output))?;
+        Ok(Self { lines: Some(lines), dropped: Arc::default() })
+    }
+
+    /// Waits until what was logged before is written, at most `patience`. Blocking.
+    pub fn flush(&self, patience: Duration) {
+        let Some(lines) = &self.lines else { return };
+        let (done, written) = channel();
+        if lines.try_send(Message::Flush(done)).is_ok() {
+            // An answer, or the end of the writer: either way there is nothing left to wait for.
+            let _ = written.recv_timeout(patience);
+        }
     }
 
     /// Lines dropped because the queue was full.
@@ -83,26 +98,31 @@ impl AccessLog {
         };
         let Some(lines) = self.lines.as_ref().filter(|_| wanted) else { return };
         let line = render(settings.format, ended, SystemTime::now());
-        if let Err(TrySendError::Full(_)) = lines.try_send(line) {
+        if let Err(TrySendError::Full(_)) = lines.try_send(Message::Line(line)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 /// Writes until the last sender is gone; an output that fails is left alone, the lines are lost.
-fn write_all(queue: &Receiver<String>, output: impl Write) {
+fn write_all(queue: &Receiver<Message>, output: impl Write) {
     let mut output = BufWriter::with_capacity(64 * 1024, output);
     let mut unflushed = false;
     loop {
-        let line = if unflushed {
+        let message = if unflushed {
             queue.recv_timeout(FLUSH)
         } else {
             queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
-        match line {
-            Ok(line) => {
+        match message {
+            Ok(Message::Line(line)) => {
                 let _ = output.write_all(line.as_bytes());
                 unflushed = true;
+            }
+            Ok(Message::Flush(done)) => {
+                let _ = output.flush();
+                unflushed = false;
+                drop(done);
             }
             Err(RecvTimeoutError::Timeout) => {
                 let _ = output.flush();

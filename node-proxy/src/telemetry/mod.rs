@@ -2,6 +2,8 @@
 
 mod access_log;
 mod connection;
+#[cfg(test)]
+mod docs;
 mod labels;
 mod process;
 mod registry;
@@ -12,3 +14,6 @@ mod spec;
 pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
 pub use access_log::AccessLog;
 pub use registry::{Carrier, Direction, OpenTunnel, Outcome, Telemetry};
+
+#[cfg(test)]
+mod tests;

@@ -171,6 +171,7 @@ pub(super) const START_TIME: Spec =
 pub(super) const BUILD_INFO: Spec = gauge("culvert_build_info", &["version"], "1 for the version running.");
 
 /// In the order of the exposition and of the documentation.
+#[cfg(test)]
 pub(super) const ALL: &[&Spec] = &[
     &TCP_OPENED,
     &TCP_CLOSED,
