@@ -2,6 +2,7 @@
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ pub struct UpArgs {
     /// Log filter of the sandbox and of the mesh's processes.
     #[arg(long, value_name = "FILTER", env = "CULVERT_LOG")]
     log: Option<String>,
+    /// One more argument for every process of a program of the mesh, as culvert-ca=--max-lifetime=1m; repeatable.
+    #[arg(long = "component-arg", value_name = "PROGRAM=ARGUMENT", value_parser = component_argument)]
+    component_args: Vec<(String, String)>,
 }
 
 /// Brings a sandbox up; without `--detach` keeps it until a signal or `down`.
@@ -60,12 +64,17 @@ pub async fn up(name: &str, arguments: UpArgs) -> anyhow::Result<()> {
     let bin_dir = arguments.bin_dir.as_ref().map(std::path::absolute).transpose()?;
     Binaries::locate(bin_dir.as_deref())?.check()?;
     let place = Place::of(name)?;
+    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (program, argument) in &arguments.component_args {
+        extra.entry(program.clone()).or_default().push(argument.clone());
+    }
     let supervise = SuperviseArguments {
         name: name.to_owned(),
         nodes: arguments.nodes,
         bin_dir,
         trust_domain: arguments.trust_domain.clone(),
         log: arguments.log.clone(),
+        extra,
     };
     let mut sandbox = Sandbox::start(place, &supervise).await?;
     let outcome = sandbox.make_ready(&files, &arguments).await;
@@ -236,9 +245,28 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number * unit))
 }
 
+/// Programs of which the mesh consists.
+const COMPONENTS: [&str; 3] = ["culvert-ca", "culvert-controller", "culvert-node-proxy"];
+
+/// Reads `culvert-ca=--max-lifetime=1m`.
+fn component_argument(text: &str) -> Result<(String, String), String> {
+    let (program, argument) = text.split_once('=').unwrap_or((text, ""));
+    if !COMPONENTS.contains(&program) || argument.is_empty() {
+        return Err(format!("`{text}` is not PROGRAM=ARGUMENT with PROGRAM one of {}", COMPONENTS.join(", ")));
+    }
+    Ok((program.to_owned(), argument.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_for_components_name_their_program() {
+        let read = component_argument("culvert-ca=--max-lifetime=1m").unwrap();
+        assert_eq!(read, ("culvert-ca".to_owned(), "--max-lifetime=1m".to_owned()));
+        assert!(component_argument("nginx=-t").is_err() && component_argument("culvert-ca").is_err());
+    }
 
     #[test]
     fn times_are_read() {

@@ -164,12 +164,20 @@ impl Maker<'_> {
             hostname: None,
             mounts: Vec::new(),
             directory: Some("/".into()),
-            environment: std::env::vars().collect(),
+            environment: environment(),
             command,
         };
         let log = Files.component_log(&name.file_name());
         Ok(Recipe { name, entry, log, admin, namespace: namespace.to_owned() })
     }
+}
+
+/// Our own, with the directories of `nft` and its like, which ordinary users often lack.
+fn environment() -> BTreeMap<String, String> {
+    let mut environment: BTreeMap<String, String> = std::env::vars().collect();
+    let path = environment.entry("PATH".to_owned()).or_default();
+    path.push_str(":/usr/local/sbin:/usr/sbin:/sbin");
+    environment
 }
 
 /// Admin ports are for the namespace's own processes: `exec --node` gets there, pods do not.

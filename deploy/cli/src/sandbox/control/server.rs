@@ -1,6 +1,6 @@
 //! Answering requests.
 
-use culvert_objects::{Kind, ObjectKey, Scope};
+use culvert_objects::{ObjectKey, Scope};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -159,7 +159,7 @@ impl Server {
 }
 
 fn key(kind: &str, namespace: Option<String>, name: String) -> Result<ObjectKey, String> {
-    let kind: Kind = kind.parse().map_err(|error| format!("{error}"))?;
+    let kind = get::parse_kind(kind)?;
     Ok(match kind.scope() {
         Scope::Cluster => ObjectKey::cluster(kind, name),
         Scope::Namespaced => {

@@ -1,6 +1,7 @@
 //! One container: started, watched, probed, started again, stopped.
 
 use culvert_objects::types::{Container, Probe, RestartPolicy};
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -122,7 +123,10 @@ impl Runner {
         }
         self.board.update(|facts| facts.started(self.slot)).await;
         self.has_started.cancel();
-        tokio::join!(self.follow_readiness(target), self.follow_liveness(target)).1
+        tokio::select! {
+            never = self.follow_readiness(target) => match never {},
+            why = self.follow_liveness(target) => why,
+        }
     }
 
     async fn wait_for_startup(&self, target: &Target, probe: &Probe) -> Result<(), String> {
@@ -141,10 +145,10 @@ impl Runner {
     }
 
     /// Keeps the container's readiness up to date, for as long as it runs.
-    async fn follow_readiness(&self, target: &Target) {
+    async fn follow_readiness(&self, target: &Target) -> Infallible {
         let Some(probe) = &self.container.readiness_probe else {
             self.board.update(|facts| facts.ready(self.slot, Readiness::Ready)).await;
-            return;
+            return std::future::pending().await;
         };
         let mut counter = Counter::new(probe);
         let mut interval = EAGER.min(probe.period());

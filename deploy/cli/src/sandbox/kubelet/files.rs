@@ -79,7 +79,8 @@ impl PodFiles {
             mounts.push(self.volume_mount(container, mount)?);
         }
         // The machine's sockets of nscd, systemd-resolved and D-Bus are behind the sandbox's own /run already.
-        let hidden = ["/run/sandbox", "/run/netns", "/var/run/nscd"].map(Path::new);
+        // /run/sandbox last: what is mounted elsewhere comes from there.
+        let hidden = ["/run/netns", "/var/run/nscd", "/run/sandbox"].map(Path::new);
         let runs_apart = fs::canonicalize("/var/run").is_ok_and(|path| path != Path::new("/run"));
         for target in
             hidden.into_iter().filter(|path| path.exists() && (runs_apart || path.starts_with("/run")))

@@ -40,22 +40,24 @@ pub struct Kubelet {
     context: Context,
     pods: Arc<Mutex<HashMap<String, Arc<Pod>>>>,
     tasks: TaskTracker,
+    /// Fires when no more pods are taken up.
+    closed: CancellationToken,
 }
 
 impl Kubelet {
     #[must_use]
     pub fn new(context: Context) -> Self {
-        Self { context, pods: Arc::default(), tasks: TaskTracker::new() }
+        Self { context, pods: Arc::default(), tasks: TaskTracker::new(), closed: CancellationToken::new() }
     }
 
-    /// Follows the objects until cancelled. Running pods go on then; see [`Kubelet::shut_down`].
-    pub async fn run(&self, cancel: CancellationToken) {
+    /// Follows the objects until [`Kubelet::shut_down`].
+    pub async fn run(&self) {
         let mut changed = self.context.store.changed();
         loop {
             changed.mark_unchanged();
             self.follow();
             tokio::select! {
-                () = cancel.cancelled() => return,
+                () = self.closed.cancelled() => return,
                 _ = changed.changed() => {}
             }
         }
@@ -63,6 +65,8 @@ impl Kubelet {
 
     /// Ends every pod, giving its containers at most `grace`, and waits for it at most a little longer.
     pub async fn shut_down(&self, grace: Duration) {
+        // Controllers replace pods that go.
+        self.closed.cancel();
         for pod in self.pods().values() {
             pod.stop.ask(grace);
         }

@@ -5,6 +5,7 @@ pub mod process;
 mod zombies;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub struct SuperviseArguments {
     pub trust_domain: Option<String>,
     /// Log filter of supervisor and components.
     pub log: Option<String>,
+    /// More arguments for every process of a program.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// What containers and components are given when the whole sandbox ends.
@@ -127,7 +130,8 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
     let dns = dns::Sockets::bind(&cluster).map_err(step("start DNS"))?;
     tokio::spawn(dns::serve(dns, store.clone(), background.clone()));
     tokio::spawn(kube_proxy::run(store.clone(), Cluster::clone(&cluster), background.clone()));
-    let mut settings = Settings { log: arguments.log.clone(), ..Settings::default() };
+    let mut settings =
+        Settings { log: arguments.log.clone(), extra: arguments.extra.clone(), ..Settings::default() };
     if let Some(trust_domain) = &arguments.trust_domain {
         settings.trust_domain.clone_from(trust_domain);
     }
@@ -141,8 +145,8 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
     };
     let kubelet = Kubelet::new(context);
     tokio::spawn({
-        let (kubelet, background) = (kubelet.clone(), background.clone());
-        async move { kubelet.run(background).await }
+        let kubelet = kubelet.clone();
+        async move { kubelet.run().await }
     });
     Ok(Served {
         cluster,

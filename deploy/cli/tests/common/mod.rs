@@ -1,0 +1,212 @@
+//! A sandbox for a test, by the `culvert` command as a user has it. The mesh's own programs are stand-ins that do
+//! nothing: these tests are about the cluster around them.
+
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Everything in a sandbox happens within seconds; more means that it will not.
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
+/// An ordinary user, for tests that root runs.
+const ORDINARY: u32 = 1000;
+
+/// Whose sandbox it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code)]
+pub enum User {
+    /// Who runs the tests.
+    Own,
+    /// One without privileges, also when root runs the tests.
+    Ordinary,
+}
+
+pub struct Sandbox {
+    pub name: String,
+    pub directory: tempfile::TempDir,
+    user: User,
+}
+
+impl Sandbox {
+    /// Names and files of a sandbox that is not up yet.
+    pub fn new(name: &str, user: User) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        for program in ["culvert-ca", "culvert-controller", "culvert-node-proxy", "culvert-echo"] {
+            script(&directory.path().join(program), "exec sleep 1000000");
+        }
+        // Where an ordinary user can execute it, wherever the build directory is.
+        let culvert = directory.path().join("culvert");
+        fs::copy(env!("CARGO_BIN_EXE_culvert"), &culvert).unwrap();
+        Self { name: format!("{name}-{}", std::process::id()), directory, user }
+    }
+
+    /// Brings it up with these manifests. The stand-ins are never ready, so what is not ready is told and left running.
+    pub fn up(name: &str, user: User, manifests: &str) -> Self {
+        let sandbox = Self::new(name, user);
+        let file = sandbox.file("up.yaml", manifests);
+        let output = sandbox.run(&["up", "--detach", "--wait", "0s", "-f", &file]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("the sandbox goes on running"), "up: {text}");
+        sandbox
+    }
+
+    /// `culvert sandbox VERB --name NAME ...`.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.directory.path().join("culvert"));
+        command.arg("sandbox").arg(arguments[0]).args(["--name", &self.name]).args(&arguments[1..]);
+        command.current_dir("/").stdin(Stdio::null()).env_remove("XDG_RUNTIME_DIR");
+        if self.user == User::Ordinary && nix::unistd::geteuid().is_root() {
+            command.uid(ORDINARY).gid(ORDINARY).env("HOME", "/");
+        }
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What it prints, of a command that must succeed.
+    pub fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command in a pod of the default namespace prints.
+    #[allow(dead_code)]
+    pub fn shell(&self, pod: &str, script: &str) -> String {
+        self.succeed(&["exec", pod, "--", "sh", "-c", script])
+    }
+
+    /// Tries to open a TCP connection with bash: `refused` proves that packets go there and back.
+    #[allow(dead_code)]
+    pub fn knock(&self, from: &[&str], address: &str) -> String {
+        let script = format!("timeout 2 bash -c '</dev/tcp/{address}/9' 2>&1; echo code $?");
+        let output = self.run(&[&["exec"], from, &["--", "sh", "-c", &script]].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    #[allow(dead_code)]
+    pub fn apply(&self, manifests: &str) {
+        let file = self.file("apply.yaml", manifests);
+        self.succeed(&["apply", "-f", &file]);
+    }
+
+    /// A pod of the default namespace; null when there is none.
+    #[allow(dead_code)]
+    pub fn pod(&self, name: &str) -> Value {
+        let output = self.run(&["get", "pod", name, "-o", "json"]);
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// Waits until the pod is as wanted.
+    #[allow(dead_code)]
+    pub fn await_pod(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        eventually(
+            || {
+                last = self.pod(name);
+                wanted(&last)
+            },
+            || format!("pod {name}: {what}"),
+        );
+        last
+    }
+
+    #[allow(dead_code)]
+    pub fn await_ready(&self, name: &str) -> Value {
+        self.await_pod(name, "ready", |pod| condition(pod, "Ready") == "True")
+    }
+
+    /// Where the control socket and the pid file are.
+    #[allow(dead_code)]
+    pub fn place(&self) -> PathBuf {
+        let uid = match self.user {
+            User::Ordinary if nix::unistd::geteuid().is_root() => ORDINARY,
+            _ => nix::unistd::geteuid().as_raw(),
+        };
+        let base = match uid {
+            0 => PathBuf::from("/run/culvert"),
+            uid => std::env::temp_dir().join(format!("culvert-{uid}")),
+        };
+        base.join(&self.name)
+    }
+
+    /// Processes of this sandbox, as the machine sees them: what it executed in a namespace of its own, and its keepers.
+    #[allow(dead_code)]
+    pub fn processes(&self) -> Vec<i32> {
+        let directory = self.directory.path().to_owned();
+        all_processes()
+            .into_iter()
+            .filter(|pid| {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let command = String::from_utf8_lossy(&command).into_owned();
+                let ours = command.contains(&self.name) || command.contains(&*directory.to_string_lossy());
+                ours && command.contains("sandbox-init")
+            })
+            .collect()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let _ = self.run(&["down"]);
+    }
+}
+
+/// A bare pod in the default namespace that runs a shell script.
+#[allow(dead_code)]
+pub fn pod(name: &str, node: &str, script: &str, more: &str) -> String {
+    let script = serde_json::to_string(script).unwrap();
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 1\n{more}  containers:\n  - name: main\n    image: shell\n    \
+         command: [sh, -c, {script}]\n"
+    )
+}
+
+/// `status` of a condition, empty when there is none.
+#[allow(dead_code)]
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
+    let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = conditions.iter().find(|condition| condition["type"] == kind);
+    found.and_then(|condition| condition["status"].as_str()).unwrap_or_default()
+}
+
+#[allow(dead_code)]
+pub fn eventually(mut holds: impl FnMut() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "did not come about within {PATIENCE:?}: {}", what());
+        std::thread::sleep(POLL);
+    }
+}
+
+#[allow(dead_code)]
+pub fn all_processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The PID namespace of a process, as the machine names it.
+#[allow(dead_code)]
+pub fn pid_namespace(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+fn script(path: &Path, body: &str) {
+    fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
