@@ -252,7 +252,10 @@ const COMPONENTS: [&str; 3] = ["culvert-ca", "culvert-controller", "culvert-node
 fn component_argument(text: &str) -> Result<(String, String), String> {
     let (program, argument) = text.split_once('=').unwrap_or((text, ""));
     if !COMPONENTS.contains(&program) || argument.is_empty() {
-        return Err(format!("`{text}` is not PROGRAM=ARGUMENT with PROGRAM one of {}", COMPONENTS.join(", ")));
+        return Err(format!(
+            "`{text}` is not PROGRAM=ARGUMENT with PROGRAM one of {}",
+            COMPONENTS.join(", ")
+        ));
     }
     Ok((program.to_owned(), argument.to_owned()))
 }
