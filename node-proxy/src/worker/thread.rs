@@ -35,8 +35,8 @@ const MAINTAIN_EVERY: u32 = 10;
 /// The node's own addresses are read again once per so many samples.
 const ADDRESSES_EVERY: u32 = 100;
 /// Compile-time bounds of the futures that exist once per connection: a bound that breaks is memory per connection.
-const OUTBOUND_FUTURE: usize = 8 << 10;
-const INBOUND_FUTURE: usize = 8 << 10;
+const OUTBOUND_FUTURE: usize = 16 << 10;
+const INBOUND_FUTURE: usize = 16 << 10;
 const TUNNEL_FUTURE: usize = 16 << 10;
 
 /// What a worker is asked.
