@@ -3,7 +3,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod ca;
 mod cases;
+mod enrolment;
+mod node;
 mod traffic;
 mod world;
 
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
     let filter: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if std::env::args().any(|argument| argument == "--list") {
-        for (name, _) in cases::ALL {
+        for (name, _) in cases::ALL.iter().chain(enrolment::ALL) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
     world::enter_own_namespaces();
     let mut failed = Vec::new();
     for setup in Setup::ALL {
-        for (case, run) in cases::ALL {
+        for (case, run) in cases::ALL.iter().chain(enrolment::ALL) {
             let name = format!("{setup} {case}");
             if !filter.is_empty() && !filter.iter().any(|part| name.contains(part)) {
                 continue;

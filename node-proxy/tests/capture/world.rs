@@ -9,6 +9,7 @@ use std::sync::Arc;
 use culvert_node_proxy::intercept::Netns;
 use culvert_node_proxy::intercept::rules::{Entry, Exclusions, Firewall, FirewallChoice, RulePlan, Rules};
 use culvert_node_proxy::state::model::{Interception, UdpPolicy};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub const INTERCEPTION: Interception = Interception {
@@ -140,7 +141,10 @@ pub fn enter_own_namespaces() {
         std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).expect("uid_map");
         std::fs::write("/proc/self/gid_map", format!("0 {group} 1")).expect("gid_map");
     }
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("a mount namespace of our own");
     assert!(Path::new("/proc/thread-self/ns/net").exists(), "/proc is mounted");
+    sh(&Netns::home().expect("home"), "ip link set lo up");
 }
 
 pub fn new_netns() -> Netns {

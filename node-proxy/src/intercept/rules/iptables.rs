@@ -22,7 +22,8 @@ pub(super) fn render(plan: &RulePlan, family: Family, present: &str) -> String {
         let count = count_jumps(present, &jump);
         if count != 1 {
             delete_jumps(&mut script, &jump, count);
-            let _ = writeln!(script, "-A {jump}");
+            // First of all: rules of others must not let packets past ours.
+            let _ = writeln!(script, "-I {jump}");
         }
     }
     script.push_str("COMMIT\n");
