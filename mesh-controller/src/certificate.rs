@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 /// Lifetime asked for; the CA may give less.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LONGEST_RETRY: Duration = Duration::from_secs(15);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// No renewal is sooner, however short a lifetime the CA gives.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 

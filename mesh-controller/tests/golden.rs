@@ -1,6 +1,9 @@
 //! Golden cases: each file in `testdata` holds input objects, then `# Output` with the resources and statuses expected.
 //! `UPDATE_GOLDEN=1` writes what comes out; read the difference before it is committed.
 
+// Helpers outside test functions are tests too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::{Path, PathBuf};
 
 use culvert_controller::render;

@@ -1,5 +1,8 @@
 //! The stream to node proxies, end to end inside this process.
 
+// Helpers outside test functions are tests too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod mesh;
 
 use std::fmt::Write as _;
@@ -274,7 +277,7 @@ async fn a_slow_proxy_gets_the_newest_state_and_no_queue_of_old_ones() {
     let mut slow = mesh.proxy("one", &[]).await;
     let mut quick = mesh.proxy("two", &[]).await;
     quick.follow().await;
-    for generation in 1..=10 {
+    for generation in 1..=20 {
         mesh.set(&services(generation));
         assert_eq!(quick.follow().await.names(), ["shop/s0"]);
     }
@@ -282,9 +285,10 @@ async fn a_slow_proxy_gets_the_newest_state_and_no_queue_of_old_ones() {
     loop {
         let batch = slow.batch().await;
         marks += 1;
-        if format!("{:?}", batch.upserts.get("shop/s0")).contains("port: 1010") {
+        if format!("{:?}", batch.upserts.get("shop/s0")).contains("port: 1020") {
             break;
         }
     }
-    assert!(marks <= 3, "{marks}");
+    // The first, what waits in buffers of a few messages, and the newest.
+    assert!(marks <= 6, "{marks}");
 }

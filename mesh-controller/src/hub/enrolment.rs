@@ -131,6 +131,9 @@ impl Book {
     }
 
     /// Takes a node's report. Returns what it touched, and how many lines were about pods not of that node.
+    ///
+    /// A pod that a complete report leaves out stays as it is: a node proxy that lost its list of pods has not undone
+    /// their capture, so nobody may speak plaintext to them.
     pub fn report(&mut self, node: &str, report: pb::EnrolmentReport) -> (Touched, usize) {
         let mut touched = Touched::new();
         let mut ignored = 0;

@@ -24,6 +24,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(30);
 /// For hello, everything held, and subscribe.
 const INTRODUCTION: Duration = Duration::from_secs(30);
+/// However long its token is valid.
+const LONGEST_STREAM: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What a proxy may say that it holds: ten times what a controller of this size serves.
 const MOST_HELD: usize = 1_000_000;
 
@@ -63,7 +65,7 @@ impl Session {
 
     async fn serve(&self, incoming: &mut Streaming<ProxyMessage>) -> End {
         let lifetime = self.until.duration_since(SystemTime::now()).unwrap_or_default();
-        let expires = Instant::now() + lifetime;
+        let expires = Instant::now() + lifetime.min(LONGEST_STREAM);
         let introduction = timeout(INTRODUCTION, self.introduction(incoming)).await;
         let held = match introduction {
             Ok(Ok(held)) => held,
