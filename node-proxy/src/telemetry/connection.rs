@@ -135,8 +135,13 @@ impl fmt::Display for Failure {
 
 /// An open connection. Its series are looked up once; counting bytes is two relaxed additions. Dropped without
 /// [`ConnectionRecord::close`], it counts as cancelled by this process (reason `Drained`).
+///
+/// One pointer: it is moved through futures, which grow with everything that is held across a wait.
 #[derive(Debug)]
-pub struct ConnectionRecord {
+pub struct ConnectionRecord(Box<Open>);
+
+#[derive(Debug)]
+struct Open {
     telemetry: Telemetry,
     meta: ConnectionMeta,
     series: Arc<TcpSeries>,
@@ -148,7 +153,7 @@ pub struct ConnectionRecord {
 
 impl ConnectionRecord {
     pub(super) fn open(telemetry: Telemetry, meta: ConnectionMeta, series: Arc<TcpSeries>) -> Self {
-        Self {
+        Self(Box::new(Open {
             telemetry,
             meta,
             series,
@@ -156,29 +161,31 @@ impl ConnectionRecord {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             closed: false,
-        }
+        }))
     }
 
     pub fn meta(&self) -> &ConnectionMeta {
-        &self.meta
+        &self.0.meta
     }
 
     /// Bytes from the destination to the source: what Istio calls sent ("during response").
     pub fn sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-        self.series.sent.inc_by(bytes);
+        self.0.sent.fetch_add(bytes, Ordering::Relaxed);
+        self.0.series.sent.inc_by(bytes);
     }
 
     /// Bytes from the source to the destination: what Istio calls received ("during request").
     pub fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-        self.series.received.inc_by(bytes);
+        self.0.received.fetch_add(bytes, Ordering::Relaxed);
+        self.0.series.received.inc_by(bytes);
     }
 
     pub fn close(mut self, result: Result<(), Failure>) {
-        self.finish(result.as_ref().err());
+        self.0.finish(result.as_ref().err());
     }
+}
 
+impl Open {
     fn finish(&mut self, failure: Option<&Failure>) {
         self.closed = true;
         let ended = super::access_log::Ended {
@@ -194,9 +201,9 @@ impl ConnectionRecord {
 
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
-        if !self.closed {
+        if !self.0.closed {
             let cancelled = Failure::new(Reason::Drained, "cancelled by the node proxy");
-            self.finish(Some(&cancelled));
+            self.0.finish(Some(&cancelled));
         }
     }
 }
