@@ -6,7 +6,7 @@ pub mod health;
 
 use culvert_api::names::{ADMIN_PORT, CA_PORT, CONTROLLER_PORT};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn ca(&self) -> Result<Recipe, BinaryMissing> {
         let address = self.cluster.control_plane.v4;
-        let admin = local(CA_ADMIN_PORT);
+        let admin = SocketAddr::new(address.into(), CA_ADMIN_PORT);
         let mut arguments = self.trust();
         arguments.extend(pairs([
             ("--objects", path(&Files.objects())),
@@ -103,7 +103,7 @@ impl Maker<'_> {
 
     fn controller(&self) -> Result<Recipe, BinaryMissing> {
         let address = self.cluster.control_plane.v4;
-        let admin = local(ADMIN_PORT);
+        let admin = SocketAddr::new(address.into(), ADMIN_PORT);
         let mut arguments = self.trust();
         arguments.extend(pairs([
             ("--objects", path(&Files.objects())),
@@ -122,7 +122,7 @@ impl Maker<'_> {
 
     fn node_proxy(&self, node: &NodeInfo) -> Result<Recipe, BinaryMissing> {
         let name = ComponentName::NodeProxy(node.name.clone());
-        let admin = local(ADMIN_PORT);
+        let admin = SocketAddr::new(node.address.v4.into(), ADMIN_PORT);
         let controller = SocketAddr::new(self.cluster.control_plane.v4.into(), CONTROLLER_PORT);
         let arguments = pairs([
             ("--controller", format!("https://{controller}")),
@@ -178,11 +178,6 @@ fn environment() -> BTreeMap<String, String> {
     let path = environment.entry("PATH".to_owned()).or_default();
     path.push_str(":/usr/local/sbin:/usr/sbin:/sbin");
     environment
-}
-
-/// Admin ports are for the namespace's own processes: `exec --node` gets there, pods do not.
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
 }
 
 fn pairs<const N: usize>(pairs: [(&str, String); N]) -> Vec<String> {
