@@ -198,14 +198,23 @@ impl Captured {
         }
     }
 
+    /// Why there is no certificate yet, if the CA said so.
+    pub fn certificate_problem(&self) -> Option<Arc<str>> {
+        let (identity, _) = self.lease.as_ref()?;
+        let statuses = self.node.certificates.statuses();
+        statuses.into_iter().find(|status| status.identity == *identity).and_then(|status| status.last_error)
+    }
+
     /// The certificate in force, if there is one.
     pub fn certificate(&self) -> Option<Arc<crate::identity::ActiveCertificate>> {
         let (identity, _) = self.lease.as_ref()?;
         self.node.certificates.current(identity)
     }
 
-    /// Leaving: new connections are not captured any more.
+    /// Leaving: new connections are not captured any more. Peers know, so there is no enrolment left to defend.
     pub async fn open(&mut self) -> Result<(), StepError> {
+        self.enrolled = false;
+        self.keep()?;
         let plan = RulePlan::leaving(self.interception);
         if self.rules.plan() != Some(&plan) {
             self.rules.apply(&plan).await?;

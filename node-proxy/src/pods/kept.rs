@@ -102,12 +102,14 @@ impl KeptPods {
         self.pods.lock().values().cloned().collect()
     }
 
+    /// # Errors
+    /// When the list cannot be written, as with all changes; the change holds for this process all the same.
     pub fn insert(&self, pod: KeptPod) -> io::Result<()> {
-        self.change(|pods| drop(pods.insert(pod.pod.uid.clone(), pod)))
+        self.change(|pods| pods.insert(pod.pod.uid.clone(), pod.clone()).as_ref() != Some(&pod))
     }
 
     pub fn remove(&self, pod_uid: &str) -> io::Result<()> {
-        self.change(|pods| drop(pods.remove(pod_uid)))
+        self.change(|pods| pods.remove(pod_uid).is_some())
     }
 
     /// Sets what is in force in a pod; unknown pods are left unknown.
@@ -116,21 +118,19 @@ impl KeptPods {
         {
             capture.uncaptured = capture.uncaptured.drain().take(MOST_CONNECTIONS).collect();
         }
-        self.change(|pods| {
-            if let Some(pod) = pods.get_mut(pod_uid) {
+        self.change(|pods| match pods.get_mut(pod_uid) {
+            Some(pod) if pod.capture != capture => {
                 pod.capture = capture;
+                true
             }
+            _ => false,
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, KeptPod>)) -> io::Result<()> {
+    /// `change` says whether there is anything to write.
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, KeptPod>) -> bool) -> io::Result<()> {
         let mut pods = self.pods.lock();
-        let before = pods.clone();
-        change(&mut pods);
-        if *pods == before {
-            return Ok(());
-        }
-        self.write(&pods.values().collect::<Vec<_>>())
+        if change(&mut pods) { self.write(&pods.values().collect::<Vec<_>>()) } else { Ok(()) }
     }
 
     fn write(&self, pods: &[&KeptPod]) -> io::Result<()> {

@@ -17,15 +17,19 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::captured::{Captured, KnownPod, Node, StepError};
 use super::kept::KeptCapture;
 use super::report::{Phase, PodReport, PodReports};
-use crate::identity::{CertificateError, backoff};
+use crate::identity::backoff;
 use crate::state::model::{Enrolment, OwnWorkload, Workload, WorkloadUid};
 
 /// How often rules are checked although nobody told of a change.
 const CHECK: Duration = Duration::from_secs(2);
 const RECOUNT: Duration = Duration::from_secs(5);
+/// Changes of rules that follow each other within `STORM` are looked at this far apart only: a pod that may change its
+/// rules must not keep the node busy.
+const CALM: Duration = Duration::from_millis(50);
+const STORM: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// For one attempt to get a certificate; attempts follow each other.
+/// How long the first request for a certificate goes before all others.
 const CERTIFICATE: Duration = Duration::from_secs(8);
 /// After the last captured connection ended: its last packets may still be under way between application and proxy.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
@@ -56,6 +60,9 @@ pub(super) struct Life {
     certificates_changed: watch::Receiver<u64>,
     check: Interval,
     recount_at: Instant,
+    rules_looked_at: Instant,
+    /// When news of changed rules is heard again.
+    calm_until: Instant,
     /// From an earlier process; taken when the pod is taken up again.
     kept: Option<KeptCapture>,
     captured: Option<Captured>,
@@ -100,6 +107,8 @@ impl Life {
         Self {
             certificates_changed: node.certificates.changed(),
             recount_at: Instant::now() + RECOUNT,
+            rules_looked_at: Instant::now(),
+            calm_until: Instant::now(),
             check,
             captured: None,
             node,
@@ -179,38 +188,50 @@ impl Life {
 
     /// The pod is closed and served; peers are told of it once its certificate is there.
     async fn certifying(&mut self) -> State {
-        let mut last: Option<CertificateError> = None;
+        let urgent = self.ask_for_certificate();
+        let mut urgent = std::pin::pin!(urgent);
+        let mut asked = false;
         loop {
             match self.direction() {
                 Direction::Out => return State::Draining,
                 Direction::Leaving => return State::Leaving,
                 Direction::Unknown | Direction::In => {}
             }
-            let (Some(workload), Some(captured)) = (self.workload(), &mut self.captured) else {
-                return State::Enrolling;
-            };
-            let identity = match captured.want_certificate(&workload) {
-                Ok(identity) => identity,
-                Err(error) => {
-                    self.pause(1, &error).await;
-                    continue;
-                }
-            };
-            captured.update(&workload);
-            if captured.certificate().is_some() {
-                match captured.set_enrolled() {
-                    Ok(()) => return State::Enrolled,
-                    Err(error) => self.pause(1, &error).await,
-                }
-                continue;
+            match self.is_certified() {
+                Ok(true) => return State::Enrolled,
+                Ok(false) => self.report_certifying(),
+                Err(error) => self.pause(1, &error).await,
             }
-            self.report_certifying(last.as_ref());
-            let certificates = self.node.certificates.clone();
             tokio::select! {
-                got = certificates.acquire(&identity, Instant::now() + CERTIFICATE) => last = got.err(),
+                () = &mut urgent, if !asked => asked = true,
                 event = self.event() => self.tend(event).await,
             }
         }
+    }
+
+    /// Jumps the queue of renewals once; after that the certificate is asked for at the CA's pace.
+    fn ask_for_certificate(&self) -> impl Future<Output = ()> + use<> {
+        let certificates = self.node.certificates.clone();
+        let identity = self.workload().and_then(|workload| workload.identity.clone());
+        async move {
+            if let Some(identity) = identity {
+                // What came of it is seen in the certificates.
+                let _ = certificates.acquire(&identity, Instant::now() + CERTIFICATE).await;
+            }
+        }
+    }
+
+    /// Whether the certificate of the wanted identity is in force; then the pod counts as enrolled.
+    fn is_certified(&mut self) -> Result<bool, StepError> {
+        let (Some(workload), Some(captured)) = (self.wanted.borrow().clone(), &mut self.captured) else {
+            return Ok(false);
+        };
+        captured.want_certificate(&workload)?;
+        captured.update(&workload);
+        if captured.certificate().is_none() {
+            return Ok(false);
+        }
+        captured.set_enrolled().map(|()| true)
     }
 
     async fn enrolled(&mut self) -> State {
@@ -305,10 +326,8 @@ impl Life {
                 Captured::new(self.node.clone(), self.known.clone(), workload.uid.clone(), kept.clone());
             self.captured = Some(made.inspect_err(|_| self.kept = kept)?);
         }
-        let was_enrolled = self.captured.as_ref().is_some_and(|captured| captured.enrolled);
-        if was_enrolled {
-            self.report(Phase::Enrolled, "captured again after a restart of the node proxy");
-        } else {
+        // One that the last process had enrolled has been reported so already.
+        if !self.captured.as_ref().is_some_and(|captured| captured.enrolled) {
             self.report(Phase::Waiting, "rules and listeners are being installed");
         }
         let Some(captured) = &mut self.captured else { return Ok(()) };
@@ -332,7 +351,10 @@ impl Life {
     async fn event(&mut self) -> Event {
         let rules = async {
             match &self.captured {
-                Some(captured) => captured.rules_changed().await,
+                Some(captured) => {
+                    tokio::time::sleep_until(self.calm_until).await;
+                    captured.rules_changed().await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -360,7 +382,12 @@ impl Life {
         let Some(captured) = &mut self.captured else { return };
         match event {
             Event::Wanted | Event::Certificates => {}
-            Event::Rules => captured.verify().await,
+            Event::Rules => {
+                let now = Instant::now();
+                self.calm_until = if now < self.rules_looked_at + STORM { now + CALM } else { now };
+                self.rules_looked_at = now;
+                captured.verify().await;
+            }
             Event::Check => {
                 captured.verify().await;
                 if Instant::now() >= self.recount_at {
@@ -404,10 +431,10 @@ impl Life {
 
     /// Peers of a pod that was enrolled must not begin to speak plaintext because a step fails: it is closed still.
     fn phase_of_failure(&self) -> Phase {
-        match (self.captured.as_ref().is_some_and(|captured| captured.enrolled), self.direction()) {
-            (false, _) => Phase::Failed,
-            (true, Direction::In | Direction::Unknown) => Phase::Enrolled,
-            (true, Direction::Out | Direction::Leaving) => Phase::Leaving,
+        match (&self.captured, self.direction()) {
+            (Some(captured), Direction::In | Direction::Unknown) if captured.enrolled => Phase::Enrolled,
+            (Some(captured), Direction::Leaving) if captured.enrolled => Phase::Leaving,
+            _ => Phase::Failed,
         }
     }
 
@@ -447,9 +474,10 @@ impl Life {
         });
     }
 
-    fn report_certifying(&self, last: Option<&CertificateError>) {
-        let message = match last {
-            Some(error) => error.to_string(),
+    fn report_certifying(&self) {
+        let problem = self.captured.as_ref().and_then(Captured::certificate_problem);
+        let message = match problem {
+            Some(problem) => format!("no certificate yet: {problem}"),
             None => "the certificate is being requested".to_owned(),
         };
         // One that was enrolled stays so for its peers: it is closed, and must not be spoken to in plaintext.

@@ -31,7 +31,7 @@ pub enum Family {
     V6,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setup {
     pub firewall: FirewallChoice,
     pub family: Family,
@@ -42,6 +42,11 @@ impl Setup {
         Setup { firewall: FirewallChoice::Nft, family: Family::V4 },
         Setup { firewall: FirewallChoice::Nft, family: Family::V6 },
         Setup { firewall: FirewallChoice::Iptables, family: Family::V4 },
+        Setup { firewall: FirewallChoice::Iptables, family: Family::V6 },
+    ];
+    /// The life of a pod does not depend on the combination.
+    pub const FOR_LIVES: &[Setup] = &[
+        Setup { firewall: FirewallChoice::Nft, family: Family::V4 },
         Setup { firewall: FirewallChoice::Iptables, family: Family::V6 },
     ];
 }

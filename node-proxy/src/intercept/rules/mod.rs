@@ -68,6 +68,7 @@ pub struct Rules {
 struct Installed {
     plan: RulePlan,
     listing: String,
+    /// None when the kernel's count does not cover these rules: those of the old iptables are not in nf_tables.
     generation: Option<u32>,
 }
 
@@ -96,13 +97,16 @@ impl Rules {
         // First: marked packets without it would leave the pod as they are.
         self.routing.ensure(&plan.interception).await?;
         let ipv6 = self.ipv6()?;
+        let before = self.generation();
         self.firewall.load(&self.netns, plan, ipv6).await?;
+        let counted = self.generation() != before;
         // Again, because some settings exist only since connection tracking is in use.
         sysctl::ensure(&self.netns)??;
         for _ in 0..READ_BACK_ATTEMPTS {
             let generation = self.generation();
             let Some(listing) = self.firewall.list(&self.netns, plan, ipv6).await? else { break };
             if generation == self.generation() {
+                let generation = generation.filter(|_| counted);
                 self.installed = Some(Installed { plan: plan.clone(), listing, generation });
                 return Ok(());
             }
@@ -119,13 +123,13 @@ impl Rules {
         let Some(installed) = &self.installed else { return Ok(Verified::Intact) };
         let routes_added = self.routing.ensure(&installed.plan.interception).await?;
         let generation = self.generation();
-        let unchanged = generation.is_some() && generation == installed.generation;
+        let unchanged = installed.generation.is_some() && generation == installed.generation;
         if !unchanged && !self.is_intact(installed).await? {
             let plan = installed.plan.clone();
             self.apply(&plan).await?;
             return Ok(Verified::Repaired);
         }
-        if let Some(installed) = &mut self.installed {
+        if let Some(installed) = self.installed.as_mut().filter(|installed| installed.generation.is_some()) {
             installed.generation = generation;
         }
         Ok(if routes_added == 0 { Verified::Intact } else { Verified::Repaired })
