@@ -125,7 +125,10 @@ fn a_slice_says_everything_about_its_endpoints() {
     );
 }
 
-fn endpoints(world: &World) -> Vec<(String, Vec<(String, bool)>, Vec<Option<u16>>)> {
+/// Address type, endpoints with their readiness, port numbers.
+type Slice = (String, Vec<(String, bool)>, Vec<Option<u16>>);
+
+fn endpoints(world: &World) -> Vec<Slice> {
     let mut all: Vec<_> = world
         .slices()
         .iter()

@@ -121,7 +121,7 @@ fn why(sample: &Sample) -> &'static str {
         "source" if known("destination") => "the destination is not enrolled",
         "source" => "the destination is outside the mesh",
         _ if known("source") => "the source is not enrolled",
-        _ => "the source is outside the mesh, or a probe",
+        _ => "the source is a node (as probes are) or outside the mesh",
     }
 }
 
