@@ -11,7 +11,7 @@ mod tcp;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +98,9 @@ impl CopyError {
     }
 }
 
+/// One direction, pinned by its caller: a future that is passed on by value is stored twice.
+type OneWay<'a> = Pin<&'a mut dyn Future<Output = Result<(), CopyError>>>;
+
 /// What both directions of one connection share.
 pub struct Copy<'a> {
     limits: &'a Arc<WorkloadLimits>,
@@ -123,23 +126,16 @@ impl<'a> Copy<'a> {
 
     /// Runs both directions. `to_client` is looked at first: answers that are there are delivered before a failure of
     /// the other direction counts. `lost` resolves when a side that has closed its direction goes away for good.
-    async fn both(
+    async fn both<'b>(
         &self,
-        to_server: impl Future<Output = Result<(), CopyError>>,
-        to_client: impl Future<Output = Result<(), CopyError>>,
+        mut to_server: OneWay<'b>,
+        mut to_client: OneWay<'b>,
         lost: impl AsyncFn(Side) -> CopyError,
     ) -> Result<(), CopyError> {
-        let (mut to_server, mut to_client) = (pin!(to_server), pin!(to_client));
-        let (first, closed) = tokio::select! {
+        let (first, closed, mut rest) = tokio::select! {
             biased;
-            first = &mut to_client => (first, Side::Server),
-            first = &mut to_server => (first, Side::Client),
-        };
-        let rest = async {
-            match closed {
-                Side::Server => to_server.await,
-                Side::Client => to_client.await,
-            }
+            first = &mut to_client => (first, Side::Server, to_server),
+            first = &mut to_server => (first, Side::Client, to_client),
         };
         match first {
             Err(error) if error.leaves_last_words() => {
@@ -149,17 +145,16 @@ impl<'a> Copy<'a> {
             Err(error) => Err(error),
             Ok(()) => tokio::select! {
                 biased;
-                last = self.unless_idle(rest) => last,
+                last = self.unless_idle(&mut rest) => last,
                 error = lost(closed) => Err(error),
             },
         }
     }
 
-    async fn unless_idle(&self, rest: impl Future<Output = Result<(), CopyError>>) -> Result<(), CopyError> {
-        let mut rest = pin!(rest);
+    async fn unless_idle(&self, rest: &mut OneWay<'_>) -> Result<(), CopyError> {
         loop {
             let seen = self.activity.get();
-            match tokio::time::timeout(self.half_closed_idle, &mut rest).await {
+            match tokio::time::timeout(self.half_closed_idle, &mut *rest).await {
                 Ok(last) => return last,
                 Err(_) if self.activity.get() != seen => {}
                 Err(_) => return Err(CopyError::Idle(self.half_closed_idle)),

@@ -1,6 +1,7 @@
 //! Socket to stream of a tunnel.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,16 +64,18 @@ impl Copy<'_> {
     ) -> Result<(), CopyError> {
         let TunnelStream { mut send, mut recv, window } = stream;
         let _open = window.stream();
-        let out = self.into_stream(&socket, &mut send, near);
-        let back = self.out_of_stream(&mut recv, &socket, &window, near);
         let gone = async |side| match side == near {
             true => CopyError::Read { side, error: socket_error(&socket).await },
             // The direction that goes on towards that side sees its reset.
             false => std::future::pending().await,
         };
-        let result = match near {
-            Side::Client => self.both(out, back, gone).await,
-            Side::Server => self.both(back, out, gone).await,
+        let result = {
+            let out = pin!(self.into_stream(&socket, &mut send, near));
+            let back = pin!(self.out_of_stream(&mut recv, &socket, &window, near));
+            match near {
+                Side::Client => self.both(out, back, gone).await,
+                Side::Server => self.both(back, out, gone).await,
+            }
         };
         match result {
             Ok(()) => socket.finish(),
@@ -189,7 +192,8 @@ impl Copy<'_> {
             if written < length {
                 data.advance(written);
                 drained = 0;
-                written += self.write_out(recv, to, data, window, near).await?;
+                // Boxed, because it is the exception and connections that idle should be small.
+                written += Box::pin(self.write_out(recv, to, data, window, near)).await?;
             } else {
                 drained = window.drained(drained);
             }

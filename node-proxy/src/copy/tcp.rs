@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::pin;
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
@@ -51,8 +52,8 @@ impl Copy<'_> {
             };
             CopyError::Read { side, error: socket_error(socket).await }
         };
-        let to_server = self.pump(&client, &server, Side::Server);
-        let to_client = self.pump(&server, &client, Side::Client);
+        let to_server = pin!(self.pump(&client, &server, Side::Server));
+        let to_client = pin!(self.pump(&server, &client, Side::Client));
         self.both(to_server, to_client, lost).await?;
         client.finish();
         server.finish();
@@ -91,7 +92,8 @@ impl Copy<'_> {
                 Some(Ok(Step::Left(moved, rest))) => {
                     self.delivered(target.towards(), moved);
                     let left = rest.len();
-                    self.write_rest(from, to, rest, target).await?;
+                    // Boxed, because it is the exception and connections that idle should be small.
+                    Box::pin(self.write_rest(from, to, rest, target)).await?;
                     left
                 }
             };

@@ -350,3 +350,14 @@ async fn a_workload_over_its_budget_goes_on_slowly() {
             .await;
     }
 }
+
+/// Held for as long as a connection is open, so a bound that breaks is memory per connection.
+#[tokio::test]
+async fn a_copy_is_small() {
+    let limits = limits();
+    let count = |_, _| {};
+    let copy = Copy::new(&limits, IDLE, &count);
+    let socket = || async { CarriedSocket::new(pair().await.0).unwrap() };
+    let plain = size_of_val(&copy.between(socket().await, socket().await));
+    assert!(plain <= 2560, "{plain}");
+}

@@ -1,6 +1,7 @@
 //! One CONNECT stream of a tunnel to the pod.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,7 +9,6 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response, StatusCode};
-use tokio::task::spawn_local;
 
 use super::{Parties, connect_application, is_proxy_port, timeouts};
 use crate::copy::{Copy, Direction, Side, TunnelStream};
@@ -19,9 +19,12 @@ use crate::telemetry::{ConnectionMeta, Failure, Security};
 use crate::tunnel::headers;
 use crate::tunnel::server::Client;
 use crate::tunnel::window::Window;
-use crate::worker::Context;
 use crate::worker::pod::PodHere;
 use crate::worker::socket::CarriedSocket;
+use crate::worker::{Context, spawn_bounded};
+
+/// Bound of the future that exists once per stream.
+const STREAM_FUTURE: usize = 3584;
 
 /// A stream that a client has opened.
 pub struct Stream {
@@ -44,9 +47,10 @@ impl Refusal {
 
 /// Serves the stream in a task of its own, until it ends or the pod is removed.
 pub fn spawn(context: Rc<Context>, pod: Rc<PodHere>, client: Rc<Client>, stream: Stream) {
-    spawn_local(async move {
+    spawn_bounded::<STREAM_FUTURE, _>(async move {
         let cancel = pod.cancel.clone();
-        cancel.run_until_cancelled(serve(context, pod, client, stream)).await;
+        let serving = pin!(serve(context, pod, client, stream));
+        cancel.run_until_cancelled(serving).await;
     });
 }
 

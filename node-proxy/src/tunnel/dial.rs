@@ -122,7 +122,7 @@ where
         Err(_) => return Err(TunnelError::Http2Timeout { to, after }),
     };
     let window = Window::new(limits);
-    let driver = Box::pin(driver::run_client(connection, window.clone(), after));
+    let driver = Box::pin(driver::run_client(Box::new(connection), window.clone(), after));
     Ok(Opened { sender, window, retire_at, driver })
 }
 

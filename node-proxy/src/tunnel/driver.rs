@@ -37,19 +37,19 @@ pub(super) async fn silence(mut ping: PingPong, first: Duration) -> TunnelEnd {
 
 /// Runs the client's end until the tunnel has ended: because of an error, or because nobody holds it any more.
 pub(super) async fn run_client<T>(
-    mut connection: client::Connection<T, Bytes>,
+    mut connection: Box<client::Connection<T, Bytes>>,
     window: Rc<Window>,
     first_answer: Duration,
 ) -> Result<(), TunnelEnd>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(ping) = connection.ping_pong() else { return Ok(connection.await?) };
+    let Some(ping) = connection.ping_pong() else { return Ok((&mut *connection).await?) };
     let mut silence = pin!(silence(ping, first_answer));
     loop {
         tokio::select! {
             biased;
-            ended = &mut connection => return Ok(ended?),
+            ended = &mut *connection => return Ok(ended?),
             size = window.due() => {
                 // Fails while the last change is not acknowledged; a stream that still wants one asks again.
                 if connection.set_initial_window_size(size).is_ok() {

@@ -15,11 +15,12 @@ use h2::client::SendRequest;
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use http::{Request, StatusCode};
 use tokio::sync::Notify;
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::TunnelError;
-use super::dial::Opened;
+use super::dial::{Driver, Opened};
 use super::window::Window;
 use crate::state::model::WorkloadUid;
 use crate::telemetry::Carrier;
@@ -271,31 +272,34 @@ where
 {
     let attempt = Attempt::start(entry);
     let cancel = cancel.clone();
-    tokio::task::spawn_local(async move {
+    spawn_local(async move {
         let entry = &attempt.0;
+        let dial = pin!(dial);
         let opened = match cancel.run_until_cancelled(dial).await {
             Some(Ok(opened)) => opened,
             Some(Err(error)) => return entry.fail(error),
             None => return entry.fail(TunnelError::GivenUp),
         };
-        let tunnel = Tunnel {
+        entry.tunnels.borrow_mut().push(Rc::new(Tunnel {
             sender: opened.sender,
             window: opened.window,
             retire_at: opened.retire_at,
             streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             is_new: Cell::new(true),
-        };
-        entry.tunnels.borrow_mut().push(Rc::new(tunnel));
-        let entry = entry.clone();
-        drop(attempt);
-        if let Some(Err(end)) = cancel.run_until_cancelled(opened.driver).await {
-            tracing::debug!(%end, "tunnel ended");
-        }
-        let now = Instant::now();
-        entry.tunnels.borrow_mut().retain(|tunnel| tunnel.takes_streams(now));
-        entry.changed.notify_waiters();
+        }));
+        // In a task of its own: this one's memory need not live as long as the tunnel.
+        spawn_local(run(entry.clone(), opened.driver, cancel));
     });
+}
+
+async fn run(entry: Rc<Entry>, driver: Driver, cancel: CancellationToken) {
+    if let Some(Err(end)) = cancel.run_until_cancelled(driver).await {
+        tracing::debug!(%end, "tunnel ended");
+    }
+    let now = Instant::now();
+    entry.tunnels.borrow_mut().retain(|tunnel| tunnel.takes_streams(now));
+    entry.changed.notify_waiters();
 }
 
 #[cfg(test)]

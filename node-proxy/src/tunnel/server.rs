@@ -102,7 +102,7 @@ pub async fn serve(context: Rc<Context>, pod: Rc<PodHere>, socket: TcpStream, fr
 }
 
 struct Accepted<T> {
-    connection: server::Connection<T, Bytes>,
+    connection: Box<server::Connection<T, Bytes>>,
     certificate: Arc<ActiveCertificate>,
     identity: Identity,
     /// No new streams from then on.
@@ -127,7 +127,7 @@ async fn accept(
     let streams = SERVER_STREAMS.min(pod.pod.limits.max_connections().max(1));
     let (connection, identity, peer_end) = accept_on(socket, &certificate, timeouts, streams).await?;
     let until = retire_at(SystemTime::now(), peer_end.min(certificate.not_after));
-    Ok(Accepted { connection, certificate, identity, until })
+    Ok(Accepted { connection: Box::new(connection), certificate, identity, until })
 }
 
 type ServerConnection<T> = server::Connection<TlsStream<Paced<T>>, Bytes>;
@@ -181,7 +181,7 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    async fn run<T: AsyncRead + AsyncWrite + Unpin>(self, mut connection: server::Connection<T, Bytes>) {
+    async fn run<T: AsyncRead + AsyncWrite + Unpin>(self, mut connection: Box<server::Connection<T, Bytes>>) {
         let window = Window::new(self.pod.pod.limits.clone());
         let Some(ping) = connection.ping_pong() else { return };
         let first_answer = inbound::timeouts(&self.pod.pod.workload.load()).tunnel_handshake;

@@ -27,8 +27,8 @@ use crate::state::model::{OwnWorkload, WorkloadUid};
 use crate::telemetry::Telemetry;
 use load::Load;
 use pod::PodState;
-pub use thread::Context;
 use thread::{Command, Handed};
+pub use thread::{Context, spawn_bounded};
 
 /// Commands that may wait for one worker.
 const COMMANDS: usize = 256;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,9 +36,9 @@ const MAINTAIN_EVERY: u32 = 10;
 /// The node's own addresses are read again once per so many samples.
 const ADDRESSES_EVERY: u32 = 100;
 /// Compile-time bounds of the futures that exist once per connection: a bound that breaks is memory per connection.
-const OUTBOUND_FUTURE: usize = 16 << 10;
-const INBOUND_FUTURE: usize = 16 << 10;
-const TUNNEL_FUTURE: usize = 16 << 10;
+const OUTBOUND_FUTURE: usize = 3 << 10;
+const INBOUND_FUTURE: usize = 3 << 10;
+const TUNNEL_FUTURE: usize = 1 << 10;
 
 /// What a worker is asked.
 pub(super) enum Command {
@@ -264,23 +265,27 @@ pub(super) fn serve(
             let _permit = permit;
             let Ok(socket) = CarriedSocket::new(socket) else { return };
             let cancel = pod.cancel.clone();
-            cancel.run_until_cancelled(outbound::serve(context, pod, socket, peer)).await;
+            let serving = pin!(outbound::serve(context, pod, socket, peer));
+            cancel.run_until_cancelled(serving).await;
         }),
         Kind::Inbound => spawn_bounded::<INBOUND_FUTURE, _>(async move {
             let _permit = permit;
             let Ok(socket) = CarriedSocket::new(socket) else { return };
             let cancel = pod.cancel.clone();
-            cancel.run_until_cancelled(inbound::plaintext::serve(context, pod, socket, peer)).await;
+            let serving = pin!(inbound::plaintext::serve(context, pod, socket, peer));
+            cancel.run_until_cancelled(serving).await;
         }),
         Kind::Hbone => spawn_bounded::<TUNNEL_FUTURE, _>(async move {
             let _permit = permit;
             let cancel = pod.cancel.clone();
-            cancel.run_until_cancelled(server::serve(context, pod, socket, peer)).await;
+            let serving = pin!(server::serve(context, pod, socket, peer));
+            cancel.run_until_cancelled(serving).await;
         }),
     }
 }
 
-fn spawn_bounded<const MAX: usize, F: Future<Output = ()> + 'static>(future: F) {
+/// Spawns a future whose size is bounded when it is compiled.
+pub fn spawn_bounded<const MAX: usize, F: Future<Output = ()> + 'static>(future: F) {
     const { assert!(size_of::<F>() <= MAX, "a per-connection future has outgrown its bound") };
     spawn_local(future);
 }
