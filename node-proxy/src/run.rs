@@ -345,6 +345,7 @@ async fn forward_reports(mut from: watch::Receiver<PodReports>, to: watch::Sende
 
 /// Waits for the file; without it neither controller nor CA can be trusted.
 async fn trust_bundle(path: &Path, state: &Check) -> watch::Receiver<Arc<TrustBundle>> {
+    state.missing(format!("no trust bundle yet in {}", path.display()));
     loop {
         match bundle::watch_file(path, BUNDLE_PATIENCE).await {
             Ok(bundle) => return bundle,
