@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use culvert_objects::manifest::Located;
-use culvert_objects::types::{DeploymentSpec, PodSpec};
+use culvert_objects::types::{DeploymentSpec, PodSpec, RestartPolicy};
 use culvert_objects::{Kind, ManifestError, ObjectKey, Objects, Scope};
 
 use super::error;
@@ -51,6 +51,10 @@ impl World<'_> {
             }
             Kind::Deployment => {
                 let spec: DeploymentSpec = object.spec().unwrap_or_default();
+                if spec.template.spec.restart_policy != RestartPolicy::Always {
+                    let message = "pods of a Deployment are always restarted, expected Always or nothing";
+                    faults.push(("spec.template.spec.restartPolicy".to_owned(), message.to_owned()));
+                }
                 faults.extend(self.pod(&spec.template.spec, object.namespace(), "spec.template.spec"));
             }
             Kind::Node if self.objects.get(&object.key()).is_none() => {

@@ -117,6 +117,8 @@ async fn what_cannot_change_is_named() {
     apply(&store, &cluster(), read(&pod("a", ""))).unwrap();
     let report = apply(&store, &cluster(), read(&pod("a", ""))).unwrap();
     assert_eq!(outcomes(&report), [Outcome::Unchanged], "the scheduler's choice is no difference");
+    let once = SHOP.replace("serviceAccountName: cart,", "restartPolicy: Never, ");
+    assert!(errors(&store, &once).contains("spec.template.spec.restartPolicy: pods of a Deployment"));
     let text = errors(&store, &pod("a", "hostname: other, "));
     assert!(text.contains("(Pod default/a): spec: differs from what is there"), "{text}");
 }
