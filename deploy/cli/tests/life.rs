@@ -1,5 +1,7 @@
 //! A sandbox's life: up, side by side, down, killed; and what is said when it cannot be.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use common::{Sandbox, User, all_processes, eventually, pid_namespace, pod};

@@ -1,5 +1,7 @@
 //! The network between nodes and pods, set up as root and by an ordinary user.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use common::{Sandbox, User, pod};

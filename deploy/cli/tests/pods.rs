@@ -1,5 +1,7 @@
 //! Pods: what a container sees of itself, how it is started, watched and stopped.
 
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 mod common;
 
 use common::{Sandbox, User, condition, pod};

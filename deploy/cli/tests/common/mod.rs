@@ -1,6 +1,8 @@
 //! A sandbox for a test, by the `culvert` command as a user has it. The mesh's own programs are stand-ins that do
 //! nothing: these tests are about the cluster around them.
 
+#![allow(dead_code, reason = "each file of tests uses a part of this")]
+
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +19,6 @@ const ORDINARY: u32 = 1000;
 
 /// Whose sandbox it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code)]
 pub enum User {
     /// Who runs the tests.
     Own,
@@ -79,13 +80,11 @@ impl Sandbox {
     }
 
     /// What a command in a pod of the default namespace prints.
-    #[allow(dead_code)]
     pub fn shell(&self, pod: &str, script: &str) -> String {
         self.succeed(&["exec", pod, "--", "sh", "-c", script])
     }
 
     /// Tries to open a TCP connection with bash: `refused` proves that packets go there and back.
-    #[allow(dead_code)]
     pub fn knock(&self, from: &[&str], address: &str) -> String {
         let script = format!("timeout 2 bash -c '</dev/tcp/{address}/9' 2>&1; echo code $?");
         let output = self.run(&[&["exec"], from, &["--", "sh", "-c", &script]].concat());
@@ -98,21 +97,18 @@ impl Sandbox {
         path.display().to_string()
     }
 
-    #[allow(dead_code)]
     pub fn apply(&self, manifests: &str) {
         let file = self.file("apply.yaml", manifests);
         self.succeed(&["apply", "-f", &file]);
     }
 
     /// A pod of the default namespace; null when there is none.
-    #[allow(dead_code)]
     pub fn pod(&self, name: &str) -> Value {
         let output = self.run(&["get", "pod", name, "-o", "json"]);
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
     /// Waits until the pod is as wanted.
-    #[allow(dead_code)]
     pub fn await_pod(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         eventually(
@@ -125,13 +121,11 @@ impl Sandbox {
         last
     }
 
-    #[allow(dead_code)]
     pub fn await_ready(&self, name: &str) -> Value {
         self.await_pod(name, "ready", |pod| condition(pod, "Ready") == "True")
     }
 
     /// Where the control socket and the pid file are.
-    #[allow(dead_code)]
     pub fn place(&self) -> PathBuf {
         let uid = match self.user {
             User::Ordinary if nix::unistd::geteuid().is_root() => ORDINARY,
@@ -145,7 +139,6 @@ impl Sandbox {
     }
 
     /// Processes of this sandbox, as the machine sees them: what it executed in a namespace of its own, and its keepers.
-    #[allow(dead_code)]
     pub fn processes(&self) -> Vec<i32> {
         let directory = self.directory.path().to_owned();
         all_processes()
@@ -167,7 +160,6 @@ impl Drop for Sandbox {
 }
 
 /// A bare pod in the default namespace that runs a shell script.
-#[allow(dead_code)]
 pub fn pod(name: &str, node: &str, script: &str, more: &str) -> String {
     let script = serde_json::to_string(script).unwrap();
     format!(
@@ -178,14 +170,12 @@ pub fn pod(name: &str, node: &str, script: &str, more: &str) -> String {
 }
 
 /// `status` of a condition, empty when there is none.
-#[allow(dead_code)]
 pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
     let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let found = conditions.iter().find(|condition| condition["type"] == kind);
     found.and_then(|condition| condition["status"].as_str()).unwrap_or_default()
 }
 
-#[allow(dead_code)]
 pub fn eventually(mut holds: impl FnMut() -> bool, what: impl Fn() -> String) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -194,14 +184,12 @@ pub fn eventually(mut holds: impl FnMut() -> bool, what: impl Fn() -> String) {
     }
 }
 
-#[allow(dead_code)]
 pub fn all_processes() -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// The PID namespace of a process, as the machine names it.
-#[allow(dead_code)]
 pub fn pid_namespace(pid: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }

@@ -79,7 +79,10 @@ async fn send(connection: &Connection, path: &Path, tail: Option<usize>, follow:
     for chunk in last_lines(&all, tail).chunks(CHUNK) {
         connection.send_bytes(chunk).await?;
     }
-    while follow == Follow::Yes {
+    if follow == Follow::No {
+        return Ok(());
+    }
+    loop {
         tokio::select! {
             // Nothing is expected from the client but its end.
             _ = connection.receive() => return Ok(()),
@@ -89,7 +92,6 @@ async fn send(connection: &Connection, path: &Path, tail: Option<usize>, follow:
             connection.send_bytes(chunk).await?;
         }
     }
-    Ok(())
 }
 
 /// How far a log has been read.

@@ -47,7 +47,8 @@ impl Handover {
     /// Hands the pod over and returns when it may start. A pod that the rule of enrolment leaves out starts also
     /// without an answer, and is handed over as soon as somebody takes it. Returns early when the pod is to stop.
     pub async fn add(&self, store: &Store, board: &Board, stop: &Stop) {
-        let (tell, mut told) = watch::channel(String::new());
+        let asked = format!("node-proxy/{}: has not answered yet; it waits for controller and CA", self.node);
+        let (tell, mut told) = watch::channel(asked);
         let mut taken = tokio::spawn(self.clone().until_taken(tell, stop.clone()));
         loop {
             tokio::select! {
@@ -59,9 +60,7 @@ impl Handover {
                 return;
             }
             let message = told.borrow_and_update().clone();
-            if !message.is_empty() {
-                board.update(|facts| facts.hold(WAITING, message)).await;
-            }
+            board.update(|facts| facts.hold(WAITING, message)).await;
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Context {
     pub store: Store,
     pub network: Arc<Network>,
     pub binaries: Arc<Binaries>,
+    /// Fires when the whole sandbox ends: no more pods are taken up, and what is left of a pod goes with the sandbox.
+    pub ending: CancellationToken,
 }
 
 /// The kubelets of all nodes. Clones share everything.
@@ -40,14 +42,12 @@ pub struct Kubelet {
     context: Context,
     pods: Arc<Mutex<HashMap<String, Arc<Pod>>>>,
     tasks: TaskTracker,
-    /// Fires when no more pods are taken up.
-    closed: CancellationToken,
 }
 
 impl Kubelet {
     #[must_use]
     pub fn new(context: Context) -> Self {
-        Self { context, pods: Arc::default(), tasks: TaskTracker::new(), closed: CancellationToken::new() }
+        Self { context, pods: Arc::default(), tasks: TaskTracker::new() }
     }
 
     /// Follows the objects until [`Kubelet::shut_down`].
@@ -57,7 +57,7 @@ impl Kubelet {
             changed.mark_unchanged();
             self.follow();
             tokio::select! {
-                () = self.closed.cancelled() => return,
+                () = self.context.ending.cancelled() => return,
                 _ = changed.changed() => {}
             }
         }
@@ -66,7 +66,7 @@ impl Kubelet {
     /// Ends every pod, giving its containers at most `grace`, and waits for it at most a little longer.
     pub async fn shut_down(&self, grace: Duration) {
         // Controllers replace pods that go.
-        self.closed.cancel();
+        self.context.ending.cancel();
         for pod in self.pods().values() {
             pod.stop.ask(grace);
         }

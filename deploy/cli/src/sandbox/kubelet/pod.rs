@@ -80,6 +80,9 @@ impl Pod {
         if let Some(network) = self.network(&board).await {
             let handover = self.handover(&network);
             self.live(&board, &network, handover.as_ref()).await;
+            if self.context.ending.is_cancelled() {
+                return;
+            }
             self.clear(network, handover.as_ref()).await;
         }
         // A finished pod keeps its status and logs until it is deleted.
@@ -123,9 +126,7 @@ impl Pod {
                 Ok(pod) => return Some(Network::Own(pod)),
                 Err(error) => board.update(|facts| facts.hold("NetworkNotReady", error.to_string())).await,
             }
-            if self.pause().await.is_none() {
-                return None;
-            }
+            self.pause().await?;
         }
     }
 

@@ -142,6 +142,7 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
         store: store.clone(),
         network: Arc::clone(&network),
         binaries: Arc::new(binaries),
+        ending: CancellationToken::new(),
     };
     let kubelet = Kubelet::new(context);
     tokio::spawn({
