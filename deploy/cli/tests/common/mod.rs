@@ -37,12 +37,7 @@ impl Sandbox {
     pub fn new(name: &str, user: User) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        for program in ["culvert-ca", "culvert-controller", "culvert-node-proxy", "culvert-echo"] {
-            script(&directory.path().join(program), "exec sleep 1000000");
-        }
-        // Where an ordinary user can execute it, wherever the build directory is.
-        let culvert = directory.path().join("culvert");
-        fs::copy(env!("CARGO_BIN_EXE_culvert"), &culvert).unwrap();
+        populate(directory.path());
         Self { name: format!("{name}-{}", std::process::id()), directory, user }
     }
 
@@ -194,7 +189,12 @@ pub fn pid_namespace(pid: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
-fn script(path: &Path, body: &str) {
-    fs::write(path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+/// Puts the program and the stand-ins there, where an ordinary user can execute them. By a process of its own: a file
+/// that another test's child still has open for writing cannot be executed.
+fn populate(directory: &Path) {
+    let script = "cp \"$1\" culvert && for program in culvert-ca culvert-controller culvert-node-proxy culvert-echo; do
+        printf '#!/bin/sh\nexec sleep 1000000\n' > $program; chmod 755 $program; done";
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", script, "sh", env!("CARGO_BIN_EXE_culvert")]).current_dir(directory);
+    assert!(shell.status().unwrap().success());
 }
