@@ -1,5 +1,7 @@
 //! The process: flags, how its parts are put together, and how it ends.
 
+mod tasks;
+
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
@@ -12,33 +14,25 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
-use culvert_api::names::{CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
 use culvert_identity::admin::{Check, Readiness};
-use culvert_identity::certificate_client::CertificateClient;
-use culvert_identity::grpc::{self, TokenFile};
+use culvert_identity::grpc::TokenFile;
 use culvert_identity::logging::LogControl;
 use culvert_identity::token::Claims;
-use culvert_identity::{BundleError, Identity, TrustBundle, TrustDomain, bundle, process};
+use culvert_identity::{BundleError, TrustBundle, TrustDomain, bundle, process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::admin::{self, AdminSources};
-use crate::identity::{CertificateManager, CertificateSettings, Certificates};
+use crate::identity::Certificates;
 use crate::intercept::rules::FirewallChoice;
-use crate::pods::{Manager, ManagerSettings, PodReports};
-use crate::state::{
-    ControlChannels, ControlClient, ControlSettings, ControlStatus, Keeper, Kept, Origin, Resources, Snapshot,
-    Snapshots, kept,
-};
+use crate::pods::PodReports;
+use crate::state::{ControlStatus, Origin, Resources, Snapshot, Snapshots, kept};
 use crate::telemetry::{AccessLog, Telemetry};
 use crate::worker::{Shared, Workers};
+use tasks::Tasks;
 
-/// Lifetime of certificates asked for; the CA may shorten it.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long one look for the trust bundle lasts before a warning says that it is missing.
 const BUNDLE_PATIENCE: Duration = Duration::from_secs(15);
 /// Workers by default, at most.
@@ -92,7 +86,8 @@ pub async fn run(flags: Flags, log: LogControl) -> anyhow::Result<()> {
     let terminated = process::terminated()?;
     tokio::pin!(terminated);
     raise_descriptor_limit();
-    make_directory(&flags.state_dir).with_context(|| format!("state directory {}", flags.state_dir.display()))?;
+    make_directory(&flags.state_dir)
+        .with_context(|| format!("state directory {}", flags.state_dir.display()))?;
 
     let readiness = Readiness::default();
     let serving = readiness.check("serving");
@@ -183,8 +178,7 @@ impl Process {
         let state = readiness.check("state");
         let bundle = trust_bundle(&flags.trust_bundle, &state).await;
         let resources = restore(&flags.state_dir, &parts.snapshots);
-        let cancel = CancellationToken::new();
-        let mut tasks = Tasks { set: JoinSet::new(), first: cancel.child_token(), cancel };
+        let mut tasks = Tasks::new();
         let token = TokenFile::new(&flags.token);
         let node = known_node(&resources, &token);
 
@@ -233,116 +227,6 @@ impl Process {
     }
 }
 
-/// The tasks of the control runtime; each ends when cancelled, and none before.
-struct Tasks {
-    set: JoinSet<&'static str>,
-    /// Ends what takes in new pods, and certificates with it: nothing is to be forgotten while connections drain.
-    first: CancellationToken,
-    /// Ends everything.
-    cancel: CancellationToken,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.set.spawn(async move {
-            task.await;
-            name
-        });
-    }
-
-    fn control(
-        &mut self,
-        flags: &Flags,
-        parts: &Parts,
-        token: &TokenFile,
-        bundle: &watch::Receiver<Arc<TrustBundle>>,
-        resources: Resources,
-    ) -> anyhow::Result<()> {
-        let (kept, newest) = watch::channel(Kept::default());
-        let settings = ControlSettings {
-            url: flags.controller.clone(),
-            controller: system_identity(&flags.trust_domain, CONTROLLER_SERVICE_ACCOUNT)?,
-            token: token.clone(),
-            bundle: bundle.clone(),
-        };
-        let channels = ControlChannels {
-            snapshots: parts.snapshots.clone(),
-            telemetry: parts.telemetry.clone(),
-            status: parts.control.clone(),
-            pods: parts.reports.clone(),
-            kept,
-        };
-        let client = ControlClient::new(settings, channels, resources).context("--controller")?;
-        self.spawn("control stream", client.run(self.cancel.child_token()));
-        self.spawn("keeper of the state", Keeper::new(&flags.state_dir, newest).run(self.cancel.child_token()));
-        Ok(())
-    }
-
-    fn certificates(
-        &mut self,
-        flags: &Flags,
-        parts: &Parts,
-        token: &TokenFile,
-        bundle: &watch::Receiver<Arc<TrustBundle>>,
-    ) -> anyhow::Result<()> {
-        let ca = system_identity(&flags.trust_domain, CA_SERVICE_ACCOUNT)?;
-        let channel = grpc::channel(&flags.ca, ca, bundle.clone()).context("--ca")?;
-        let settings = CertificateSettings {
-            client: CertificateClient::new(channel, token.clone()),
-            lifetime: CERTIFICATE_LIFETIME,
-            bundle: bundle.clone(),
-            snapshots: parts.snapshots.clone(),
-            telemetry: parts.telemetry.clone(),
-        };
-        let manager = CertificateManager::new(parts.certificates.clone(), settings);
-        self.spawn("certificate manager", manager.run(self.first.child_token()));
-        Ok(())
-    }
-
-    fn pods(&mut self, flags: &Flags, parts: &Parts, workers: &Workers, check: Check) -> anyhow::Result<()> {
-        let settings = ManagerSettings {
-            enrolment_socket: flags.enrolment_socket.clone(),
-            state_dir: flags.state_dir.clone(),
-            firewall: flags.firewall,
-        };
-        let manager = Manager::new(
-            settings,
-            parts.snapshots.clone(),
-            parts.certificates.clone(),
-            workers.clone(),
-            parts.telemetry.clone(),
-        )?;
-        self.spawn("reports of pods", forward_reports(manager.reports(), parts.pods.clone(), check));
-        let cancel = self.first.child_token();
-        self.spawn("pods manager", async move {
-            if let Err(error) = manager.run(cancel).await {
-                error!(%error, "pods cannot be managed");
-            }
-        });
-        Ok(())
-    }
-
-    /// The check is held as long as the process runs: it fails when it is dropped.
-    fn say_when_complete(&mut self, snapshots: Snapshots, state: Check) {
-        let cancel = self.cancel.child_token();
-        self.spawn("readiness", async move {
-            if cancel.run_until_cancelled(complete_state(&snapshots, &state)).await.is_some() {
-                state.ready();
-                cancel.cancelled().await;
-            }
-        });
-    }
-}
-
-/// Passes on what the manager reports, to whoever was there before it. Its first report comes when the pods of the
-/// last process are known and the enrolment socket is served.
-async fn forward_reports(mut from: watch::Receiver<PodReports>, to: watch::Sender<PodReports>, check: Check) {
-    while from.changed().await.is_ok() {
-        to.send_replace(from.borrow_and_update().clone());
-        check.ready();
-    }
-}
-
 /// Waits for the file; without it neither controller nor CA can be trusted.
 async fn trust_bundle(path: &Path, state: &Check) -> watch::Receiver<Arc<TrustBundle>> {
     state.missing(format!("no trust bundle yet in {}", path.display()));
@@ -374,7 +258,11 @@ fn restore(directory: &Path, snapshots: &Snapshots) -> Resources {
     };
     let mut resources = Resources::restore(&kept);
     if let Some((snapshot, _)) = resources.freeze(Origin::Kept, &kept.version) {
-        info!(version = kept.version, workloads = snapshot.workload_count(), "kept state in force until a controller confirms it");
+        info!(
+            version = kept.version,
+            workloads = snapshot.workload_count(),
+            "kept state in force until a controller confirms it"
+        );
         snapshots.publish(snapshot);
     }
     resources
@@ -406,10 +294,6 @@ fn known_node(resources: &Resources, token: &TokenFile) -> Option<Arc<str>> {
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Claims = serde_json::from_slice(&claims).ok()?;
     claims.kubernetes.node.map(|node| node.name.into())
-}
-
-fn system_identity(trust_domain: &TrustDomain, service_account: &str) -> anyhow::Result<Identity> {
-    Ok(Identity::new(trust_domain, SYSTEM_NAMESPACE, service_account)?)
 }
 
 fn default_workers() -> usize {

@@ -9,8 +9,8 @@ use super::AdminSources;
 use crate::pods::PodReport;
 use crate::state::Snapshot;
 use crate::state::model::{
-    AccessLogFilter, AccessLogFormat, Enrolment, InboundMode, MeshSettings, OutboundPolicy, PortRange, Service,
-    TunnelProtocol, UdpPolicy, Workload, WorkloadSettings, WorkloadUid,
+    AccessLogFilter, AccessLogFormat, Enrolment, InboundMode, MeshSettings, OutboundPolicy, PortRange,
+    Service, TunnelProtocol, UdpPolicy, Workload, WorkloadSettings, WorkloadUid,
 };
 use crate::worker::Workers;
 
@@ -138,6 +138,7 @@ fn workload(workload: &Workload) -> Value {
         "addresses": workload.addresses,
         "host_network": workload.host_network,
         "tunnel": match workload.tunnel {
+            TunnelProtocol::Undecided => "undecided",
             TunnelProtocol::Plaintext => "none",
             TunnelProtocol::Hbone => "hbone",
         },
@@ -159,7 +160,8 @@ fn settings(settings: &WorkloadSettings) -> Value {
         InboundMode::Permissive => "permissive",
         InboundMode::Strict => "strict",
     };
-    let ranges = |all: &[PortRange]| all.iter().map(|range| json!([range.first, range.last])).collect::<Value>();
+    let ranges =
+        |all: &[PortRange]| all.iter().map(|range| json!([range.first, range.last])).collect::<Value>();
     let timeouts = settings.timeouts;
     json!({
         "inbound_mode": mode(settings.inbound_mode),
@@ -228,7 +230,9 @@ mod tests {
     use super::*;
     use crate::identity::Certificates;
     use crate::pods::{Phase, PodReports};
-    use crate::state::testing::{mesh_resource, service_resource, uid, wire_mesh, wire_workload, workload_resource};
+    use crate::state::testing::{
+        mesh_resource, service_resource, uid, wire_mesh, wire_workload, workload_resource,
+    };
     use crate::state::{ControlStatus, Origin, Resources, Snapshots};
     use crate::telemetry::{AccessLog, Telemetry};
 
@@ -284,6 +288,9 @@ mod tests {
     fn parts_can_be_read_alone() {
         let config: Value = serde_json::from_str(&render(&sources(), Some("node,pods")).unwrap()).unwrap();
         assert_eq!(config.as_object().unwrap().keys().collect::<Vec<_>>(), ["node", "pods"]);
-        assert!(render(&sources(), Some("node,nodes")).is_err_and(|error| error.to_string().contains("\"nodes\"")));
+        assert!(
+            render(&sources(), Some("node,nodes"))
+                .is_err_and(|error| error.to_string().contains("\"nodes\""))
+        );
     }
 }

@@ -23,7 +23,10 @@ mod tests {
             let expected = Duration::from_millis(expected);
             for _ in 0..50 {
                 let delay = delay(failures, first, longest);
-                assert!(delay >= expected.mul_f64(0.8) && delay <= expected.mul_f64(1.2), "{failures}: {delay:?}");
+                assert!(
+                    delay >= expected.mul_f64(0.8) && delay <= expected.mul_f64(1.2),
+                    "{failures}: {delay:?}"
+                );
             }
         }
     }

@@ -8,7 +8,10 @@ pub(super) enum Clock {
     System,
     /// Moves with tokio's clock, which tests pause and advance.
     #[cfg(test)]
-    Simulated { origin: SystemTime, start: tokio::time::Instant },
+    Simulated {
+        origin: SystemTime,
+        start: tokio::time::Instant,
+    },
 }
 
 impl Clock {

@@ -190,7 +190,9 @@ impl CertificateManager {
         let mut wanted = self.certificates.shared.wanted.lock();
         let mut due: Vec<(&Identity, &mut Wanted)> = wanted
             .iter_mut()
-            .filter(|(_, wanted)| !wanted.in_flight && (wanted.urgent || wanted.due <= now) && wanted.leases > 0)
+            .filter(|(_, wanted)| {
+                !wanted.in_flight && (wanted.urgent || wanted.due <= now) && wanted.leases > 0
+            })
             .collect();
         due.sort_by_key(|(_, wanted)| (!wanted.urgent, wanted.due));
         for (identity, wanted) in due.into_iter().take(free) {
@@ -234,7 +236,8 @@ impl CertificateManager {
             self.certificates.shared.wanted.lock().values_mut().for_each(|wanted| wanted.in_flight = false);
             return;
         };
-        let result = result.map_err(|error| error.to_string()).and_then(|issued| self.put_in_force(&identity, issued));
+        let result =
+            result.map_err(|error| error.to_string()).and_then(|issued| self.put_in_force(&identity, issued));
         match result {
             Ok(renew_at) => {
                 self.telemetry.certificate_request(Outcome::Success);
@@ -251,7 +254,8 @@ impl CertificateManager {
     fn put_in_force(&mut self, identity: &Identity, issued: Issued) -> Result<Duration, String> {
         let received = self.certificates.shared.clock.now();
         let not_after = issued.certificate.not_after();
-        let life = not_after.duration_since(received).map_err(|_| "the certificate has expired".to_owned())?;
+        let life =
+            not_after.duration_since(received).map_err(|_| "the certificate has expired".to_owned())?;
         let renewal = life.mul_f64(rand::rng().random_range(RENEWAL));
         let generation = self.held.get(identity).map_or(0, |held| held.generation) + 1;
         let held = Held {
@@ -322,7 +326,9 @@ impl CertificateManager {
         let now = self.certificates.shared.clock.now();
         let mut wanted = self.certificates.shared.wanted.lock();
         for (identity, held) in &self.held {
-            if let (Err(error), Some(wanted)) = (held.certificate.verify(&bundle, now), wanted.get_mut(identity)) {
+            if let (Err(error), Some(wanted)) =
+                (held.certificate.verify(&bundle, now), wanted.get_mut(identity))
+            {
                 warn!(%identity, %error, "certificate no longer leads to a root in force: asking for a new one");
                 wanted.urgent = true;
             }
@@ -348,7 +354,9 @@ impl CertificateManager {
             let Some(held) = self.held.get(&identity).filter(|held| held.in_force) else { continue };
             match self.activate(held) {
                 Ok(active) => self.certificates.put(active),
-                Err(error) => warn!(%identity, error, "the old TLS configuration stays: the new one cannot be built"),
+                Err(error) => {
+                    warn!(%identity, error, "the old TLS configuration stays: the new one cannot be built")
+                }
             }
         }
     }

@@ -8,7 +8,5 @@ mod manager;
 mod store;
 
 pub use manager::{CertificateManager, CertificateSettings};
-pub use store::{
-    ActiveCertificate, CertificateError, CertificateLease, CertificateStatus, Certificates,
-};
 pub(crate) use store::seconds_since_epoch;
+pub use store::{ActiveCertificate, CertificateError, CertificateLease, CertificateStatus, Certificates};

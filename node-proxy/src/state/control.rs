@@ -129,7 +129,12 @@ impl ControlClient {
         Ok(Self::over(channel, settings.token, channels, resources))
     }
 
-    pub(super) fn over(channel: Channel, token: TokenFile, channels: ControlChannels, resources: Resources) -> Self {
+    pub(super) fn over(
+        channel: Channel,
+        token: TokenFile,
+        channels: ControlChannels,
+        resources: Resources,
+    ) -> Self {
         let client = MeshControlClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         Self {
             client,
@@ -157,10 +162,9 @@ impl ControlClient {
             let retry = backoff::delay(failures, FIRST_RETRY, LONGEST_RETRY);
             let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
             warn!(%error, failures, retry_ms, "controller's stream ended; what is in force stays");
-            self.telemetry.control_connect(match progress {
-                Progress::None => Outcome::Failure,
-                Progress::Welcome | Progress::Complete => Outcome::Success,
-            });
+            if progress == Progress::None {
+                self.telemetry.control_connect(Outcome::Failure);
+            }
             self.status.disconnected(&error.to_string());
             self.publisher.forget_marks();
             self.publisher.publish();
@@ -183,17 +187,21 @@ impl ControlClient {
             let first = from_controller.message().await?.ok_or(StreamError::Closed)?;
             Ok::<_, StreamError>((from_controller, first))
         };
-        let (from_controller, first) = timeout(OPENING, opening).await.map_err(|_| StreamError::NoWelcome)??;
+        let (from_controller, first) =
+            timeout(OPENING, opening).await.map_err(|_| StreamError::NoWelcome)??;
         let Some(FromController::Welcome(welcome)) = first.kind else { return Err(StreamError::NotWelcome) };
         let heartbeat = self.welcomed(&welcome)?;
         *progress = Progress::Welcome;
+        self.telemetry.control_connect(Outcome::Success);
         let mut session = Session { client: self, to_controller, heartbeat, progress };
         session.follow(from_controller).await
     }
 
     fn introduction(&self) -> Vec<wire::ProxyMessage> {
-        let hello =
-            wire::Hello { proxy_version: env!("CARGO_PKG_VERSION").to_owned(), instance: self.instance.clone() };
+        let hello = wire::Hello {
+            proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.instance.clone(),
+        };
         std::iter::once(FromProxy::Hello(hello))
             .chain(self.resources.held().into_iter().map(FromProxy::Held))
             .chain([FromProxy::Subscribe(wire::Subscribe {})])
@@ -210,7 +218,11 @@ impl ControlClient {
         self.resources.set_node(&welcome.node);
         self.status.connected(&welcome.node);
         self.status.heard();
-        info!(node = welcome.node, controller_version = welcome.controller_version, "controller's stream is up");
+        info!(
+            node = welcome.node,
+            controller_version = welcome.controller_version,
+            "controller's stream is up"
+        );
         Ok(match welcome.heartbeat_seconds {
             0 => HEARTBEAT,
             seconds => Duration::from_secs(seconds.into()),
@@ -281,7 +293,9 @@ impl Session<'_> {
                         *self.progress = Progress::Complete;
                         self.client.publisher.offer(mark.sequence, snapshot, kept);
                     }
-                    None => warn!("the controller's state has no mesh settings that can be accepted: not in force"),
+                    None => warn!(
+                        "the controller's state has no mesh settings that can be accepted: not in force"
+                    ),
                 }
             }
             Some(FromController::Heartbeat(wire::ControllerHeartbeat { .. })) => {}

@@ -2,7 +2,6 @@
 //! is decided on it.
 
 use std::collections::HashSet;
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +11,12 @@ use culvert_identity::{Identity, IdentityError, TrustDomain};
 use ipnet::IpNet;
 use thiserror::Error;
 
+use super::intern::Interner;
 use super::model::{
     AccessLog, AccessLogFilter, AccessLogFormat, AppProtocol, Enrolment, InboundMode, Interception, Limits,
     Membership, MeshSettings, OutboundPolicy, OwnWorkload, PortRange, Probe, ProbeCheck, Service, ServiceKey,
-    ServicePort, Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadLabels, WorkloadSettings, WorkloadUid,
+    ServicePort, Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadLabels, WorkloadSettings,
+    WorkloadUid,
 };
 use super::snapshot::address_from_bytes;
 
@@ -69,9 +70,12 @@ impl Converter {
         let identity = identity(&workload)?;
         let tunnel = match wire::Tunnel::try_from(workload.tunnel) {
             Ok(wire::Tunnel::None) => TunnelProtocol::Plaintext,
-            Ok(wire::Tunnel::Hbone) if identity.is_none() => return Err(ConversionError::HboneWithoutIdentity),
+            Ok(wire::Tunnel::Hbone) if identity.is_none() => {
+                return Err(ConversionError::HboneWithoutIdentity);
+            }
             Ok(wire::Tunnel::Hbone) => TunnelProtocol::Hbone,
-            Ok(wire::Tunnel::Unspecified) | Err(_) => return Err(unknown("tunnel", workload.tunnel)),
+            Ok(wire::Tunnel::Unspecified) => TunnelProtocol::Undecided,
+            Err(_) => return Err(unknown("tunnel", workload.tunnel)),
         };
         let own = own(&workload)?;
         if identity.is_none() && own.as_ref().is_some_and(|own| own.enrolment != Enrolment::NotEnrolled) {
@@ -168,42 +172,6 @@ impl Converter {
     }
 }
 
-/// Values that are equal are held once.
-#[derive(Debug)]
-struct Interner<T: ?Sized + Eq + Hash> {
-    held: HashSet<Arc<T>>,
-    prune_at: usize,
-}
-
-impl<T: ?Sized + Eq + Hash> Default for Interner<T> {
-    fn default() -> Self {
-        Self { held: HashSet::new(), prune_at: 1024 }
-    }
-}
-
-impl<T: ?Sized + Eq + Hash> Interner<T> {
-    fn share<'a>(&mut self, value: &'a T) -> Arc<T>
-    where
-        T: ToOwned,
-        Arc<T>: From<T::Owned>,
-    {
-        if let Some(held) = self.held.get(value) {
-            return held.clone();
-        }
-        let shared: Arc<T> = Arc::from(value.to_owned());
-        self.held.insert(shared.clone());
-        shared
-    }
-
-    /// Does nothing until the number of values has doubled since the last time.
-    fn prune(&mut self) {
-        if self.held.len() >= self.prune_at {
-            self.held.retain(|value| Arc::strong_count(value) > 1);
-            self.prune_at = (self.held.len() * 2).max(1024);
-        }
-    }
-}
-
 impl TryFrom<wire::MeshSettings> for MeshSettings {
     type Error = ConversionError;
 
@@ -220,7 +188,10 @@ impl TryFrom<wire::MeshSettings> for MeshSettings {
             network: settings.network.into(),
             pod_cidrs: cidrs("pod_cidrs", &settings.pod_cidrs)?,
             service_cidrs: cidrs("service_cidrs", &settings.service_cidrs)?,
-            interception: settings.interception.ok_or(ConversionError::Missing("interception"))?.try_into()?,
+            interception: settings
+                .interception
+                .ok_or(ConversionError::Missing("interception"))?
+                .try_into()?,
             access_log: AccessLog {
                 filter: match wire::AccessLogFilter::try_from(access_log.filter) {
                     Ok(wire::AccessLogFilter::Failures) => AccessLogFilter::Failures,
@@ -288,8 +259,14 @@ impl TryFrom<wire::WorkloadSettings> for WorkloadSettings {
                 Ok(wire::UdpPolicy::Deny) => UdpPolicy::Deny,
                 Err(_) => return Err(unknown("settings.udp", settings.udp)),
             },
-            exclude_outbound_ports: ranges("settings.exclude_outbound_ports", &settings.exclude_outbound_ports)?,
-            exclude_outbound_cidrs: cidrs("settings.exclude_outbound_cidrs", &settings.exclude_outbound_cidrs)?,
+            exclude_outbound_ports: ranges(
+                "settings.exclude_outbound_ports",
+                &settings.exclude_outbound_ports,
+            )?,
+            exclude_outbound_cidrs: cidrs(
+                "settings.exclude_outbound_cidrs",
+                &settings.exclude_outbound_cidrs,
+            )?,
             exclude_inbound_ports: ranges("settings.exclude_inbound_ports", &settings.exclude_inbound_ports)?,
             opaque_ports: ranges("settings.opaque_ports", &settings.opaque_ports)?,
             limits: Limits {
@@ -308,10 +285,16 @@ impl TryFrom<wire::Timeouts> for Timeouts {
         Ok(Self {
             connect: milliseconds("settings.timeouts.connect_ms", timeouts.connect_ms)?,
             tls_handshake: milliseconds("settings.timeouts.tls_handshake_ms", timeouts.tls_handshake_ms)?,
-            tunnel_handshake: milliseconds("settings.timeouts.tunnel_handshake_ms", timeouts.tunnel_handshake_ms)?,
+            tunnel_handshake: milliseconds(
+                "settings.timeouts.tunnel_handshake_ms",
+                timeouts.tunnel_handshake_ms,
+            )?,
             // Not to hold unknown destinations at all is a choice.
             unknown_destination: Duration::from_millis(timeouts.unknown_destination_ms),
-            half_closed_idle: milliseconds("settings.timeouts.half_closed_idle_ms", timeouts.half_closed_idle_ms)?,
+            half_closed_idle: milliseconds(
+                "settings.timeouts.half_closed_idle_ms",
+                timeouts.half_closed_idle_ms,
+            )?,
             drain: milliseconds("settings.timeouts.drain_ms", timeouts.drain_ms)?,
         })
     }

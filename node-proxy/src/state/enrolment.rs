@@ -57,8 +57,11 @@ fn difference(told: &PodReports, pods: &PodReports) -> Option<EnrolmentReport> {
     if told.keys().any(|uid| !pods.contains_key(uid)) {
         return Some(complete(pods));
     }
-    let changed: Vec<_> =
-        pods.iter().filter(|(uid, pod)| told.get(*uid) != Some(*pod)).map(|(uid, pod)| pod.to_wire(uid)).collect();
+    let changed: Vec<_> = pods
+        .iter()
+        .filter(|(uid, pod)| told.get(*uid) != Some(*pod))
+        .map(|(uid, pod)| pod.to_wire(uid))
+        .collect();
     (!changed.is_empty()).then_some(EnrolmentReport { complete: false, workloads: changed })
 }
 
@@ -90,7 +93,11 @@ mod tests {
         assert!(reporter.complete().is_none());
         sender.send_replace(PodReports::new());
         let report = reporter.next().await;
-        assert_eq!(named(&report), (true, vec![]), "an empty node is worth a word once it is known to be empty");
+        assert_eq!(
+            named(&report),
+            (true, vec![]),
+            "an empty node is worth a word once it is known to be empty"
+        );
         assert!(reporter.complete().is_some(), "and again on the next stream");
     }
 

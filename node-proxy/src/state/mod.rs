@@ -5,6 +5,7 @@ pub mod builder;
 pub mod control;
 pub mod convert;
 mod enrolment;
+mod intern;
 pub mod kept;
 pub mod model;
 mod publisher;

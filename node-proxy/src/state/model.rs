@@ -36,6 +36,8 @@ impl std::fmt::Display for ServiceKey {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunnelProtocol {
+    /// Its node has not said yet whether it captures the workload: connections to it wait, and are never plaintext.
+    Undecided,
     Plaintext,
     Hbone,
 }

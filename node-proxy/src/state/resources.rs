@@ -159,7 +159,8 @@ impl Resources {
         let mut page = wire::Held::default();
         let mut size = 0;
         for (id, held) in self.held.iter() {
-            let resource = wire::ResourceVersion { key: Some(id.to_wire()), version: held.version.to_string() };
+            let resource =
+                wire::ResourceVersion { key: Some(id.to_wire()), version: held.version.to_string() };
             size += resource.encoded_len() + 8;
             page.resources.push(resource);
             if size >= HELD_PAGE {

@@ -241,7 +241,9 @@ impl MeshSettings {
         use culvert_api::names::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 
         use super::model::{AccessLog, AccessLogFilter, AccessLogFormat, Interception};
-        let Ok(trust_domain) = "cluster.local".parse() else { unreachable!("the default trust domain is one") };
+        let Ok(trust_domain) = "cluster.local".parse() else {
+            unreachable!("the default trust domain is one")
+        };
         Self {
             trust_domain,
             trust_domain_aliases: Vec::new(),

@@ -163,7 +163,8 @@ fn resource(kind: wire::ResourceType, name: &str, body: wire::resource::Body) ->
         body: Some(body),
     };
     // Any function of the content is a version.
-    resource.version = format!("v{}", resource.encode_to_vec().iter().map(|byte| u64::from(*byte)).sum::<u64>());
+    resource.version =
+        format!("v{}", resource.encode_to_vec().iter().map(|byte| u64::from(*byte)).sum::<u64>());
     resource
 }
 
@@ -184,5 +185,9 @@ pub(crate) fn service_resource(namespace: &str, name: &str, vip: u8) -> wire::Re
         ports: vec![wire::ServicePort { port: 80, name: "http".to_owned(), app_protocol: 0 }],
         ..wire::Service::default()
     };
-    resource(wire::ResourceType::Service, &format!("{namespace}/{name}"), wire::resource::Body::Service(service))
+    resource(
+        wire::ResourceType::Service,
+        &format!("{namespace}/{name}"),
+        wire::resource::Body::Service(service),
+    )
 }

@@ -156,7 +156,12 @@ fn fields(ended: &Ended<'_>, now: SystemTime) -> Map<String, Value> {
     fields.put("level", if ended.failure.is_some() { "error" } else { "info" });
     fields.put("message", if ended.failure.is_some() { "connection failed" } else { "connection complete" });
     fields.peer("src", meta.source_addr, meta.source.as_deref(), meta.source_identity.as_ref());
-    fields.peer("dst", meta.destination_addr, meta.destination.as_deref(), meta.destination_identity.as_ref());
+    fields.peer(
+        "dst",
+        meta.destination_addr,
+        meta.destination.as_deref(),
+        meta.destination_identity.as_ref(),
+    );
     fields.maybe("dst.hbone_addr", meta.hbone_addr.map(|address| address.to_string()));
     fields.maybe("dst.service", meta.service.as_ref().map(|service| service.key.to_string()));
     fields.put("direction", meta.direction().as_str());
@@ -183,7 +188,13 @@ impl Fields {
         }
     }
 
-    fn peer(&mut self, end: &str, address: SocketAddr, workload: Option<&Workload>, identity: Option<&Identity>) {
+    fn peer(
+        &mut self,
+        end: &str,
+        address: SocketAddr,
+        workload: Option<&Workload>,
+        identity: Option<&Identity>,
+    ) {
         self.put(&format!("{end}.addr"), address.to_string());
         self.maybe(&format!("{end}.workload"), workload.map(|workload| workload.name.as_ref()));
         self.maybe(&format!("{end}.namespace"), workload.map(|workload| workload.namespace.as_ref()));

@@ -80,7 +80,11 @@ impl TcpLabels {
             reporter: meta.reporter,
             source: Peer::new(meta.source.as_ref(), meta.source_identity.as_ref()),
             destination: Peer::new(meta.destination.as_ref(), meta.destination_identity.as_ref()),
-            service: meta.service.as_ref().map(|service| service.key.clone()).or_else(|| guessed_service(meta)),
+            service: meta
+                .service
+                .as_ref()
+                .map(|service| service.key.clone())
+                .or_else(|| guessed_service(meta)),
             failure,
             security: meta.security.as_str(),
         }
@@ -133,7 +137,8 @@ impl EncodeLabelSet for TcpLabels {
         };
         let (namespace, name) =
             self.service.as_ref().and_then(|key| key.0.split_once('/')).unwrap_or_default();
-        let host = if name.is_empty() { String::new() } else { format!("{name}.{namespace}.{SERVICE_SUFFIX}") };
+        let host =
+            if name.is_empty() { String::new() } else { format!("{name}.{namespace}.{SERVICE_SUFFIX}") };
         let values = [reporter]
             .into_iter()
             .chain(self.source.values())

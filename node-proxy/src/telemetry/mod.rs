@@ -11,8 +11,8 @@ mod scrape;
 mod series;
 mod spec;
 
-pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
 pub use access_log::AccessLog;
+pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
 pub use registry::{Carrier, Direction, OpenTunnel, Outcome, Telemetry};
 
 #[cfg(test)]

@@ -158,7 +158,12 @@ impl Telemetry {
     }
 
     /// Tells where certificates, pods and the controller's stream are read from. The first call holds.
-    pub fn attach(&self, certificates: Certificates, pods: watch::Receiver<PodReports>, control: ControlStatus) {
+    pub fn attach(
+        &self,
+        certificates: Certificates,
+        pods: watch::Receiver<PodReports>,
+        control: ControlStatus,
+    ) {
         let _ = self.inner.sources.set(Sources { certificates, pods, control });
     }
 
@@ -185,9 +190,8 @@ impl Telemetry {
     pub(super) fn ended(&self, series: &TcpSeries, ended: &Ended<'_>) {
         let meta = ended.meta;
         let counts = &self.inner.counts;
-        counts.connections_open[meta.direction() as usize]
-            [usize::from(meta.security != Security::MutualTls)]
-        .dec();
+        counts.connections_open[meta.direction() as usize][usize::from(meta.security != Security::MutualTls)]
+            .dec();
         match ended.failure {
             None => {
                 series.closed.inc();
@@ -328,8 +332,7 @@ impl Inner {
         gauges(encoder, &spec::CONNECTIONS_OPEN, open)?;
         let refused = Reason::ALL.map(|reason| ([reason.as_str()], counts.refused[reason as usize].get()));
         counters(encoder, &spec::REFUSED, refused)?;
-        let tunnels =
-            Direction::ALL.map(|way| ([way.as_str()], counts.tunnels_open[way as usize].get()));
+        let tunnels = Direction::ALL.map(|way| ([way.as_str()], counts.tunnels_open[way as usize].get()));
         gauges(encoder, &spec::TUNNELS_OPEN, tunnels)?;
         let handshakes = Direction::ALL.into_iter().flat_map(|way| {
             Outcome::ALL.map(|outcome| {
@@ -364,9 +367,8 @@ impl Sources {
     fn encode_pods(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let pods = self.pods.borrow().clone();
         let phases = [Phase::NotEnrolled, Phase::Waiting, Phase::Enrolled, Phase::Leaving, Phase::Failed];
-        let by_phase = phases.map(|phase| {
-            ([phase.as_str()], pods.values().filter(|report| report.phase == phase).count())
-        });
+        let by_phase = phases
+            .map(|phase| ([phase.as_str()], pods.values().filter(|report| report.phase == phase).count()));
         gauges(encoder, &spec::ENROLLED_PODS, by_phase)?;
         let uncaptured: u64 = pods.values().map(|report| u64::from(report.uncaptured_connections)).sum();
         gauges(encoder, &spec::UNCAPTURED, [([], uncaptured)])
@@ -374,7 +376,8 @@ impl Sources {
 
     fn encode_control(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = self.control.read();
-        let seconds = |since: Option<tokio::time::Instant>| since.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        let seconds =
+            |since: Option<tokio::time::Instant>| since.map_or(0.0, |at| at.elapsed().as_secs_f64());
         let connected = u64::from(status.connected_since.is_some());
         gauges(encoder, &spec::CONTROL_CONNECTED, [([], connected)])?;
         gauges(encoder, &spec::CONTROL_AGE, [([], seconds(status.connected_since))])?;
@@ -383,9 +386,8 @@ impl Sources {
 
     fn encode_certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let statuses = self.certificates.statuses();
-        let expiries = statuses
-            .iter()
-            .filter_map(|status| Some(([status.identity.uri()], status.not_after?)));
+        let expiries =
+            statuses.iter().filter_map(|status| Some(([status.identity.uri()], status.not_after?)));
         gauges(encoder, &spec::CERTIFICATE_EXPIRY, expiries)
     }
 }

@@ -64,8 +64,11 @@ pub(super) const TCP_FAILED: Spec = counter(
     TCP_LABELS,
     "TCP connections refused or failed, with the reason as `response_flags`.",
 );
-pub(super) const TCP_SENT: Spec =
-    counter("istio_tcp_sent_bytes_total", TCP_LABELS, "Bytes from the destination to the source (the response).");
+pub(super) const TCP_SENT: Spec = counter(
+    "istio_tcp_sent_bytes_total",
+    TCP_LABELS,
+    "Bytes from the destination to the source (the response).",
+);
 pub(super) const TCP_RECEIVED: Spec = counter(
     "istio_tcp_received_bytes_total",
     TCP_LABELS,
@@ -84,7 +87,8 @@ pub(super) const REFUSED: Spec = counter(
     &["reason"],
     "Connections refused, or failed after they were opened, by reason.",
 );
-pub(super) const TUNNELS_OPEN: Spec = gauge("culvert_tunnels_open", &["direction"], "HBONE tunnels open now.");
+pub(super) const TUNNELS_OPEN: Spec =
+    gauge("culvert_tunnels_open", &["direction"], "HBONE tunnels open now.");
 pub(super) const HANDSHAKES: Spec = counter(
     "culvert_handshakes_total",
     &["direction", "result"],
@@ -163,7 +167,8 @@ pub(super) const ACCESS_LOG_DROPPED: Spec = counter(
 );
 pub(super) const OPEN_FDS: Spec = gauge("process_open_fds", &[], "Open file descriptors.");
 pub(super) const MAX_FDS: Spec = gauge("process_max_fds", &[], "Limit on open file descriptors.");
-pub(super) const RESIDENT_MEMORY: Spec = gauge("process_resident_memory_bytes", &[], "Resident memory in bytes.");
+pub(super) const RESIDENT_MEMORY: Spec =
+    gauge("process_resident_memory_bytes", &[], "Resident memory in bytes.");
 pub(super) const CPU_SECONDS: Spec =
     counter("process_cpu_seconds_total", &[], "User and system CPU time spent, in seconds.");
 pub(super) const START_TIME: Spec =

@@ -119,10 +119,16 @@ async fn failures_carry_their_reason_and_what_is_unknown_says_so() {
         assert_eq!(samples(&text, &["connections_failed_total", &flag]), [1.0], "{reason}");
         assert_eq!(samples(&text, &["culvert_refused_total", reason]), [1.0]);
     }
-    let refused = ["connections_failed_total", "source_workload=\"unknown\"", "PlaintextRefused", "=\"none\""];
+    let refused =
+        ["connections_failed_total", "source_workload=\"unknown\"", "PlaintextRefused", "=\"none\""];
     assert_eq!(samples(&text, &refused), [1.0]);
-    assert_eq!(samples(&text, &["connections_closed_total", "PlaintextRefused"]), [0.0; 0], "it was never open");
-    let guessed = ["connections_opened_total", "reporter=\"destination\"", "destination_service_name=\"cart\""];
+    assert_eq!(
+        samples(&text, &["connections_closed_total", "PlaintextRefused"]),
+        [0.0; 0],
+        "it was never open"
+    );
+    let guessed =
+        ["connections_opened_total", "reporter=\"destination\"", "destination_service_name=\"cart\""];
     assert_eq!(samples(&text, &guessed), [1.0], "the only Service that leads to the port");
     let by_why = ["culvert_connections_total", "inbound", "security=\"none\"", "why=\"SourceOutsideMesh\""];
     assert_eq!(samples(&text, &by_why), [1.0]);
@@ -158,7 +164,9 @@ async fn series_vanish_with_their_workloads_but_not_under_an_open_connection() {
     snapshots.publish(builder.freeze(Origin::Controller, "v4"));
     minutes(5).await;
     assert_eq!(telemetry.series_count(), 0);
-    telemetry.open(ConnectionMeta { source: None, destination: None, ..meta(&snapshots.load()) }).close(Ok(()));
+    telemetry
+        .open(ConnectionMeta { source: None, destination: None, ..meta(&snapshots.load()) })
+        .close(Ok(()));
     minutes(59).await;
     assert_eq!(telemetry.series_count(), 1);
     minutes(3).await;
@@ -191,7 +199,8 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
         let labels = rest.strip_prefix('{').map_or("", |rest| rest.rsplit_once('}').unwrap().0);
-        let names = labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap().0);
+        let names =
+            labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap().0);
         found.entry(name).or_default().extend(names);
     }
     // Without a certificate there is no expiry to scrape.

@@ -38,7 +38,9 @@ async fn what_a_controller_said_outlives_controller_and_process() {
     let mut proxy = Proxy::start(&home, &controller.url());
     proxy.eventually("/healthz/ready", 200, "ready").await;
     let (_, config) = proxy.get("/config?only=node,workloads,controller").await;
-    for part in ["\"name\":\"one\"", "\"version\":\"v1\"", "\"stale\":false", "shop/a/a-uid", "\"connected\":true"] {
+    for part in
+        ["\"name\":\"one\"", "\"version\":\"v1\"", "\"stale\":false", "shop/a/a-uid", "\"connected\":true"]
+    {
         assert!(config.contains(part), "{part} in {config}");
     }
     controller.stop().await;

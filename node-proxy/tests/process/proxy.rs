@@ -89,7 +89,9 @@ impl Proxy {
     }
 
     pub async fn request(&self, method: &str, path: &str) -> (u16, String) {
-        self.try_request(method, path).await.unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+        self.try_request(method, path)
+            .await
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
     }
 
     async fn try_request(&self, method: &str, path: &str) -> std::io::Result<(u16, String)> {
@@ -111,7 +113,11 @@ impl Proxy {
             if matches!(&answer, Ok((got, body)) if *got == status && body.contains(text)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{path}: expected {status} {text:?}, got {answer:?}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "{path}: expected {status} {text:?}, got {answer:?}\n{}",
+                self.log()
+            );
             sleep(Duration::from_millis(50)).await;
         }
     }

@@ -160,7 +160,8 @@ async fn with_the_ca_away_it_serves_until_it_expires_and_comes_back_with_it() {
     assert!(status.failures > 5);
     assert!(status.last_error.unwrap().contains("no such pod here"));
     let text = fixture.telemetry.scrape().unwrap();
-    let failures = text.lines().find(|line| line.contains("certificate_requests_total{result=\"failure\"}")).unwrap();
+    let failures =
+        text.lines().find(|line| line.contains("certificate_requests_total{result=\"failure\"}")).unwrap();
     assert!(failures.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 5.0, "{failures}");
     after(Duration::from_secs(120)).await;
     assert!(fixture.certificates.current(&cart()).is_none(), "an expired certificate is not served");
@@ -181,7 +182,8 @@ async fn failures_back_off_each_identity_for_itself_and_urgency_does_not_wait() 
     assert!(gaps[0] >= Duration::from_millis(400) && gaps[0] < Duration::from_secs(1), "{gaps:?}");
     assert!(gaps.last().unwrap() > &Duration::from_secs(8), "{gaps:?}");
     let started = Instant::now();
-    let error = fixture.certificates.acquire(&cart(), Instant::now() + Duration::from_secs(1)).await.unwrap_err();
+    let error =
+        fixture.certificates.acquire(&cart(), Instant::now() + Duration::from_secs(1)).await.unwrap_err();
     assert_eq!(started.elapsed(), Duration::from_secs(1));
     assert!(matches!(error, CertificateError::Failed { .. }), "{error}");
     assert_eq!(fixture.ca.asked(), asked.len() + 1, "asked at once for who waits");
@@ -193,7 +195,9 @@ async fn failures_back_off_each_identity_for_itself_and_urgency_does_not_wait() 
 #[tokio::test(start_paused = true)]
 async fn at_most_eight_requests_run_and_who_waits_goes_first() {
     let fixture = start();
-    let identity = |number: usize| -> Identity { format!("spiffe://cluster.local/ns/shop/sa/a{number}").parse().unwrap() };
+    let identity = |number: usize| -> Identity {
+        format!("spiffe://cluster.local/ns/shop/sa/a{number}").parse().unwrap()
+    };
     let leases: Vec<_> = (0..40).map(|number| fixture.certificates.keep(&identity(number))).collect();
     after(Duration::from_millis(10)).await;
     let urgent: Identity = "spiffe://cluster.local/ns/shop/sa/urgent".parse().unwrap();

@@ -140,7 +140,8 @@ impl Naive {
                 let name = format!("w{name}");
                 let mut one = workload(&name, &addresses.iter().copied().collect::<Vec<_>>());
                 one.host_network = *host_network;
-                one.memberships = services.iter().map(|service| member(&format!("shop/s{service}"))).collect();
+                one.memberships =
+                    services.iter().map(|service| member(&format!("shop/s{service}"))).collect();
                 one.own = mine.then(|| Arc::new(own()));
                 let indexed = if *host_network { Vec::new() } else { one.addresses.clone() };
                 claim(&mut self.address_claims, &name, &indexed);
@@ -175,7 +176,11 @@ impl Naive {
     fn check(&self, snapshot: &Snapshot) {
         for last in 0..5u8 {
             let last_claim = |claims: &[(IpAddr, String)]| {
-                claims.iter().rev().find(|(claimed, _)| *claimed == address(last)).map(|(_, name)| name.clone())
+                claims
+                    .iter()
+                    .rev()
+                    .find(|(claimed, _)| *claimed == address(last))
+                    .map(|(_, name)| name.clone())
             };
             assert_eq!(holder(snapshot, last), last_claim(&self.address_claims));
             let vip = snapshot.service_by_vip(address(last)).map(|service| service.key.to_string());
@@ -207,7 +212,9 @@ impl Naive {
             let found: BTreeSet<(String, usize)> = set
                 .iter()
                 .flat_map(|set| &set.endpoints)
-                .inspect(|endpoint| assert_eq!(Some(&endpoint.workload), snapshot.workload(&endpoint.workload.uid)))
+                .inspect(|endpoint| {
+                    assert_eq!(Some(&endpoint.workload), snapshot.workload(&endpoint.workload.uid))
+                })
                 .map(|endpoint| (endpoint.workload.name.to_string(), endpoint.membership))
                 .collect();
             assert_eq!(found, expected);
@@ -266,7 +273,8 @@ fn one_pod_event_at_a_hundred_thousand_workloads() {
         let mut one = workload(&format!("pod-{number}"), &[]);
         let [_, high, middle, low] = u32::try_from(number).unwrap().to_be_bytes();
         one.addresses = vec![IpAddr::from([10, high, middle, low])];
-        one.memberships = vec![Membership { ready, ..member(&format!("shop/service-{}", number % SERVICES)) }];
+        one.memberships =
+            vec![Membership { ready, ..member(&format!("shop/service-{}", number % SERVICES)) }];
         one
     };
     let mut builder = Builder::new();

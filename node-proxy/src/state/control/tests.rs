@@ -19,7 +19,13 @@ struct Stream {
 
 impl Stream {
     async fn read(&mut self) -> FromProxy {
-        timeout(Duration::from_secs(10), self.from_proxy.message()).await.unwrap().unwrap().unwrap().kind.unwrap()
+        timeout(Duration::from_secs(10), self.from_proxy.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .kind
+            .unwrap()
     }
 
     /// Reads up to `Subscribe`; returns the versions held.
@@ -53,7 +59,12 @@ impl Stream {
 
     async fn welcome(&self, node: &str) {
         let node = node.to_owned();
-        self.send(FromController::Welcome(wire::Welcome { node, heartbeat_seconds: 1, ..Default::default() })).await;
+        self.send(FromController::Welcome(wire::Welcome {
+            node,
+            heartbeat_seconds: 1,
+            ..Default::default()
+        }))
+        .await;
     }
 
     async fn batch(&self, sequence: u64, version: &str, upserts: Vec<wire::Resource>) {

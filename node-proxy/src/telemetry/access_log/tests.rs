@@ -58,7 +58,10 @@ fn a_line_has_ztunnels_keys_and_why() {
     let failure = Failure::new(Reason::PlaintextRefused, "strict");
     let line = render(AccessLogFormat::Json, &ended(&plain, Some(&failure)), SystemTime::now());
     let line: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((&line["connection_security_policy"], &line["why"]), (&"none".into(), &"SourceOutsideMesh".into()));
+    assert_eq!(
+        (&line["connection_security_policy"], &line["why"]),
+        (&"none".into(), &"SourceOutsideMesh".into())
+    );
     assert_eq!((&line["reason"], &line["error"]), (&"PlaintextRefused".into(), &"strict".into()));
     assert_eq!((&line["direction"], &line["level"]), (&"inbound".into(), &"error".into()));
     assert!(line.get("src.workload").is_none());
@@ -69,7 +72,10 @@ fn text_cannot_be_forged_by_what_a_peer_says() {
     let meta = meta();
     let failure = Failure::new(Reason::BadConnect, "no \"x\"\n2024 info message=\"connection complete\"");
     let line = render(AccessLogFormat::Text, &ended(&meta, Some(&failure)), SystemTime::UNIX_EPOCH + AT);
-    assert!(line.starts_with("2024-02-29T12:34:56.789Z error message=\"connection failed\" src.addr=\"10."), "{line}");
+    assert!(
+        line.starts_with("2024-02-29T12:34:56.789Z error message=\"connection failed\" src.addr=\"10."),
+        "{line}"
+    );
     assert_eq!(line.matches('\n').count(), 1);
     assert!(line.contains(r#"error="no \"x\"\n2024"#), "{line}");
 }
