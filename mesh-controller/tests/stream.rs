@@ -79,11 +79,11 @@ async fn a_node_sees_its_own_pods_whole_and_others_as_peers() {
     let own = mesh.proxy("one", &[]).await.batch().await;
     let peer = mesh.proxy("two", &[]).await.batch().await;
     let a = own.workload("a");
-    assert_eq!((a.enrolment(), a.tunnel(), a.probes.len()), (Enrolment::Enrolled, Tunnel::None, 1));
+    assert_eq!((a.enrolment(), a.tunnel(), a.probes.len()), (Enrolment::Enrolled, Tunnel::Unspecified, 1));
     assert!(a.settings.is_some());
     assert_eq!(own.workload("early").enrolment(), Enrolment::Enrolled);
     let a = peer.workload("a");
-    assert_eq!((a.enrolment(), a.tunnel(), a.probes.len()), (Enrolment::Unspecified, Tunnel::None, 0));
+    assert_eq!((a.enrolment(), a.tunnel(), a.probes.len()), (Enrolment::Unspecified, Tunnel::Unspecified, 0));
     assert!(a.settings.is_none());
     assert!(!peer.upserts.contains_key(&uid("early")), "{:?}", peer.order);
     assert_ne!(own.mark.version, peer.mark.version);
@@ -139,7 +139,7 @@ async fn enrolling_and_leaving_are_told_in_an_order_that_breaks_nothing() {
     let mesh = Mesh::start(&text("enabled")).await;
     let (mut own, mut peer) = (mesh.proxy("one", &[]).await, mesh.proxy("two", &[]).await);
     own.follow().await;
-    assert_eq!(peer.follow().await.workload("a").tunnel(), Tunnel::None);
+    assert_eq!(peer.follow().await.workload("a").tunnel(), Tunnel::Unspecified);
     peer.report(&uid("a"), EnrolmentPhase::Enrolled).await;
     peer.hears_nothing().await;
 

@@ -5,6 +5,9 @@
 //! it: a lost stream, a node proxy that waits for a certificate again, or a restarted controller never turn traffic
 //! between enrolled pods into plaintext.
 //!
+//! A controller that has just started does not know yet who was enrolled. Until a pod's own node has spoken of it, or
+//! [`SPOKEN_OF_WITHIN`] has passed, peers are told that it is undecided, and hold their connections.
+//!
 //! Leaving: peers are told plaintext and the own node LEAVING; when every connected node proxy has applied that, or
 //! 10 s have passed, the own node is told NOT_ENROLLED.
 
@@ -19,6 +22,10 @@ use crate::translate::Facts;
 
 /// How long peers may take to apply that a pod is leaving.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a wanted pod stays undecided when its own node says nothing of it. Where no node proxy runs there are no
+/// rules either, and the pod must stay reachable; where one ran, its rules drop plaintext until it is back.
+const SPOKEN_OF_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is told about a pod: to its own node, and to its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +42,8 @@ pub struct Entry {
     /// Peers are, or may have been, told HBONE.
     reached: bool,
     leaving: Option<Leaving>,
+    /// Until then peers hold their connections, unless its own node speaks of it first.
+    undecided_until: Option<Instant>,
     /// The newest of its own node.
     pub report: Option<pb::WorkloadEnrolment>,
     /// Its own node refused what it was told, with this reason.
@@ -52,6 +61,9 @@ impl Entry {
     pub fn decision(&self) -> Decision {
         let (enrolment, tunnel) = match (self.wanted.is_enrolled(), self.reached, self.leaving) {
             (true, true, _) => (pb::Enrolment::Enrolled, pb::Tunnel::Hbone),
+            (true, false, _) if self.undecided_until.is_some() => {
+                (pb::Enrolment::Enrolled, pb::Tunnel::Unspecified)
+            }
             (true, false, _) => (pb::Enrolment::Enrolled, pb::Tunnel::None),
             (false, _, Some(_)) => (pb::Enrolment::Leaving, pb::Tunnel::None),
             (false, _, None) => (pb::Enrolment::NotEnrolled, pb::Tunnel::None),
@@ -83,6 +95,7 @@ impl Entry {
             pb::EnrolmentPhase::NotEnrolled | pb::EnrolmentPhase::Leaving => self.reached = false,
             pb::EnrolmentPhase::Waiting | pb::EnrolmentPhase::Failed | pb::EnrolmentPhase::Unspecified => {}
         }
+        self.undecided_until = None;
         self.report = Some(report);
     }
 }
@@ -121,6 +134,7 @@ impl Book {
                         wanted: pod.wanted.clone(),
                         reached: false,
                         leaving: None,
+                        undecided_until: Some(now + SPOKEN_OF_WITHIN),
                         report: None,
                         refused: None,
                     };
@@ -183,6 +197,10 @@ impl Book {
     pub fn progress(&mut self, applied: Option<u64>, now: Instant) -> Touched {
         let mut touched = Touched::new();
         for (uid, entry) in &mut self.pods {
+            if entry.undecided_until.is_some_and(|until| now >= until) {
+                entry.undecided_until = None;
+                touched.insert(uid.clone());
+            }
             let Some(leaving) = entry.leaving else { continue };
             let known =
                 leaving.generation.is_some_and(|needed| applied.is_none_or(|applied| applied >= needed));
@@ -197,7 +215,8 @@ impl Book {
     /// When [`Book::progress`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let leaving = self.pods.values().filter_map(|entry| entry.leaving);
-        leaving.map(|leaving| leaving.since + ACKNOWLEDGED_WITHIN).min()
+        let undecided = self.pods.values().filter_map(|entry| entry.undecided_until);
+        leaving.map(|leaving| leaving.since + ACKNOWLEDGED_WITHIN).chain(undecided).min()
     }
 }
 
@@ -248,7 +267,7 @@ mod tests {
     #[tokio::test]
     async fn peers_are_told_hbone_only_after_the_own_nodes_report() {
         let mut case = Case::new(true);
-        assert_eq!(case.told(), (E::Enrolled, T::None));
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified));
         case.report("n", P::Waiting);
         assert_eq!(case.told(), (E::Enrolled, T::None));
         case.report("other", P::Enrolled);
@@ -324,6 +343,18 @@ mod tests {
         case.book.follow(&BTreeMap::new(), case.now);
         assert!(case.book.get("w").is_none());
         case.wanted(true);
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified));
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_its_node_never_speaks_of_is_decided_after_a_minute() {
+        let mut case = Case::new(true);
+        let deadline = case.book.deadline().unwrap();
+        assert_eq!(deadline, case.now + Duration::from_secs(60));
+        assert!(case.book.progress(None, deadline - Duration::from_millis(1)).is_empty());
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified));
+        assert_eq!(case.book.progress(None, deadline).len(), 1);
         assert_eq!(case.told(), (E::Enrolled, T::None));
+        assert_eq!(case.book.deadline(), None);
     }
 }

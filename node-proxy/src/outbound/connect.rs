@@ -68,6 +68,11 @@ impl AttemptError {
         Self { failure, may_try_another: true }
     }
 
+    fn undecided(workload: &Workload) -> Self {
+        let message = format!("node {} has not said whether it captures {}", workload.node, workload.name);
+        Self { failure: Failure::new(Reason::UnknownDestination, message), may_try_another: true }
+    }
+
     fn socket(error: &io::Error) -> Self {
         let failure = Failure::new(Reason::Local, format!("no socket in the pod's namespace: {error}"));
         Self { failure, may_try_another: false }
@@ -117,8 +122,9 @@ impl Outbound {
                 };
             let in_flight = candidate.load.begin();
             let started = Instant::now();
+            let workload = self.decided(&candidate.workload).await;
             let attempt = Attempt {
-                workload: &candidate.workload,
+                workload: &workload,
                 to: SocketAddr::new(candidate.address, candidate.target_port),
                 service: Some(service),
                 timeouts: self.timeouts(),
@@ -148,6 +154,7 @@ impl Outbound {
 
     pub(super) async fn connect_to_workload(&self, workload: Arc<Workload>) -> Result<Connected, Refusal> {
         let timeouts = self.timeouts();
+        let workload = self.decided(&workload).await;
         let attempt = Attempt {
             workload: &workload,
             to: self.destination,
@@ -159,6 +166,27 @@ impl Outbound {
             Ok(upstream) => Ok(Connected { upstream, meta: self.attempt_meta(&attempt), in_flight: None }),
             Err(error) => {
                 Err(Refusal { meta: Box::new(self.attempt_meta(&attempt)), failure: error.failure })
+            }
+        }
+    }
+
+    /// The workload once it is decided how to reach it, or as it was when that took too long: the controller has just
+    /// started and has not heard of the workload's node yet.
+    async fn decided(&self, workload: &Arc<Workload>) -> Arc<Workload> {
+        if workload.tunnel != TunnelProtocol::Undecided {
+            return workload.clone();
+        }
+        let mut changed = self.context.shared.snapshots.changed();
+        let deadline = Instant::now() + self.timeouts().unknown_destination;
+        loop {
+            let snapshot = self.context.shared.snapshots.load_full();
+            match snapshot.workload(&workload.uid) {
+                Some(newer) if newer.tunnel != TunnelProtocol::Undecided => return newer.clone(),
+                Some(_) | None => {}
+            }
+            match tokio::time::timeout_at(deadline, changed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return workload.clone(),
             }
         }
     }
@@ -197,7 +225,9 @@ impl Outbound {
             service: attempt.service.cloned(),
             security: match workload.tunnel {
                 TunnelProtocol::Hbone => Security::MutualTls,
-                TunnelProtocol::Plaintext => Security::Plaintext(why_plaintext(&self.source, workload)),
+                TunnelProtocol::Plaintext | TunnelProtocol::Undecided => {
+                    Security::Plaintext(why_plaintext(&self.source, workload))
+                }
             },
         }
     }
@@ -206,6 +236,7 @@ impl Outbound {
     async fn attempt(&self, attempt: &Attempt<'_>) -> Result<Upstream, AttemptError> {
         match attempt.workload.tunnel {
             TunnelProtocol::Hbone => Ok(self.tunnel(attempt).await?),
+            TunnelProtocol::Undecided => Err(AttemptError::undecided(attempt.workload)),
             TunnelProtocol::Plaintext => {
                 let deadline = attempt.deadline.min(Instant::now() + attempt.timeouts.connect);
                 self.plain(attempt.to, deadline).await

@@ -54,7 +54,6 @@ fn an_ipv4_mapped_address_is_the_ipv4_address() {
 fn what_makes_no_sense_is_refused_by_field() {
     let cases: [(&str, String); 14] = [
         ("HBONE without an identity", refused(|w| w.service_account = String::new())),
-        ("tunnel: the value 0 is not known", refused(|w| w.tunnel = 0)),
         ("tunnel: the value 77 is not known", refused(|w| w.tunnel = 77)),
         ("addresses: an address has 5 bytes; 4 or 16 are expected", refused(|w| w.addresses[0].push(1))),
         ("service_account: ", refused(|w| w.service_account = "No/Name".to_owned())),
