@@ -9,6 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+/// Each failed attempt means that another sandbox of the user ended just then.
+const LOCK_ATTEMPTS: u32 = 100;
+
 /// Where one sandbox is reached.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -29,8 +32,8 @@ pub enum PlaceError {
     Running(String),
     #[error("no sandbox named `{0}` is running; start one with `culvert sandbox up --name {0}`")]
     NotRunning(String),
-    #[error("the sandbox's directory {}: {source}", path.display())]
-    Directory { path: PathBuf, source: io::Error },
+    #[error("the sandbox's directory {}: {cause}", path.display())]
+    Directory { path: PathBuf, cause: io::Error },
 }
 
 impl Place {
@@ -45,9 +48,14 @@ impl Place {
         if !valid {
             return Err(PlaceError::Name(name.to_owned()));
         }
-        let base = base_directory();
-        private_directory(&base).map_err(|source| PlaceError::Directory { path: base.clone(), source })?;
-        Ok(Self { base, name: name.to_owned() })
+        let mut refused = None;
+        for base in base_directories() {
+            match private_directory(&base) {
+                Ok(()) => return Ok(Self { base, name: name.to_owned() }),
+                Err(cause) => refused = Some(PlaceError::Directory { path: base, cause }),
+            }
+        }
+        Err(refused.unwrap_or_else(|| PlaceError::NotRunning(name.to_owned())))
     }
 
     /// As [`Place::of`], for the keeper.
@@ -83,7 +91,7 @@ impl Place {
     /// # Errors
     /// [`PlaceError::Running`] when there is one, else when the directory cannot be made.
     pub fn claim(&self) -> Result<UnixListener, PlaceError> {
-        let fail = |source| PlaceError::Directory { path: self.directory(), source };
+        let fail = |cause| PlaceError::Directory { path: self.directory(), cause };
         let _lock = self.lock().map_err(fail)?;
         if self.is_answering() || self.keeper().is_some() {
             return Err(PlaceError::Running(self.name.clone()));
@@ -110,7 +118,7 @@ impl Place {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 PlaceError::NotRunning(self.name.clone())
             }
-            _ => PlaceError::Directory { path: self.socket(), source: error },
+            _ => PlaceError::Directory { path: self.socket(), cause: error },
         })
     }
 
@@ -130,13 +138,14 @@ impl Place {
     /// # Errors
     /// As removing files.
     pub fn clear(&self) -> Result<bool, PlaceError> {
-        let fail = |source| PlaceError::Directory { path: self.directory(), source };
+        let fail = |cause| PlaceError::Directory { path: self.directory(), cause };
         let _lock = self.lock().map_err(fail)?;
-        if self.is_answering() || !self.directory().exists() {
+        if self.is_answering() {
             return Ok(false);
         }
-        remove_directory(&self.directory()).map_err(fail)?;
-        Ok(true)
+        let existed = self.directory().exists();
+        self.remove().map_err(fail)?;
+        Ok(existed)
     }
 
     /// For the keeper at its end: removes the directory unless a new sandbox has taken it over.
@@ -144,7 +153,7 @@ impl Place {
         let Ok(_lock) = self.lock() else { return };
         let ours = fs::read_to_string(self.pid_file()).is_ok_and(|pid| pid.trim() == keeper.to_string());
         if ours {
-            let _ = remove_directory(&self.directory());
+            let _ = self.remove();
         }
     }
 
@@ -154,21 +163,37 @@ impl Place {
 
     /// Held while a directory is judged, made or removed; released when dropped.
     fn lock(&self) -> io::Result<OwnedFd> {
-        let base = OwnedFd::from(File::open(&self.base)?);
-        flock(&base, FlockOperation::LockExclusive)?;
-        Ok(base)
+        for _ in 0..LOCK_ATTEMPTS {
+            private_directory(&self.base)?;
+            let base = File::open(&self.base)?;
+            flock(&base, FlockOperation::LockExclusive)?;
+            // Whoever held it before may have been the last and removed it.
+            let same = fs::metadata(&self.base).and_then(|now| Ok(now.ino() == base.metadata()?.ino()));
+            if same.unwrap_or(false) {
+                return Ok(OwnedFd::from(base));
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// Removes the sandbox's directory, and the one around it when it was the last. Under [`Place::lock`].
+    fn remove(&self) -> io::Result<()> {
+        remove_directory(&self.directory())?;
+        match fs::remove_dir(&self.base) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
-fn base_directory() -> PathBuf {
+/// Where directories of sandboxes may be, best first: the machine's for root, the user's session's, one in the directory
+/// for temporary files. Root of a container may have to do with the last.
+fn base_directories() -> Vec<PathBuf> {
     let uid = nix::unistd::geteuid();
-    if uid.is_root() {
-        return PathBuf::from("/run/culvert");
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        Some(runtime) if runtime.is_dir() => runtime.join("culvert"),
-        _ => std::env::temp_dir().join(format!("culvert-{uid}")),
-    }
+    let machine = uid.is_root().then(|| PathBuf::from("/run/culvert"));
+    let session = std::env::var_os("XDG_RUNTIME_DIR").map(|runtime| PathBuf::from(runtime).join("culvert"));
+    let temporary = std::env::temp_dir().join(format!("culvert-{uid}"));
+    machine.into_iter().chain(session).chain([temporary]).collect()
 }
 
 /// Makes the directory for its owner alone; one that belongs to somebody else is refused.
@@ -215,7 +240,7 @@ mod tests {
         assert!(matches!(place.connect(), Err(PlaceError::NotRunning(_))));
         drop(place.claim().unwrap());
         assert!(place.clear().unwrap());
-        assert!(!place.directory().exists());
+        assert!(!base.path().exists(), "the last one takes the directory around it along");
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::sandbox::namespaces::entry::Access;
 /// What keeps a pod's files from being made. Waiting may help.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("{}: {cause}", path.display())]
+    Io { path: PathBuf, cause: io::Error },
     #[error(transparent)]
     Missing(#[from] EnvironmentError),
     #[error("volume {name}: the sandbox knows configMap, secret and emptyDir")]
@@ -198,11 +198,11 @@ fn empty_directory() -> PathBuf {
 }
 
 fn make_directory(path: &Path) -> Result<(), FilesError> {
-    fs::create_dir_all(path).map_err(|source| FilesError::Io { path: path.to_owned(), source })
+    fs::create_dir_all(path).map_err(|cause| FilesError::Io { path: path.to_owned(), cause })
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<(), FilesError> {
-    fs::write(path, content).map_err(|source| FilesError::Io { path: path.to_owned(), source })
+    fs::write(path, content).map_err(|cause| FilesError::Io { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]

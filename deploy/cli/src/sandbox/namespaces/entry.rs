@@ -61,34 +61,34 @@ impl Entry {
             return error;
         }
         let Some((program, arguments)) = self.command.split_first() else {
-            return EntryError::Exec { program: String::new(), source: io::ErrorKind::InvalidInput.into() };
+            return EntryError::Exec { program: String::new(), cause: io::ErrorKind::InvalidInput.into() };
         };
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.environment);
-        EntryError::Exec { program: program.clone(), source: command.exec() }
+        EntryError::Exec { program: program.clone(), cause: command.exec() }
     }
 
     fn go(&self) -> Result<(), EntryError> {
         if let Some(path) = &self.netns {
-            let file = File::open(path).map_err(|source| EntryError::Netns { path: path.clone(), source })?;
+            let file = File::open(path).map_err(|cause| EntryError::Netns { path: path.clone(), cause })?;
             setns(file, CloneFlags::CLONE_NEWNET)
-                .map_err(|source| EntryError::Netns { path: path.clone(), source: source.into() })?;
+                .map_err(|cause| EntryError::Netns { path: path.clone(), cause: cause.into() })?;
         }
         if let Some(hostname) = &self.hostname {
             unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
-                .map_err(|source| EntryError::Unshare { source: source.into() })?;
+                .map_err(|cause| EntryError::Unshare { cause: cause.into() })?;
             nix::unistd::sethostname(hostname)
-                .map_err(|source| EntryError::Unshare { source: source.into() })?;
-            keep_mounts_private().map_err(|source| EntryError::Unshare { source })?;
+                .map_err(|cause| EntryError::Unshare { cause: cause.into() })?;
+            keep_mounts_private().map_err(|cause| EntryError::Unshare { cause })?;
             // A `/sys` that cannot be mounted shows the supervisor's network devices: wrong, but nothing depends on it.
             let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>);
         }
         for mount in &self.mounts {
-            mount.bind().map_err(|source| EntryError::Mount { target: mount.target.clone(), source })?;
+            mount.bind().map_err(|cause| EntryError::Mount { target: mount.target.clone(), cause })?;
         }
         if let Some(directory) = &self.directory {
             std::env::set_current_dir(directory)
-                .map_err(|source| EntryError::Directory { path: directory.clone(), source })?;
+                .map_err(|cause| EntryError::Directory { path: directory.clone(), cause })?;
         }
         Ok(())
     }
@@ -97,16 +97,16 @@ impl Entry {
 /// Why a program could not be started in its place.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    #[error("cannot enter the network namespace {}: {source}", path.display())]
-    Netns { path: PathBuf, source: io::Error },
-    #[error("cannot make the mount and UTS namespace of the pod: {source}")]
-    Unshare { source: io::Error },
-    #[error("cannot mount {}: {source}", target.display())]
-    Mount { target: PathBuf, source: io::Error },
-    #[error("cannot change to the directory {}: {source}", path.display())]
-    Directory { path: PathBuf, source: io::Error },
-    #[error("cannot execute `{program}`: {source}")]
-    Exec { program: String, source: io::Error },
+    #[error("cannot enter the network namespace {}: {cause}", path.display())]
+    Netns { path: PathBuf, cause: io::Error },
+    #[error("cannot make the mount and UTS namespace of the pod: {cause}")]
+    Unshare { cause: io::Error },
+    #[error("cannot mount {}: {cause}", target.display())]
+    Mount { target: PathBuf, cause: io::Error },
+    #[error("cannot change to the directory {}: {cause}", path.display())]
+    Directory { path: PathBuf, cause: io::Error },
+    #[error("cannot execute `{program}`: {cause}")]
+    Exec { program: String, cause: io::Error },
 }
 
 impl EntryError {
@@ -114,7 +114,7 @@ impl EntryError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Exec { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
+            Self::Exec { cause, .. } if cause.kind() == io::ErrorKind::NotFound => 127,
             Self::Exec { .. } => 126,
             _ => 125,
         }

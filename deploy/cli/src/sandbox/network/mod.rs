@@ -28,12 +28,12 @@ const UPLINK: &str = "eth0";
 /// What failed while laying the network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    #[error("the network namespace {name}: {source}")]
-    Namespace { name: String, source: io::Error },
+    #[error("the network namespace {name}: {cause}")]
+    Namespace { name: String, cause: io::Error },
     #[error("cannot {what}: {why}")]
     Netlink { what: String, why: String },
-    #[error("cannot write the kernel setting {name}: {source}")]
-    Sysctl { name: String, source: io::Error },
+    #[error("cannot write the kernel setting {name}: {cause}")]
+    Sysctl { name: String, cause: io::Error },
     #[error("{node} has no free pod address: at most 253 pods run on a node")]
     Full { node: String },
     #[error("there is no node {0}")]
@@ -87,7 +87,7 @@ impl Network {
     /// # Errors
     /// Says which step the kernel refused.
     pub async fn build(cluster: &Cluster) -> Result<Self, NetworkError> {
-        let fabric_netns = Netns::name_current(FABRIC).map_err(|source| namespace(FABRIC, source))?;
+        let fabric_netns = Netns::name_current(FABRIC).map_err(|cause| namespace(FABRIC, cause))?;
         sysctl::write(&fabric_netns, sysctl::POD)?;
         let fabric_links = open(&fabric_netns, FABRIC)?;
         fabric_links.loopback_up().await?;
@@ -141,7 +141,7 @@ impl Network {
         let node = self.nodes.get(&pod.node).ok_or_else(|| NetworkError::NoNode(pod.node.clone()))?;
         // The far end of the cable goes with it; one that is gone already is what is wanted.
         let _ = node.links.delete(pod.cable).await;
-        pod.netns.remove().map_err(|source| namespace("of the pod", source))?;
+        pod.netns.remove().map_err(|cause| namespace("of the pod", cause))?;
         node.pool().give_back(pod.place);
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Fabric {
         address: DualAddress,
         link: &DualRange,
     ) -> Result<(Netns, Links, u32), NetworkError> {
-        let netns = Netns::create(name).map_err(|source| namespace(name, source))?;
+        let netns = Netns::create(name).map_err(|cause| namespace(name, cause))?;
         sysctl::write(&netns, sysctl::NODE)?;
         let links = open(&netns, name)?;
         links.loopback_up().await?;
@@ -196,7 +196,7 @@ impl Node {
 
     async fn lay_pod(&self, place: u8, pod_uid: &str) -> Result<PodNetwork, NetworkError> {
         let name = pod_namespace(pod_uid);
-        let netns = Netns::create(&name).map_err(|source| namespace(&name, source))?;
+        let netns = Netns::create(&name).map_err(|cause| namespace(&name, cause))?;
         sysctl::write(&netns, sysctl::POD)?;
         let addresses = self.info.pod_cidr.nth(u32::from(place));
         let cable = self.links.add_cable(&format!("pod{place}"), UPLINK, &netns).await?;
@@ -232,9 +232,9 @@ fn single(address: DualAddress) -> [(IpAddr, u8); 2] {
 }
 
 fn open(netns: &Netns, name: &str) -> Result<Links, NetworkError> {
-    Links::open(netns).map_err(|source| namespace(name, source))
+    Links::open(netns).map_err(|cause| namespace(name, cause))
 }
 
-fn namespace(name: &str, source: io::Error) -> NetworkError {
-    NetworkError::Namespace { name: name.to_owned(), source }
+fn namespace(name: &str, cause: io::Error) -> NetworkError {
+    NetworkError::Namespace { name: name.to_owned(), cause }
 }

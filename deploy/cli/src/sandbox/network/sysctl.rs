@@ -33,11 +33,11 @@ pub const POD: &[(&str, &str)] = &[
 pub fn write(netns: &Netns, settings: &[(&str, &str)]) -> Result<(), NetworkError> {
     let written = netns.run(|| {
         settings.iter().try_for_each(|(name, value)| {
-            fs::write(format!("/proc/sys/{name}"), value).map_err(|source| ((*name).to_owned(), source))
+            fs::write(format!("/proc/sys/{name}"), value).map_err(|cause| ((*name).to_owned(), cause))
         })
     });
-    let fail = |name: String, source: io::Error| NetworkError::Sysctl { name, source };
+    let fail = |name: String, cause: io::Error| NetworkError::Sysctl { name, cause };
     written
-        .map_err(|source| fail("of the namespace".to_owned(), source))?
-        .map_err(|(name, source)| fail(name, source))
+        .map_err(|cause| fail("of the namespace".to_owned(), cause))?
+        .map_err(|(name, cause)| fail(name, cause))
 }
