@@ -25,6 +25,7 @@ pub const ALL: &[(&str, crate::Case)] = &[
     ("flushed_rules_come_back_and_settings_change", |world| {
         flushed_rules_come_back_and_settings_change(world).boxed()
     }),
+    ("many_connections_survive_a_flush", |world| many_connections_survive_a_flush(world).boxed()),
     ("pods_go_with_and_without_a_word", |world| pods_go_with_and_without_a_word(world).boxed()),
     ("nonsense_is_answered_as_such", |world| nonsense_is_answered_as_such(world).boxed()),
 ];
@@ -192,6 +193,33 @@ async fn flushed_rules_come_back_and_settings_change(world: World) {
     captured.check("captured before the exclusion").await;
     assert_eq!(outside.count(), 3);
     drop((again, direct));
+}
+
+async fn many_connections_survive_a_flush(world: World) {
+    let home = Home::new().await;
+    let path = home.bind(&world.pod, "pod");
+    let _application = Server::start(&world.pod, world.pod_at(8080));
+    let _outside = Server::start(&world.peer, world.peer_at(9000));
+    let node = Node::start(&home, &world, snapshot(&world, Enrolment::Enrolled, settings()));
+    assert_eq!(node.add(&world, &path).await, Reply::Enrolled);
+    let mut connections = Vec::new();
+    for _ in 0..200 {
+        connections.push(Connection::open(&world.pod, world.peer_at(9000)).await.expect("captured"));
+        connections.push(Connection::open(&world.peer, world.pod_at(8080)).await.expect("captured"));
+    }
+    assert_eq!(node.carried(), 400);
+    for _ in 0..2 {
+        for connection in &mut connections {
+            connection.check("one of many").await;
+        }
+        // Packets that are under way while the rules are missing go astray: let the last acknowledgements pass.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.flush();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    for connection in &mut connections {
+        connection.check("one of many, after the flushes").await;
+    }
 }
 
 async fn pods_go_with_and_without_a_word(mut world: World) {
