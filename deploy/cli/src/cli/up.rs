@@ -77,21 +77,25 @@ pub async fn up(name: &str, arguments: UpArgs) -> anyhow::Result<()> {
         extra,
     };
     let mut sandbox = Sandbox::start(place, &supervise).await?;
-    let outcome = sandbox.make_ready(&files, &arguments).await;
+    if let Err(error) = sandbox.apply(&files).await {
+        sandbox.end().await?;
+        return Err(error);
+    }
+    // Something that does not become ready can only be looked at while it is there.
+    let ready = sandbox.wait_until_ready(arguments.wait).await;
     if arguments.detach {
         client::ask(&sandbox.place, &Request::Release).await?;
-        return outcome.map_err(|error| {
+        return ready.map_err(|error| {
             anyhow!(
                 "{error:#}\nthe sandbox goes on running: look at `culvert sandbox status --name {name}`, end it with \
                  `culvert sandbox down --name {name}`"
             )
         });
     }
-    if let Err(error) = outcome {
-        sandbox.end().await?;
-        return Err(error);
+    match ready {
+        Ok(()) => eprintln!("sandbox {name} is ready; Ctrl-C ends it"),
+        Err(error) => eprintln!("sandbox {name} is up, but {error:#}\nCtrl-C ends it"),
     }
-    eprintln!("sandbox {name} is ready; Ctrl-C ends it");
     sandbox.keep().await
 }
 
@@ -181,15 +185,18 @@ impl Sandbox {
         }
     }
 
-    async fn make_ready(&self, files: &[SourceFile], arguments: &UpArgs) -> anyhow::Result<()> {
+    async fn apply(&self, files: &[SourceFile]) -> anyhow::Result<()> {
         if !files.is_empty() {
             let request = Request::Apply { files: files.to_vec() };
             let (text, _) = client::report(client::ask(&self.place, &request).await?)?;
             eprint!("{text}");
         }
-        let seconds = arguments.wait.as_secs();
-        let limit = arguments.wait + START;
-        client::ask_within(&self.place, &Request::Wait { seconds }, limit).await.map(drop)
+        Ok(())
+    }
+
+    async fn wait_until_ready(&self, limit: Duration) -> anyhow::Result<()> {
+        let request = Request::Wait { seconds: limit.as_secs() };
+        client::ask_within(&self.place, &request, limit + START).await.map(drop)
     }
 
     /// Until a signal, or until the sandbox has ended.
