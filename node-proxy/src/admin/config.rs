@@ -238,7 +238,7 @@ mod tests {
 
     fn sources() -> AdminSources {
         let mut bad = wire_workload("bad", &[1]);
-        bad.tunnel = 0;
+        bad.tunnel = 77;
         let mut resources = Resources::default();
         resources.set_node("one");
         resources.apply(culvert_api::mesh::Page {

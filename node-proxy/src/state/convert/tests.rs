@@ -44,6 +44,13 @@ fn workloads_of_other_nodes_have_no_settings() {
 }
 
 #[test]
+fn what_is_not_decided_yet_is_not_plaintext() {
+    let mut wire = wire_workload("a", &[1]);
+    wire.tunnel = wire::Tunnel::Unspecified.into();
+    assert_eq!(convert(wire).unwrap().tunnel, TunnelProtocol::Undecided);
+}
+
+#[test]
 fn an_ipv4_mapped_address_is_the_ipv4_address() {
     let mut wire = wire_workload("a", &[]);
     wire.addresses = vec!["::ffff:10.0.0.9".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec()];
@@ -52,7 +59,7 @@ fn an_ipv4_mapped_address_is_the_ipv4_address() {
 
 #[test]
 fn what_makes_no_sense_is_refused_by_field() {
-    let cases: [(&str, String); 14] = [
+    let cases: [(&str, String); 13] = [
         ("HBONE without an identity", refused(|w| w.service_account = String::new())),
         ("tunnel: the value 77 is not known", refused(|w| w.tunnel = 77)),
         ("addresses: an address has 5 bytes; 4 or 16 are expected", refused(|w| w.addresses[0].push(1))),
@@ -145,4 +152,11 @@ fn equal_texts_are_held_once_and_let_go() {
     assert!(Arc::ptr_eq(&one.namespace, &other.namespace) && Arc::ptr_eq(&one.labels, &other.labels));
     let settings = WorkloadSettings::try_from(wire_settings()).unwrap();
     assert_eq!(one.own.unwrap().settings, settings);
+}
+
+#[test]
+fn a_workload_that_nobody_has_decided_on_is_neither_plaintext_nor_hbone() {
+    let mut wire = wire_workload("a", &[1]);
+    wire.tunnel = wire::Tunnel::Unspecified.into();
+    assert_eq!(convert(wire).unwrap().tunnel, TunnelProtocol::Undecided);
 }
