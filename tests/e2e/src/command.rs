@@ -117,12 +117,7 @@ pub fn run_with_input(mut command: Command, input: &str, patience: Duration) -> 
     };
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Done {
-        code,
-        stdout: stdout.join().unwrap_or_default(),
-        stderr: stderr.join().unwrap_or_default(),
-        what,
-    }
+    Done { code, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default(), what }
 }
 
 fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {

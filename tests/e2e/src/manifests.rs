@@ -35,7 +35,13 @@ const PORTS: [(&str, u16, &str); 9] = [
 
 impl Shop {
     pub fn new(name: &str, labelled: Labelled) -> Self {
-        Self { name: name.to_owned(), labelled, servers: 1, annotations: Vec::new(), pod_annotations: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            labelled,
+            servers: 1,
+            annotations: Vec::new(),
+            pod_annotations: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -141,9 +147,8 @@ impl Shop {
 }
 
 fn container() -> Value {
-    let ports = PORTS.map(|(name, port, protocol)| {
-        json!({"name": name, "containerPort": port, "protocol": protocol})
-    });
+    let ports = PORTS
+        .map(|(name, port, protocol)| json!({"name": name, "containerPort": port, "protocol": protocol}));
     json!({
         "name": "echo", "image": "culvert/echo", "ports": ports,
         "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1},

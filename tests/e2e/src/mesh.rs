@@ -8,6 +8,7 @@ use crate::session::Session;
 use crate::wait::{SOON, eventually};
 use culvert_api::names::{ADMIN_PORT, ENROLLED_CONDITION};
 use culvert_cli::sandbox::cluster::Cluster;
+use culvert_cli::sandbox::files::Files;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::Path;
@@ -146,20 +147,31 @@ impl Mesh {
         self.sandbox(&["delete", "-f", &file]).ok();
     }
 
-    /// Applies a shop and waits until its pods are ready and, if labelled, enrolled.
+    /// Applies a shop and waits until its pods are ready and, if labelled, enrolled, and the client reaches the server.
     #[track_caller]
     pub fn open(&self, shop: &Shop, namespace: &str) -> (Pod, Pod) {
         self.apply(&shop.yaml());
         self.settled(namespace);
-        (self.pod(namespace, "client"), self.pod(namespace, "server"))
+        let (client, server) = (self.pod(namespace, "client"), self.pod(namespace, "server"));
+        // Readiness reaches the client's node a moment after it is written.
+        self.reaches(&client, "server:9000");
+        (client, server)
+    }
+
+    /// Waits until a TCP echo answers.
+    #[track_caller]
+    pub fn reaches(&self, client: &Pod, target: &str) {
+        eventually(&format!("{} reaches {target}", client.name), SOON, || {
+            let report = self.echo(client, &["tcp", "send", target, "--timeout", "3000"]);
+            if report["ok"] == true { Ok(()) } else { Err(report.to_string()) }
+        });
     }
 
     /// Waits until every pod of the namespace is ready and as enrolled as its labels say.
     #[track_caller]
     pub fn settled(&self, namespace: &str) {
         eventually(&format!("pods of {namespace} are ready"), SOON, || {
-            let labelled = self.get("namespace", None, Some(namespace))["metadata"]["labels"]
-                ["culvert.dev/mesh"]
+            let labelled = self.get("namespace", None, Some(namespace))["metadata"]["labels"]["culvert.dev/mesh"]
                 == "enabled";
             let pods = self.items("pods", namespace);
             let bad = pods.iter().find(|pod| {
@@ -280,6 +292,67 @@ impl Mesh {
             let asked = self.node_echo(node, &["fetch", &url]);
             if asked.code == 0 { Ok(()) } else { Err(asked.said()) }
         });
+    }
+
+    /// The CA's roots and keys, as a file that `hbone` reads.
+    #[track_caller]
+    pub fn authority(&self) -> String {
+        let path = Files.ca_data().join("authority.json").display().to_string();
+        let text = self.node_exec("control-plane", &["cat", &path]).ok().stdout;
+        self.write("authority.json", &text)
+    }
+
+    /// Opens a tunnel from a pod with a certificate made to order; `hbone client`'s one line.
+    #[track_caller]
+    pub fn hbone(&self, pod: &Pod, identity: &str, arguments: &[&str]) -> Value {
+        let (hbone, authority) = (self.hbone_program(), self.authority());
+        let fixed = [hbone.as_str(), "client", "--authority", &authority, "--identity", identity];
+        self.exec(pod, &[&fixed[..], arguments].concat()).json()
+    }
+
+    /// A stock far end of tunnels in a pod, with a valid certificate of that identity.
+    #[track_caller]
+    pub fn hbone_server(&self, pod: &Pod, identity: &str, arguments: &[&str]) -> Session {
+        let (hbone, authority) = (self.hbone_program(), self.authority());
+        let fixed = [
+            "exec",
+            "-n",
+            &pod.namespace,
+            &pod.name,
+            "--",
+            hbone.as_str(),
+            "server",
+            "--authority",
+            &authority,
+        ];
+        let words = [&fixed[..], &["--identity", identity], arguments].concat();
+        let session = Session::start(self.command(&words));
+        assert_eq!(session.next(Duration::from_secs(10))["event"], "listening");
+        session
+    }
+
+    /// Beside the test programs, whatever mesh is tested.
+    pub fn hbone_program(&self) -> String {
+        let test = std::env::current_exe().expect("the test program has a path");
+        let directory = test.ancestors().nth(2).expect("it lies in target/PROFILE/deps");
+        directory.join("hbone").display().to_string()
+    }
+
+    /// What `status` knows of a component.
+    #[track_caller]
+    pub fn component_state(&self, name: &str) -> Value {
+        let status = self.sandbox(&["status", "-o", "json"]).ok().json();
+        let all = status["components"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("{name}: {status}"))
+    }
+
+    /// Process number of a component, inside the sandbox.
+    #[track_caller]
+    pub fn pid_of(&self, name: &str) -> u64 {
+        eventually(&format!("{name} runs"), SOON, || {
+            let state = self.component_state(name);
+            state["pid"].as_u64().ok_or_else(|| state.to_string())
+        })
     }
 
     /// `component ACTION NAME`.

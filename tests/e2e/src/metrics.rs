@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn samples_are_summed_by_their_labels() {
-        let metrics = Metrics::parse("# HELP a b\na{x=\"1\",y=\"z,\\\"}\"} 2\na{x=\"1\"} 3\na{x=\"2\"} 4\nb 7\n");
+        let metrics =
+            Metrics::parse("# HELP a b\na{x=\"1\",y=\"z,\\\"}\"} 2\na{x=\"1\"} 3\na{x=\"2\"} 4\nb 7\n");
         assert_eq!(metrics.sum("a", &[("x", "1")]), 5.0);
         assert_eq!(metrics.sum("a", &[]), 9.0);
         assert_eq!(metrics.sum("a", &[("y", "z,\"}")]), 2.0);

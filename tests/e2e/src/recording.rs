@@ -26,7 +26,8 @@ impl Recording {
     #[track_caller]
     pub fn finish(self, token: &str) -> Summary {
         self.session.end(PATIENCE);
-        let frames = pcap::read(&self.path).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
+        let frames =
+            pcap::read(&self.path).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()));
         Summary::of(&frames, token)
     }
 }

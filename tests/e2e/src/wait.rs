@@ -11,7 +11,11 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// # Panics
 /// With `what` and the last thing that `attempt` said, when it takes longer than `patience`.
-pub fn eventually<T, E: Display>(what: &str, patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> T {
+pub fn eventually<T, E: Display>(
+    what: &str,
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> T {
     let deadline = Instant::now() + patience;
     loop {
         match attempt() {

@@ -8,6 +8,7 @@ mod get;
 mod grpc;
 mod hold;
 mod raw;
+mod srv;
 mod stall;
 mod stats;
 mod storm;
@@ -45,6 +46,8 @@ pub(crate) enum ClientCommand {
     Reset(raw::ResetArgs),
     /// The addresses a name resolves to.
     Resolve(connect::ResolveArgs),
+    /// The SRV records of a name.
+    Srv(srv::SrvArgs),
 }
 
 /// Runs one command.
@@ -65,6 +68,7 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Raw(args) => raw::run(args).await?,
         ClientCommand::Reset(args) => raw::run_resets(args).await?,
         ClientCommand::Resolve(args) => connect::run(args).await?,
+        ClientCommand::Srv(args) => srv::run(args).await?,
     };
     Ok(match succeeded {
         Succeeded::Something => ExitCode::SUCCESS,
