@@ -149,9 +149,11 @@ fn a_pick_takes_no_longer_with_more_endpoints() {
     assert!(many < few * 8 + Duration::from_millis(1), "{few:?} {many:?}");
 }
 
+type Keep<'a> = &'a dyn Fn(&Workload, &Membership) -> bool;
+
 /// The rules of Kubernetes, one endpoint at a time.
 fn naive(set: &EndpointSet, service: &Service, zone: &str) -> Vec<String> {
-    let members = |keep: &dyn Fn(&Workload, &Membership) -> bool| -> Vec<String> {
+    let members = |keep: Keep<'_>| -> Vec<String> {
         set.endpoints
             .iter()
             .filter(|endpoint| {
@@ -170,7 +172,7 @@ fn naive(set: &EndpointSet, service: &Service, zone: &str) -> Vec<String> {
         Some("PreferClose") => m.zone_hints.iter().any(|hint| hint == zone),
         _ => true,
     };
-    let tiers: [&dyn Fn(&Workload, &Membership) -> bool; 4] = [
+    let tiers: [Keep<'_>; 4] = [
         &|w, m| ready(m) && near(w, m),
         &|_, m| ready(m),
         &|w, m| m.serving && m.terminating && near(w, m),

@@ -70,8 +70,8 @@ impl Copy<'_> {
             false => std::future::pending().await,
         };
         let result = {
-            let out = pin!(self.into_stream(&socket, &mut send, near));
-            let back = pin!(self.out_of_stream(&mut recv, &socket, &window, near));
+            let out = pin!(self.feed_stream(&socket, &mut send, near));
+            let back = pin!(self.drain_stream(&mut recv, &socket, &window, near));
             match near {
                 Side::Client => self.both(out, back, gone).await,
                 Side::Server => self.both(back, out, gone).await,
@@ -89,7 +89,7 @@ impl Copy<'_> {
         result
     }
 
-    async fn into_stream(
+    async fn feed_stream(
         &self,
         from: &TcpStream,
         send: &mut SendStream<Bytes>,
@@ -166,7 +166,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    async fn out_of_stream(
+    async fn drain_stream(
         &self,
         recv: &mut RecvStream,
         to: &TcpStream,

@@ -196,3 +196,90 @@ impl AsyncWrite for Prefixed {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::worker::socket::testing::connected_pair;
+
+    /// An application that answers SERVING with trailers, to the one request it may get.
+    async fn application(io: CarriedSocket) -> Option<(String, Bytes)> {
+        let mut connection = server::handshake(io).await.ok()?;
+        let (request, mut respond) = connection.accept().await?.ok()?;
+        let path = request.uri().path().to_owned();
+        let answer = async {
+            let (message, _) = read(&mut request.into_body(), 1000).await.unwrap();
+            let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            let mut stream = respond.send_response(head, false).unwrap();
+            stream.send_data(Bytes::from_static(b"\0\0\0\0\x02\x08\x01"), false).unwrap();
+            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+            stream.send_trailers(trailers).unwrap();
+            message
+        };
+        let message = tokio::select! { message = answer => message, _ = connection.accept() => return None };
+        while connection.accept().await.is_some() {}
+        Some((path, message))
+    }
+
+    async fn probe(
+        path: &'static str,
+        message: Bytes,
+    ) -> (Result<(), ProbeError>, Option<(Bytes, Option<HeaderMap>)>) {
+        let ((client_io, socket), (near, far)) = (connected_pair().await, connected_pair().await);
+        LocalSet::new()
+            .run_until(async {
+                let application = spawn_local(application(far));
+                let client = spawn_local(async move {
+                    let (sender, connection) = client::handshake(client_io).await.ok()?;
+                    let connection = spawn_local(connection);
+                    let request = Request::post(format!("http://db{path}")).body(()).unwrap();
+                    let (response, mut stream) =
+                        sender.ready().await.ok()?.send_request(request, false).ok()?;
+                    stream.send_data(message, true).ok()?;
+                    let answer = read(&mut response.await.ok()?.into_body(), 1000).await.ok();
+                    connection.abort();
+                    answer
+                });
+                let to = "10.1.0.9:80".parse().unwrap();
+                let served = serve(socket, BytesMut::new(), near, &["", "ready"], to).await;
+                let reached = application.await.unwrap();
+                assert_eq!(reached.is_some(), served.is_ok());
+                if let Some((path, message)) = reached {
+                    assert_eq!((path.as_str(), asked_service(&message).is_some()), (PATH, true));
+                }
+                (served, client.await.unwrap())
+            })
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_declared_health_check_is_asked_and_answered() {
+        for service in ["", "ready"] {
+            let (served, answer) = probe(PATH, health_check(service.to_owned())).await;
+            served.unwrap();
+            let (body, trailers) = answer.unwrap();
+            assert_eq!(
+                (&body[..], &trailers.unwrap()["grpc-status"]),
+                (&b"\0\0\0\0\x02\x08\x01"[..], &"0".parse().unwrap())
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn no_other_call_reaches_the_application() {
+        for (path, message) in [
+            ("/grpc.health.v1.Health/Watch", health_check(String::new())),
+            ("/shop.Cart/Empty", health_check(String::new())),
+            (PATH, health_check("admin".to_owned())),
+            (PATH, Bytes::from_static(b"\x01\0\0\0\0")),
+            (PATH, Bytes::from_static(b"\0\0\0\0\x09")),
+            (PATH, Bytes::from(vec![0; LONGEST_REQUEST + 1])),
+        ] {
+            let (served, answer) = probe(path, message).await;
+            assert!(matches!(served, Err(ProbeError::NotTheGrpcProbe(_))), "{path}: {served:?}");
+            assert!(answer.is_none());
+        }
+    }
+}

@@ -17,7 +17,7 @@ async fn shake_hands(
 ) -> (Result<Opened, TunnelError>, Result<Identity, Refused>) {
     let (near, far) = duplex(1 << 16);
     let target = Target { address: address(), identity: expected.parse().unwrap() };
-    let dial = async {
+    let dial = Box::pin(async {
         let opened = open(near, client, &target, TIMEOUTS, limits()).await;
         if let Ok(opened) = opened {
             let Opened { sender, window, retire_at, driver } = opened;
@@ -25,9 +25,11 @@ async fn shake_hands(
             return Ok(Opened { sender, window, retire_at, driver: Box::pin(async { Ok(()) }) });
         }
         opened
-    };
-    let accept = async { accept_on(far, server, TIMEOUTS, 10).await.map(|(_, identity, _)| identity) };
-    LocalSet::new().run_until(async { tokio::join!(dial, accept) }).await
+    });
+    let accept =
+        Box::pin(async { accept_on(far, server, TIMEOUTS, 10).await.map(|(_, identity, _)| identity) });
+    let both = Box::pin(async { tokio::join!(dial, accept) });
+    LocalSet::new().run_until(both).await
 }
 
 #[tokio::test]

@@ -74,7 +74,9 @@ pub(super) async fn run(
                 Trouble::Connection => {}
                 Trouble::Exhausted => {
                     context.shared.telemetry.accept_paused();
-                    tracing::warn!(workload = %pod.pod.uid, %error, ?pause, "cannot accept connections");
+                    if pause == FIRST_PAUSE {
+                        tracing::warn!(workload = %pod.pod.uid, %error, "cannot accept connections, trying again");
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

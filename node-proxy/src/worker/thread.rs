@@ -306,3 +306,30 @@ pub(super) fn refuse_over_limit(
         Kind::Inbound | Kind::Hbone => inbound::refuse_over_limit(context, pod, &socket, peer, limit),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_spent_in_tasks_counts_as_busy_and_waiting_does_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = LocalSet::new();
+        local.block_on(&runtime, async {
+            let before = busy_total();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let idle = busy_total() - before;
+            let spin = spawn_local(async {
+                for _ in 0..10 {
+                    let start = Instant::now();
+                    while start.elapsed() < Duration::from_millis(20) {}
+                    tokio::task::yield_now().await;
+                }
+            });
+            spin.await.unwrap();
+            let busy = busy_total() - before - idle;
+            assert!(idle < Duration::from_millis(100), "{idle:?}");
+            assert!(busy >= Duration::from_millis(150), "{busy:?}");
+        });
+    }
+}

@@ -1,7 +1,8 @@
 //! The data path in real network namespaces: two pods, rules, workers, real tunnels between them. Runs as root, or as
 //! an ordinary user where the kernel lets users make namespaces.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+// A test, though not for the harness.
+#![allow(clippy::unwrap_used)]
 
 mod cases;
 mod mesh;

@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::world::{INTERCEPTION, World, sh};
+use crate::world::{INTERCEPTION, World};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -211,7 +211,7 @@ impl Mesh {
         builder.upsert_service(service("db", world.vip));
         let web = workload("web", world.pod_ip);
         let db = member(workload("db", world.peer_ip), "db");
-        let mut mesh = Self {
+        let mesh = Self {
             world,
             snapshots,
             certificates,
