@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Sandbox, User, condition, pod};
+use common::{Sandbox, User, condition, eventually, pod};
 use std::io::Write;
 use std::process::Stdio;
 
@@ -174,6 +174,38 @@ fn a_deleted_pod_ends_properly_and_its_address_is_used_again() {
         [sandbox.await_ready("c"), sandbox.await_ready("d")].map(|pod| pod["status"]["podIP"].to_string());
     again.sort();
     assert_eq!(again, [first.to_string().min(second.to_string()), first.to_string().max(second.to_string())]);
+}
+
+#[test]
+fn a_container_is_prepared_for_its_end() {
+    let manifests = "
+apiVersion: v1
+kind: Pod
+metadata: {name: one}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 5
+  containers:
+  - name: main
+    image: shell
+    command: [sh, -c, 'trap \"echo term; sleep 1; exit 0\" TERM; while :; do sleep 0.05; done']
+    lifecycle: {preStop: {exec: {command: [sh, -c, 'echo before > /run/shared/out']}}}
+    volumeMounts: [{name: shared, mountPath: /run/shared}]
+  - name: watcher
+    image: shell
+    command: [sh, -c, 'trap \"\" TERM; while :; do cat /run/shared/out 2>/dev/null; sleep 0.05; done']
+    volumeMounts: [{name: shared, mountPath: /run/shared}]
+  volumes: [{name: shared, emptyDir: {}}]
+";
+    let sandbox = Sandbox::up("prestop", User::Own, manifests);
+    sandbox.await_ready("one");
+    sandbox.succeed(&["delete", "pod", "one"]);
+    eventually(
+        || sandbox.succeed(&["logs", "one", "-c", "watcher"]).contains("before"),
+        || "preStop ran".to_owned(),
+    );
+    eventually(|| sandbox.succeed(&["logs", "one", "-c", "main"]) == "term\n", || "SIGTERM came".to_owned());
+    sandbox.await_pod("one", "gone", |pod| pod.is_null());
 }
 
 #[test]

@@ -20,11 +20,12 @@ pub async fn run(sandbox: &Sandbox, place: Place, command: Vec<String>) -> anyho
         Place::Node(_) | Place::Component(_) => std::env::vars().collect(),
     };
     let directory = std::env::current_dir().ok();
+    // Before the command can have done anything that makes somebody send one.
+    let mut signals = Signals::catch()?;
     let connection = client::connect(sandbox)?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request::Exec { place, command, environment, directory };
     connection.send(&request, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]).await?;
-    let mut signals = Signals::catch()?;
     loop {
         tokio::select! {
             answer = client::answer(&connection) => {

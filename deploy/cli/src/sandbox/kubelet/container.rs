@@ -96,12 +96,17 @@ impl Runner {
         self.board.update(|facts| facts.running(self.slot, &id)).await;
         let (exit, why) = tokio::select! {
             exit = process.wait() => (exit, None),
-            () = self.stop.asked() => (process.stop(self.stop.grace()).await, None),
-            why = self.watch(&target) => (process.stop(self.stop.grace()).await, Some(why)),
+            () = self.stop.asked() => (self.end(&target, &mut process).await, None),
+            why = self.watch(&target) => (self.end(&target, &mut process).await, Some(why)),
         };
         let exit = exit.map_err(|error| format!("the process cannot be waited for: {error}"))?;
         self.board.update(|facts| facts.terminated(self.slot, exit, why)).await;
         Ok(exit)
+    }
+
+    async fn end(&self, target: &Target, process: &mut Process) -> io::Result<Exit> {
+        let grace = target.before_stop(self.stop.grace()).await;
+        process.stop(grace).await
     }
 
     async fn spawn(&self, entry: &Entry) -> io::Result<Process> {

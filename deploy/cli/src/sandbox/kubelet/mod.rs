@@ -6,6 +6,7 @@ mod container;
 mod enrol;
 mod environment;
 mod files;
+mod launch;
 mod leftovers;
 mod pod;
 mod probe;

@@ -1,12 +1,14 @@
 //! Probes: one attempt, and the counting that turns attempts into a verdict. From the node's namespace, as a kubelet.
 
 use bytes::Bytes;
-use culvert_objects::types::{Container, GrpcAction, HttpGetAction, PortRef, Probe, TcpSocketAction};
+use culvert_objects::types::{Container, ExecAction, GrpcAction, HttpGetAction, PortRef, Probe, TcpSocketAction};
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tracing::warn;
 
 use crate::sandbox::namespaces::{Entry, Netns};
 use crate::sandbox::supervisor::process::{Process, Streams};
@@ -19,6 +21,23 @@ pub struct Target {
     pub container: Container,
     /// How a command is run in the container.
     pub entry: Entry,
+    /// What is done before the container is asked to end (`lifecycle.preStop`).
+    pub pre_stop: Option<Hook>,
+}
+
+/// One step of a container's `lifecycle`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Hook {
+    Exec(ExecAction),
+    HttpGet(HttpGetAction),
+    Sleep(SleepAction),
+}
+
+/// Doing nothing for a while.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct SleepAction {
+    pub seconds: u64,
 }
 
 /// One attempt's outcome, with the reason of a failure.
@@ -34,6 +53,28 @@ impl Target {
         tokio::time::timeout(timeout, self.act(probe, timeout))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", timeout.as_secs())))
+    }
+
+    /// Does what is to be done before the end, within `grace`. Returns what is left of that.
+    pub async fn before_stop(&self, grace: Duration) -> Duration {
+        let Some(hook) = &self.pre_stop else { return grace };
+        let began = Instant::now();
+        let step = async {
+            match hook {
+                Hook::Exec(action) => self.exec(&action.command).await,
+                Hook::HttpGet(action) => self.http(action, grace).await,
+                Hook::Sleep(action) => {
+                    tokio::time::sleep(Duration::from_secs(action.seconds)).await;
+                    Ok(())
+                }
+            }
+        };
+        match tokio::time::timeout(grace, step).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(container = self.container.name, error, "preStop failed"),
+            Err(_) => warn!(container = self.container.name, "preStop took all of the grace period"),
+        }
+        grace.saturating_sub(began.elapsed())
     }
 
     async fn act(&self, probe: &Probe, timeout: Duration) -> Attempt {
