@@ -24,7 +24,7 @@ use super::server::{self, Asked};
 use crate::identity::Certificates;
 use crate::intercept::rules::{Firewall, FirewallChoice, FirewallError};
 use crate::intercept::{Netns, NetnsId};
-use crate::state::model::{Enrolment, Workload, WorkloadUid};
+use crate::state::model::{Enrolment, OwnWorkload, Workload, WorkloadUid};
 use crate::state::{Snapshot, Snapshots};
 use crate::telemetry::Telemetry;
 use crate::worker::Workers;
@@ -177,7 +177,7 @@ impl Manager {
             netns: Arc::new(netns),
             addresses: kept.addresses.clone(),
         });
-        let first = self.node.snapshots.load().own_workload_by_pod_uid(&kept.pod.uid).cloned();
+        let first = wanted_of(&self.node.snapshots.load(), &kept);
         let (wanted, wants) = watch::channel(first);
         let (stands, standing) = watch::channel(Standing::Undecided(unknown_to_the_controller()));
         let life =
@@ -192,13 +192,14 @@ impl Manager {
         if !snapshot.is_complete() {
             return;
         }
-        for (uid, managed) in &self.pods {
-            let Some(workload) = snapshot.own_workload_by_pod_uid(uid) else { continue };
+        for managed in self.pods.values() {
+            let Some(workload) = wanted_of(&snapshot, &managed.kept) else { continue };
             managed.wanted.send_if_modified(|wanted| {
-                let same =
-                    wanted.as_ref().is_some_and(|wanted| Arc::ptr_eq(wanted, workload) || wanted == workload);
+                let same = wanted
+                    .as_ref()
+                    .is_some_and(|wanted| Arc::ptr_eq(wanted, &workload) || *wanted == workload);
                 if !same {
-                    *wanted = Some(workload.clone());
+                    *wanted = Some(workload);
                 }
                 !same
             });
@@ -318,6 +319,20 @@ impl Manager {
     }
 }
 
+/// What is wanted of a pod. A kept snapshot may be older than the kept list of pods: a pod that the last process had
+/// enrolled stays so until a controller says otherwise, or peers' tunnels would end and its own traffic be plaintext.
+fn wanted_of(snapshot: &Snapshot, kept: &KeptPod) -> Option<Arc<Workload>> {
+    let workload = snapshot.own_workload_by_pod_uid(&kept.pod.uid)?;
+    let was_enrolled = kept.capture.as_ref().is_some_and(|capture| capture.enrolled);
+    match workload.own.as_deref() {
+        Some(own) if snapshot.is_stale() && was_enrolled && own.enrolment == Enrolment::NotEnrolled => {
+            let own = OwnWorkload { enrolment: Enrolment::Enrolled, ..own.clone() };
+            Some(Arc::new(Workload { own: Some(Arc::new(own)), ..(**workload).clone() }))
+        }
+        _ => Some(workload.clone()),
+    }
+}
+
 async fn answer_when_decided(mut standing: watch::Receiver<Standing>, reply: oneshot::Sender<Reply>) {
     let decided = standing.wait_for(|standing| !matches!(standing, Standing::Undecided(_)));
     let outcome =
@@ -365,5 +380,55 @@ fn waiting_for_namespace() -> PodReport {
 fn log_kept(result: io::Result<()>) {
     if let Err(error) = result {
         tracing::error!(%error, "the list of pods cannot be written; a restart would not find all of them");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_api::mesh as wire;
+
+    use super::*;
+    use crate::intercept::rules::FirewallKind;
+    use crate::state::testing::{mesh_resource, wire_mesh, wire_workload, workload_resource};
+    use crate::state::{Origin, Resources};
+
+    fn snapshot(origin: Origin) -> Arc<Snapshot> {
+        let mut out = wire_workload("a", &[1]);
+        out.enrolment = wire::Enrolment::NotEnrolled.into();
+        let mut resources = Resources::default();
+        resources.set_node("one");
+        let upserts = vec![mesh_resource(wire_mesh()), workload_resource(out)];
+        resources.apply(wire::Page { upserts, removals: Vec::new() });
+        resources.freeze(origin, "v1").unwrap().0.into()
+    }
+
+    fn kept(snapshot: &Snapshot, enrolled: bool) -> KeptPod {
+        let capture = KeptCapture {
+            workload: crate::state::testing::uid("a").to_string(),
+            interception: snapshot.mesh().interception,
+            firewall: FirewallKind::Nft,
+            enrolled,
+            uncaptured: HashSet::new(),
+        };
+        KeptPod {
+            pod: PodRef { namespace: "shop".into(), name: "a".into(), uid: "a-uid".into() },
+            netns_path: "/nowhere".into(),
+            netns: Netns::id_at(std::path::Path::new("/proc/self/ns/net")).unwrap().unwrap(),
+            addresses: Vec::new(),
+            capture: Some(capture),
+        }
+    }
+
+    #[test]
+    fn a_kept_snapshot_does_not_let_go_of_a_pod_that_was_enrolled() {
+        for (origin, was_enrolled, expected) in [
+            (Origin::Kept, true, Enrolment::Enrolled),
+            (Origin::Kept, false, Enrolment::NotEnrolled),
+            (Origin::Controller, true, Enrolment::NotEnrolled),
+        ] {
+            let snapshot = snapshot(origin);
+            let wanted = wanted_of(&snapshot, &kept(&snapshot, was_enrolled)).unwrap();
+            assert_eq!(wanted.own.as_ref().unwrap().enrolment, expected, "{was_enrolled}");
+        }
     }
 }

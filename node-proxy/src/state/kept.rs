@@ -24,8 +24,9 @@ use super::snapshot::Map;
 const MAGIC: &[u8] = b"culvert kept state 1\n";
 const DIGEST: usize = 32;
 const FILE: &str = "mesh-state";
-/// The file is written at most this often, and at most 5 % of the time.
-const DEBOUNCE: Duration = Duration::from_secs(1);
+/// The file is written at most this often, and at most 5 % of the time. Short, because whoever ends without warning goes
+/// on with what the file says, and a peer that was enrolled since would be spoken to in plaintext.
+const DEBOUNCE: Duration = Duration::from_millis(100);
 const WRITE_SHARE: u32 = 20;
 
 /// A complete state.
