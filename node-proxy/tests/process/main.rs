@@ -1,5 +1,8 @@
 //! The node proxy as a process: what it says of itself while controller and CA come and go, what it keeps, how it ends.
 
+// Helpers of tests are tests: what goes wrong in them fails the test.
+#![allow(clippy::unwrap_used)]
+
 mod controller;
 mod proxy;
 
