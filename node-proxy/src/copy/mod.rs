@@ -164,7 +164,7 @@ impl<'a> Copy<'a> {
 }
 
 /// Resolves when the socket has an error, such as a reset by the peer, without reading from it.
-async fn socket_error(socket: &TcpStream) -> io::Error {
+pub async fn socket_error(socket: &TcpStream) -> io::Error {
     loop {
         if let Err(error) = socket.ready(Interest::ERROR).await {
             return error;

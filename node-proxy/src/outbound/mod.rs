@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::copy::{Copy, Direction, Side};
+use crate::copy::{Copy, Direction, Side, socket_error};
 use crate::limits::ConnectionLimitReached;
 use crate::reason::Reason;
 use crate::state::Snapshot;
@@ -51,7 +51,7 @@ pub async fn serve(context: Rc<Context>, pod: Rc<PodHere>, socket: CarriedSocket
     };
     let outbound = Outbound { context, pod, source, own, client, destination };
     let _carrying = outbound.pod.state.carry();
-    match Box::pin(outbound.connect()).await {
+    match Box::pin(outbound.connect_for(&socket)).await {
         Ok(connected) => outbound.carry(socket, connected).await,
         Err(Refusal { meta, failure }) => {
             outbound.context.shared.telemetry.refused(*meta, failure.reason, &failure.message);
@@ -120,6 +120,18 @@ impl Outbound {
 
     fn refusal(&self, reason: Reason, message: impl std::fmt::Display) -> Refusal {
         Refusal { meta: Box::new(self.meta()), failure: Failure::new(reason, message) }
+    }
+
+    /// Connects, unless the client gives up first.
+    async fn connect_for(&self, client: &CarriedSocket) -> Result<Connected, Refusal> {
+        tokio::select! {
+            biased;
+            connected = self.connect() => connected,
+            error = socket_error(client) => {
+                let message = format!("the client gave up before it was connected: {error}");
+                Err(self.refusal(Reason::PeerReset, message))
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Connected, Refusal> {

@@ -27,6 +27,7 @@ cases![
     connections_share_few_tunnels,
     what_cannot_be_reached_is_reset_with_a_reason,
     an_unknown_address_is_held_until_it_is_known,
+    a_client_that_gives_up_while_it_is_held_is_let_go,
     outside_addresses_pass_unless_the_policy_refuses,
     an_endpoint_that_does_not_answer_is_replaced_by_another,
     an_enrolled_destination_is_never_downgraded,
@@ -131,6 +132,20 @@ async fn an_unknown_address_is_held_until_it_is_known(mesh: Mesh) {
     assert_eq!(client.line().await.unwrap(), format!("client {}", mesh.world.pod_ip));
     drop(client);
     mesh.log.shows(&["outbound", "mutual_tls"]).await;
+}
+
+async fn a_client_that_gives_up_while_it_is_held_is_let_go(mut mesh: Mesh) {
+    let web = with_settings(mesh.web.clone(), |settings| {
+        settings.timeouts.unknown_destination = Duration::from_secs(30);
+    });
+    mesh.enrol(web).await;
+    let client = Client::connect(&mesh.world.pod, mesh.world.peer_at(8080)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(mesh.workers.pods()[0].connections, 1);
+    socket2::SockRef::from(client.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    mesh.log.shows(&["PeerReset"]).await;
+    assert_eq!(mesh.workers.pods()[0].connections, 0);
 }
 
 async fn outside_addresses_pass_unless_the_policy_refuses(mut mesh: Mesh) {
