@@ -103,6 +103,7 @@ struct GetArgs {
 
 #[derive(Args)]
 struct ExecArgs {
+    /// A pod's name, or deploy/NAME for the first pod of a Deployment.
     #[arg(required_unless_present = "node")]
     pod: Option<String>,
     #[arg(short, long, default_value = "default")]

@@ -13,7 +13,7 @@ mod probe;
 mod stop;
 
 use culvert_objects::types::PodSpec;
-use culvert_objects::{Kind, Object, ObjectKey};
+use culvert_objects::{Kind, Object, ObjectKey, Objects};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -75,12 +75,19 @@ impl Kubelet {
         let _ = tokio::time::timeout(grace + Duration::from_secs(1), self.tasks.wait()).await;
     }
 
-    /// The pod with that name, if a kubelet has taken it up.
+    /// The pod with that name, or the first of `deploy/NAME`, if a kubelet has taken it up.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        let key = ObjectKey::namespaced(Kind::Pod, namespace, name);
-        let uid = self.context.store.objects().get(&key)?.uid().to_owned();
-        self.pods().get(&uid).cloned()
+        let objects = self.context.store.objects();
+        let object = match name.split_once('/') {
+            Some(("deploy" | "deployment" | "deployments", name)) => first_of(&objects, namespace, name)?,
+            Some(("po" | "pod" | "pods", name)) => {
+                objects.get(&ObjectKey::namespaced(Kind::Pod, namespace, name))?.clone()
+            }
+            Some(_) => return None,
+            None => objects.get(&ObjectKey::namespaced(Kind::Pod, namespace, name))?.clone(),
+        };
+        self.pods().get(object.uid()).cloned()
     }
 
     fn follow(&self) {
@@ -124,6 +131,16 @@ impl Kubelet {
     fn pods(&self) -> MutexGuard<'_, HashMap<String, Arc<Pod>>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The first pod of a Deployment that is to stay.
+fn first_of(objects: &Objects, namespace: &str, deployment: &str) -> Option<Arc<Object>> {
+    let is_of = |pod: &&Arc<Object>| {
+        let owner = pod.controller().map_or("", |owner| owner.name.as_str());
+        let template = pod.label("pod-template-hash").unwrap_or_default();
+        pod.metadata.deletion_timestamp.is_none() && owner == format!("{deployment}-{template}")
+    };
+    objects.in_namespace(Kind::Pod, namespace).find(is_of).cloned()
 }
 
 /// What the deletion asked for, else what the pod's specification says.
