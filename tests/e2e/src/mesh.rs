@@ -305,7 +305,7 @@ impl Mesh {
     /// Opens a tunnel from a pod with a certificate made to order; `hbone client`'s one line.
     #[track_caller]
     pub fn hbone(&self, pod: &Pod, identity: &str, arguments: &[&str]) -> Value {
-        let (hbone, authority) = (self.hbone_program(), self.authority());
+        let (hbone, authority) = (binary("hbone").display().to_string(), self.authority());
         let fixed = [hbone.as_str(), "client", "--authority", &authority, "--identity", identity];
         self.exec(pod, &[&fixed[..], arguments].concat()).json()
     }
@@ -313,7 +313,7 @@ impl Mesh {
     /// A stock far end of tunnels in a pod, with a valid certificate of that identity.
     #[track_caller]
     pub fn hbone_server(&self, pod: &Pod, identity: &str, arguments: &[&str]) -> Session {
-        let (hbone, authority) = (self.hbone_program(), self.authority());
+        let (hbone, authority) = (binary("hbone").display().to_string(), self.authority());
         let fixed = [
             "exec",
             "-n",
@@ -329,13 +329,6 @@ impl Mesh {
         let session = Session::start(self.command(&words));
         assert_eq!(session.next(Duration::from_secs(10))["event"], "listening");
         session
-    }
-
-    /// Beside the test programs, whatever mesh is tested.
-    pub fn hbone_program(&self) -> String {
-        let test = std::env::current_exe().expect("the test program has a path");
-        let directory = test.ancestors().nth(2).expect("it lies in target/PROFILE/deps");
-        directory.join("hbone").display().to_string()
     }
 
     /// What `status` knows of a component.
@@ -375,6 +368,16 @@ impl Mesh {
     /// Records what is on a pod's own interface.
     pub fn record_pod(&self, pod: &Pod) -> Recording {
         self.record_in(&["-n", &pod.namespace, &pod.name, "--"])
+    }
+
+    /// Waits for an access log line of a node proxy that has all of these words.
+    #[track_caller]
+    pub fn access_log(&self, node: &str, words: &[&str]) -> Value {
+        eventually(&format!("{node} logs {words:?}"), SOON, || {
+            let log = self.logs(&format!("node-proxy/{node}"));
+            let line = log.lines().rfind(|line| words.iter().all(|word| line.contains(word)));
+            line.and_then(|line| serde_json::from_str(line).ok()).ok_or("no such line")
+        })
     }
 
     fn record_in(&self, place: &[&str]) -> Recording {

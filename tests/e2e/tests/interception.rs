@@ -146,7 +146,7 @@ fn flush(mesh: &Mesh, pod: &Pod, firewall: Firewall) {
             mesh.exec(pod, &["sh", "-c", "PATH=$PATH:/usr/sbin nft flush ruleset"]).ok();
         }
         Firewall::Iptables => {
-            let flush = "PATH=$PATH:/usr/sbin; for p in iptables ip6tables; do $p -t mangle -F; $p -t mangle -X; done";
+            let flush = "PATH=$PATH:/usr/sbin; iptables -t mangle -F && ip6tables -t mangle -F";
             mesh.exec(pod, &["sh", "-c", flush]).ok();
         }
     }

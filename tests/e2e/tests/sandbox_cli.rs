@@ -328,7 +328,7 @@ fn services_names_slices_and_rolling_replacement() {
     eventually("headless: every pod", SOON, || if resolve("each") == 4 { Ok(()) } else { Err("not yet") });
     assert_eq!(resolve("no-such-name"), 0);
     let srv = mesh.echo(&client, &["srv", "_tcp._tcp.each.cluster.svc.cluster.local"]);
-    assert_eq!(srv["records"].as_array().map(Vec::len), Some(2), "{srv}");
+    assert_eq!(srv["records"].as_array().map(Vec::len), Some(4), "each pod by both families: {srv}");
     assert!(srv["records"].as_array().is_some_and(|all| all.iter().all(|one| one["port"] == 9000)), "{srv}");
     // Slices follow readiness.
     let ready = |mesh: &Mesh| {

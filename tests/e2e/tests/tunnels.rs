@@ -151,10 +151,8 @@ fn every_step_of_a_tunnel_has_a_deadline() {
         assert_eq!(report["error"], "reset", "{conduct}: {report}");
         let millis = report["millis"].as_f64().expect("a time");
         assert!((4000.0..11_500.0).contains(&millis), "{conduct}: given up after the deadline: {report}");
-        let log = mesh.logs("node-proxy/node1");
         let word = if conduct == "stall-tls" { "TlsHandshake" } else { "Tunnel" };
-        let line = log.lines().rfind(|line| line.contains("connection failed")).expect("an access log line");
-        assert!(line.contains(word), "{conduct}: {line}");
+        mesh.access_log("node1", &[word, &server.at(9000)]);
         done(&mesh, session);
     }
 }
@@ -185,8 +183,7 @@ fn a_server_with_another_identity_gets_no_byte() {
     );
     let report = send(&mesh, &client, &server.at(9000));
     assert_eq!(report["error"], "reset", "{report}");
-    let log = mesh.logs("node-proxy/node1");
-    assert!(log.lines().any(|line| line.contains("PeerIdentity")), "the reason is in the access log");
+    mesh.access_log("node1", &["PeerIdentity", &server.at(9000)]);
     let events = session.end(PATIENCE);
     assert!(!events.iter().any(|event| event.contains("\"stream\"")), "no request was sent: {events:?}");
     mesh.component("start", "node-proxy/node2");

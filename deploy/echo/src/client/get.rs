@@ -71,6 +71,8 @@ struct Report {
     longest_gap_ms: u64,
     /// The last answer, parsed if it is JSON.
     last: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
 }
 
 struct Plan {
@@ -91,6 +93,7 @@ struct Sum {
     pods: Counts,
     latencies: Latencies,
     last: serde_json::Value,
+    last_error: Option<String>,
     last_answer: Option<Instant>,
     longest_gap: Duration,
 }
@@ -122,6 +125,7 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<Succeeded> {
         bytes: sum.bytes,
         longest_gap_ms: u64::try_from(sum.longest_gap.as_millis()).unwrap_or(u64::MAX),
         last: sum.last,
+        last_error: sum.last_error,
     };
     print(&report)?;
     Ok(Succeeded::count(report.ok))
@@ -167,7 +171,12 @@ impl Plan {
         sum.requests += 1;
         let (status, body, bytes) = match outcome {
             Ok(outcome) => outcome,
-            Err(error) => return sum.errors.add(kind_of(error.as_ref())),
+            Err(error) => {
+                sum.errors.add(kind_of(error.as_ref()));
+                let seconds = from.elapsed().as_secs_f64();
+                sum.last_error = Some(format!("after {seconds:.1} s: {error}"));
+                return;
+            }
         };
         let now = Instant::now();
         let gap = now - sum.last_answer.unwrap_or(self.started);

@@ -1,11 +1,9 @@
 //! The other side of HBONE, written from the wire format alone and sharing nothing with the node proxy: HTTP/2 CONNECT
-//! over mutual TLS 1.3 as a stock ztunnel speaks it, with any certificate one can think of. Prints JSON lines. (`sign`
-//! alone uses the mesh's own client of the CA, with other people's tokens.)
+//! over mutual TLS 1.3 as a stock ztunnel speaks it, with any certificate one can think of. Prints JSON lines.
 
 mod certificates;
 mod client;
 mod server;
-mod sign;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,8 +20,6 @@ enum Command {
     Client(client::ClientArgs),
     /// Accepts tunnels and connects their streams to a local port.
     Server(server::ServerArgs),
-    /// Asks the CA for a certificate.
-    Sign(sign::SignArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,7 +35,6 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Client(args) => client::run(args).await,
             Command::Server(args) => server::run(args).await,
-            Command::Sign(args) => sign::run(args).await,
         }
     });
     // A blocked reader of stdin must not keep the process.
