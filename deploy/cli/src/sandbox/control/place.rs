@@ -180,7 +180,11 @@ impl Place {
     fn remove(&self) -> io::Result<()> {
         remove_directory(&self.directory())?;
         match fs::remove_dir(&self.base) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => Err(error),
+            Err(error)
+                if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

@@ -1,7 +1,9 @@
 //! Probes: one attempt, and the counting that turns attempts into a verdict. From the node's namespace, as a kubelet.
 
 use bytes::Bytes;
-use culvert_objects::types::{Container, ExecAction, GrpcAction, HttpGetAction, PortRef, Probe, TcpSocketAction};
+use culvert_objects::types::{
+    Container, ExecAction, GrpcAction, HttpGetAction, PortRef, Probe, TcpSocketAction,
+};
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
