@@ -284,6 +284,7 @@ fn internal_traffic_policy_local_stays_on_the_node() {
             + &shop.service("near", &json!({"internalTrafficPolicy": "Local"}))),
     );
     mesh.settled("local");
+    mesh.reaches(&client, "near:9000");
     eventually("only the near endpoint answers", SOON, || {
         let answered = pods_that_answer(&mesh, &client, &address("near"), 40);
         match answered.as_slice() {

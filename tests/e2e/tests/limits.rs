@@ -8,34 +8,69 @@ static MESH: Shared = Shared::new("limits");
 const PATIENCE: Duration = Duration::from_secs(90);
 
 #[test]
-fn connections_beyond_the_limit_are_refused_with_their_reason() {
+fn connections_beyond_the_limit_are_refused_with_their_reason_and_neighbours_have_theirs() {
     let mesh = MESH.beside();
     let name = "limit";
-    let (client, server) = mesh.open(&Shop::new(name, Labelled::Yes), name);
-    mesh.apply(&Shop::new(name, Labelled::Yes).setting("max-connections", "50").namespace());
-    eventually("no more than 50 connections", SOON, || {
-        let held = mesh
-            .echo_session(&client, &["hold", &server.at(9000), "--connections", "80", "--timeout", "3000"]);
-        let report = held.next(PATIENCE);
-        if report["ok"].as_u64() == Some(50) && report["failed"].as_u64() == Some(30) {
-            Ok(())
-        } else {
-            Err(report.to_string())
-        }
+    let shop = Shop::new(name, Labelled::Yes).setting("max-connections", "50");
+    let (client, server) = mesh.open(&shop, name);
+    let (neighbour, far) = mesh.open(&Shop::new("limit-not", Labelled::Yes), "limit-not");
+    let refused =
+        |node: &str| mesh.metrics(node).sum("culvert_refused_total", &[("reason", "WorkloadLimit")]);
+    let before = refused("node1");
+    // The server has the same limit, and its tunnels count too: it is the client's that is reached first if it has
+    // no tunnels in yet; who refuses is seen below.
+    let held =
+        mesh.echo_session(&client, &["hold", &far.at(9000), "--connections", "80", "--timeout", "5000"]);
+    let report = held.next(PATIENCE);
+    assert_eq!((&report["ok"], &report["errors"]["reset"]), (&50.into(), &30.into()), "{report}");
+    assert_eq!(refused("node1") - before, 30.0, "each is in the metric");
+    eventually("and in the access log", SOON, || {
+        let log = mesh.logs("node-proxy/node1");
+        let lines = log.lines().filter(|line| {
+            line.contains("\"reason\":\"WorkloadLimit\"")
+                && line.contains(&client.name)
+                && line.contains(&far.v4().to_string())
+        });
+        let lines = lines.count();
+        if lines == 30 { Ok(()) } else { Err(format!("{lines} lines")) }
     });
-    let log = mesh.logs("node-proxy/node1") + &mesh.logs("node-proxy/node2");
-    assert!(log.contains("WorkloadLimit"), "the reason is in the access log");
-    let refused: f64 = ["node1", "node2"]
-        .iter()
-        .map(|node| mesh.metrics(node).sum("culvert_refused_total", &[("reason", "WorkloadLimit")]))
-        .sum();
-    assert!(refused >= 30.0, "and in the metric: {refused}");
+    // Neither a pod on the same node nor one that talks to the same server is touched.
+    let many = mesh.echo_session(&neighbour, &["hold", &far.at(9000), "--connections", "200"]);
+    assert_eq!(many.next(PATIENCE)["ok"], 200);
+    many.end(PATIENCE);
+    held.end(PATIENCE);
     eventually("room again", SOON, || {
-        let held = mesh
-            .echo_session(&client, &["hold", &server.at(9000), "--connections", "50", "--timeout", "3000"]);
+        let held =
+            mesh.echo_session(&client, &["hold", &far.at(9000), "--connections", "50", "--timeout", "5000"]);
         let report = held.next(PATIENCE);
-        if report["ok"].as_u64() == Some(50) { Ok(()) } else { Err(report.to_string()) }
+        if report["ok"] == 50 { Ok(()) } else { Err(report.to_string()) }
     });
+    // The server's own limit refuses in the same way.
+    let held = mesh
+        .echo_session(&neighbour, &["hold", &server.at(9000), "--connections", "80", "--timeout", "5000"]);
+    let report = held.next(PATIENCE);
+    let ok = report["ok"].as_u64().unwrap_or(0);
+    assert!((40..=50).contains(&ok), "{report}");
+    assert!(refused("node2") > 0.0, "{report}");
+    held.end(PATIENCE);
+}
+
+#[test]
+fn a_limit_follows_its_setting_and_closes_nothing() {
+    let mesh = MESH.beside();
+    let name = "edited";
+    let (client, server) = mesh.open(&Shop::new(name, Labelled::Yes), name);
+    let mut held = mesh.echo_session(&client, &["hold", &server.at(9000), "--connections", "60"]);
+    assert_eq!(held.next(PATIENCE)["ok"], 60);
+    mesh.apply(&Shop::new(name, Labelled::Yes).setting("max-connections", "20").namespace());
+    eventually("no more connections", SOON, || {
+        let report = mesh.echo(&client, &["tcp", "send", &server.at(9000), "--timeout", "3000"]);
+        if report["ok"] == false { Ok(()) } else { Err(report.to_string()) }
+    });
+    assert_eq!(held.ask("open ones stay", PATIENCE)["ok"], 60);
+    mesh.apply(&Shop::new(name, Labelled::Yes).namespace());
+    mesh.reaches(&client, &server.at(9000));
+    held.end(PATIENCE);
 }
 
 #[test]
@@ -53,21 +88,19 @@ fn buffers_of_stalled_readers_are_bounded() {
     stalled.end(PATIENCE);
 }
 
+#[cfg(feature = "full")]
 #[test]
 fn a_noisy_pod_raises_its_neighbours_p99_at_most_twofold() {
     let mesh = MESH.alone();
     let name = "noisy";
     let shop = Shop::new(name, Labelled::Yes);
-    mesh.apply(
-        &(shop.yaml()
-            + &shop.account("noise")
-            + &shop.pod("noise", "node1")
-            + &shop.account("sink")
-            + &shop.pod("sink", "node2")),
-    );
+    let others = shop.account("noise")
+        + &shop.pod("noise", "node1")
+        + &shop.account("sink")
+        + &shop.pod("sink", "node2");
+    mesh.apply(&(shop.yaml() + &others));
     mesh.settled(name);
-    let (client, server, noise, sink) =
-        (mesh.pod(name, "client"), mesh.pod(name, "server"), mesh.pod(name, "noise"), mesh.pod(name, "sink"));
+    let [client, server, noise, sink] = ["client", "server", "noise", "sink"].map(|app| mesh.pod(name, app));
     mesh.reaches(&client, &server.at(9000));
     mesh.reaches(&noise, &sink.at(9000));
     let url = format!("http://{}/", server.at(8080));
@@ -77,20 +110,26 @@ fn a_noisy_pod_raises_its_neighbours_p99_at_most_twofold() {
         assert_eq!(report["ok"], report["requests"], "{report}");
         report["latency_ms"]["p99"].as_f64().expect("p99")
     };
-    // The same noise without the mesh loads the machine as well: what is measured is the mesh's share of it.
-    let held =
-        mesh.echo_session(&noise, &["hold", &sink.at(9000), "--connections", "20000", "--timeout", "60000"]);
-    let report = held.next(PATIENCE);
-    assert_eq!(report["ok"], 20_000, "{report}");
-    let quiet = p99();
-    let bulk = mesh.echo_session(
-        &noise,
-        &["bulk", &sink.at(9004), "--direction", "up", "--seconds", "8", "--streams", "4"],
-    );
-    let loud = p99();
-    assert!(bulk.next(PATIENCE)["bytes_sent"].as_u64().is_some_and(|bytes| bytes > 1_000_000));
-    drop(held);
-    println!("p99: {quiet} ms beside 20,000 idle connections, {loud} ms beside bulk traffic too");
-    // Below a few milliseconds the scheduler of a machine with two cores decides, not the mesh.
-    assert!(loud <= 2.0 * quiet.max(5.0), "p99 {quiet} ms without, {loud} ms with noise");
+    let hold = ["hold", &sink.at(9000), "--connections", "20000", "--timeout", "60000"];
+    let (mut quiet, mut loud) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        quiet.push(p99());
+        let held = mesh.echo_session(&noise, &hold);
+        let report = held.next(PATIENCE);
+        assert_eq!(report["ok"], 20_000, "{report}");
+        let bulk = mesh.echo_session(
+            &noise,
+            &["bulk", &sink.at(9004), "--direction", "up", "--seconds", "9", "--streams", "4"],
+        );
+        loud.push(p99());
+        assert!(bulk.next(PATIENCE)["bytes_sent"].as_u64().is_some_and(|bytes| bytes > 1_000_000));
+        held.end(PATIENCE);
+    }
+    println!("p99 alone {quiet:?} ms, beside 20,000 connections and bulk traffic {loud:?} ms");
+    let median = |all: &mut Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let (quiet, loud) = (median(&mut quiet), median(&mut loud));
+    assert!(loud <= 2.0 * quiet, "p99 {quiet} ms alone, {loud} ms with noise");
 }

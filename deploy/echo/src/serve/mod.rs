@@ -52,6 +52,9 @@ pub(crate) struct ServeArgs {
     /// Wait so many milliseconds before listening, to look like a slow starter.
     #[arg(long, default_value_t = 0, value_name = "MS")]
     start_delay: u64,
+    /// After SIGTERM serve on for so many milliseconds: news that the pod is ending takes a moment to get around.
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    linger: u64,
 }
 
 impl ServeArgs {
@@ -98,7 +101,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let ports: Vec<_> = specs.iter().map(|spec| format!("{}/{:?}", spec.port, spec.behaviour)).collect();
     println!("serving {}", ports.join(" "));
     tokio::select! {
-        _ = terminate.recv() => {}
+        _ = terminate.recv() => tokio::time::sleep(Duration::from_millis(args.linger)).await,
         _ = tokio::signal::ctrl_c() => {}
     }
     Ok(())

@@ -1,4 +1,6 @@
-//! Asks the CA or the controller as whoever holds a token would. Prints one JSON line.
+//! Asks the CA or the controller as whoever holds a token would, or stands in for the controller. Prints JSON lines.
+
+mod controller;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -40,6 +42,8 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Serves in the controller's place, with a certificate that its token gets from the CA, until killed.
+    Controller(controller::ControllerArgs),
 }
 
 #[derive(Args)]
@@ -61,6 +65,10 @@ impl Server {
         let bundle = bundle::watch_file(&self.bundle, PATIENCE).await?;
         Ok(channel(&self.url, server, bundle)?)
     }
+
+    async fn certificates(&self) -> anyhow::Result<CertificateClient> {
+        Ok(CertificateClient::new(self.channel(CA_SERVICE_ACCOUNT).await?, TokenFile::new(&self.token)))
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -68,6 +76,7 @@ async fn main() -> anyhow::Result<()> {
     let answer = match Cli::parse().command {
         Command::Certificate { server, identity } => certificate(&server, &identity).await?,
         Command::State { server } => state(&server).await?,
+        Command::Controller(args) => return controller::run(args).await,
     };
     println!("{answer}");
     Ok(())
