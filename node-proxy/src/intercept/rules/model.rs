@@ -133,6 +133,7 @@ fn prerouting(i: &Interception) -> Vec<Rule> {
     let own = [InLoopback, PacketMark(i.proxy_mark)];
     let outbound = [InLoopback, PacketMark(i.outbound_mark)];
     let inbound = [InOther, Original, ConnectionMark(i.inbound_mark)];
+    let hbone = [InOther, TcpPort(PortRange { first: i.hbone_port, last: i.hbone_port })];
     vec![
         // Only on the SYN: replies of a captured outbound connection also come by here, and must keep their mark.
         Rule::new(own.into_iter().chain([Syn]), Action::MarkConnection(i.reply_mark)),
@@ -143,7 +144,11 @@ fn prerouting(i: &Interception) -> Vec<Rule> {
         // The answers of a captured outbound connection come over lo. What comes from elsewhere answers a packet that
         // got out while the rules were missing: most likely a reset, which would end the connection.
         Rule::new([InOther, Tcp, ConnectionMark(i.outbound_mark)], Action::Drop),
-        Rule::new([InOther, TcpPort(PortRange { first: i.hbone_port, last: i.hbone_port })], Action::Return),
+        // To the listener it would reach anyway; with none a SYN is dropped, so that peers wait for a node proxy that
+        // restarts instead of being refused.
+        Rule::new(hbone.into_iter().chain([ToLocal, Syn]), Action::Tproxy { port: i.hbone_port, mark: None }),
+        Rule::new(hbone.into_iter().chain([ToLocal, Syn]), Action::Drop),
+        Rule::new(hbone, Action::Return),
         Rule::new([InOther, ToLocal, Syn], Action::Jump(Chain::EnterIn)),
         Rule::new(
             inbound.into_iter().chain([Tcp]),
