@@ -163,12 +163,14 @@ impl Family<'_> {
         );
     }
 
+    /// Addresses that no Service has are dropped, not refused: while the table is replaced, a packet in the old chains
+    /// finds the old sets empty, and must be sent again rather than fail.
     fn guard(&self) -> String {
         let (ip, suffix, range) = (self.ip(), self.suffix(), &self.range);
         format!(
             "\t\t{ip} daddr . meta l4proto . th dport vmap @guards-{suffix}\n\
              \t\t{ip} daddr @vips-{suffix} goto refuse\n\
-             \t\t{ip} daddr {range} reject with icmpx host-unreachable\n"
+             \t\t{ip} daddr {range} drop\n"
         )
     }
 
