@@ -39,15 +39,19 @@ fn judge<'a>(own: &'a OwnWorkload, port: u16, origin: Origin, is_proxy_port: boo
         Enrolment::Leaving | Enrolment::NotEnrolled => return Verdict::Accept(WhyPlaintext::Leaving),
         Enrolment::Enrolled => {}
     }
+    let declared: Vec<_> =
+        own.probes.iter().filter(|probe| probe.port == port).map(|probe| &probe.check).collect();
     let of_port = own.settings.port_modes.iter().find(|(known, _)| *known == port).map(|(_, mode)| *mode);
     match of_port.unwrap_or(own.settings.inbound_mode) {
         InboundMode::Permissive if origin == Origin::Elsewhere => {
             Verdict::Accept(WhyPlaintext::SourceOutsideMesh)
         }
+        // Most likely the kubelet's; nothing depends on it where everybody may come in.
+        InboundMode::Permissive if origin == Origin::Node && !declared.is_empty() => {
+            Verdict::Accept(WhyPlaintext::Probe)
+        }
         InboundMode::Permissive => Verdict::Accept(WhyPlaintext::HostNetwork),
         InboundMode::Strict => {
-            let declared: Vec<_> =
-                own.probes.iter().filter(|probe| probe.port == port).map(|probe| &probe.check).collect();
             if origin != Origin::Node {
                 Verdict::Refuse(Reason::PlaintextRefused, "the inbound mode is strict")
             } else if declared.is_empty() {
@@ -150,7 +154,8 @@ mod tests {
         let refused = |verdict: &Verdict<'_>| matches!(verdict, Verdict::Refuse(Reason::PlaintextRefused, _));
         for (mode, enrolment, port, origin, expected) in [
             (Permissive, Enrolled, 80, Elsewhere, Verdict::Accept(WhyPlaintext::SourceOutsideMesh)),
-            (Permissive, Enrolled, 80, Node, Verdict::Accept(WhyPlaintext::HostNetwork)),
+            (Permissive, Enrolled, 80, Node, Verdict::Accept(WhyPlaintext::Probe)),
+            (Permissive, Enrolled, 90, Node, Verdict::Accept(WhyPlaintext::HostNetwork)),
             (Permissive, Enrolled, 80, HostNetwork, Verdict::Accept(WhyPlaintext::HostNetwork)),
             (Strict, Enrolled, 81, Elsewhere, Verdict::Accept(WhyPlaintext::SourceOutsideMesh)),
             (Strict, Leaving, 80, Elsewhere, Verdict::Accept(WhyPlaintext::Leaving)),

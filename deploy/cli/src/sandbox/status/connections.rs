@@ -61,7 +61,10 @@ impl Connections {
                 let count = sample.value as u64;
                 match sample.name.as_str() {
                     "culvert_connections_total" => {
-                        sum.total += count;
+                        // Probes are the kubelet's: listed, but no part of what applications send.
+                        if sample.label("why") != "Probe" {
+                            sum.total += count;
+                        }
                         if sample.label("security") == "mutual_tls" {
                             sum.mutual_tls += count;
                         } else {
@@ -137,7 +140,8 @@ mod tests {
             istio_tcp_connections_opened_total{reporter=\"source\",source_workload=\"a\",source_workload_namespace=\"shop\",\
             destination_workload=\"b\",destination_workload_namespace=\"bank\",connection_security_policy=\"none\"} 1\n\
             istio_tcp_connections_opened_total{reporter=\"source\",connection_security_policy=\"mutual_tls\"} 8\n";
-        let node2 = "culvert_connections_total{direction=\"inbound\",security=\"none\",why=\"Probe\"} 1\n\
+        let node2 = "culvert_connections_total{direction=\"inbound\",security=\"none\",why=\"Probe\"} 7\n\
+            culvert_connections_total{direction=\"inbound\",security=\"none\",why=\"SourceOutsideMesh\"} 1\n\
             culvert_connections_total{direction=\"inbound\",security=\"none\",why=\"Leaving\"} 0\n\
             istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"unknown\",\
             destination_workload=\"a\",destination_workload_namespace=\"shop\",connection_security_policy=\"none\"} 1\n";
@@ -146,7 +150,7 @@ mod tests {
         assert_eq!(sum.share_encrypted(), Some(80.0));
         let reasons: Vec<(&str, u64)> =
             sum.plaintext.iter().map(|p| (p.why.as_str(), p.connections)).collect();
-        assert_eq!(reasons, [("Probe", 1), ("DestinationNotEnrolled", 1)]);
+        assert_eq!(reasons, [("Probe", 7), ("SourceOutsideMesh", 1), ("DestinationNotEnrolled", 1)]);
         assert_eq!(sum.peers[0].source, "shop/a");
         assert_eq!(sum.peers[0].why, "the destination is not enrolled");
         assert_eq!((sum.peers[1].node.as_str(), sum.peers[1].source.as_str()), ("node2", "unknown"));
