@@ -82,3 +82,32 @@ fn the_demo_fails_when_a_node_proxy_is_killed_under_it() {
     assert_ne!(report["ok"], true, "{output}");
     is_gone(&name);
 }
+
+#[test]
+fn the_scripts_name_what_is_missing_and_the_command() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for script in ["deploy/demo", "deploy/prerequisites.sh", "tests/run", ".ci/run"] {
+        let mut check = Command::new("bash");
+        check.arg("-n").arg(root.join(script));
+        run(check, MINUTE).ok();
+    }
+    // A machine with nothing but `id`, which says that this is an ordinary user; no compiler, no sudo.
+    let bare = tempfile::tempdir().expect("a directory");
+    let id = bare.path().join("id");
+    std::fs::write(&id, "#!/bin/sh\necho 1000\n").expect("write");
+    let mut permissions = id.metadata().expect("metadata").permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    std::fs::set_permissions(&id, permissions).expect("permissions");
+    let mut script = Command::new("/bin/bash");
+    let prerequisites = root.join("deploy/prerequisites.sh").display().to_string();
+    script.args([
+        "-c",
+        ". \"$0\"; PATH=$1; prerequisites tests",
+        &prerequisites,
+        &bare.path().display().to_string(),
+    ]);
+    let done = run(script, MINUTE).failed();
+    for word in ["gcc", "C compiler", "nftables", "packet filter", "apt-get install"] {
+        assert!(done.stderr.contains(word), "{word}: {}", done.stderr);
+    }
+}

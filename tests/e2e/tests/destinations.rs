@@ -94,11 +94,7 @@ fn a_pod_called_before_its_news_arrived_is_waited_for() {
         mesh.apply(&(shop.account(&name) + &shop.pod(&name, "node2")));
         // As soon as it has an address: long before all proxies need have heard of it.
         let pod = mesh.pod("news", &name);
-        let report = eventually("the new pod answers", SOON, || {
-            let report = mesh.echo(&client, &["tcp", "send", &pod.at(9000), "--timeout", "3000"]);
-            if report["ok"] == true { Ok(()) } else { Err(report.to_string()) }
-        });
-        let () = report;
+        mesh.reaches(&client, &pod.at(9000));
     }
     let after = mesh.metrics("node1").sum(
         "istio_tcp_connections_opened_total",

@@ -8,12 +8,12 @@ use std::process::Command;
 const TOO_LARGE: [&str; 2] = ["deploy/demo", "tests/run"];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 /// The lines of all `sh` blocks of a page.
 fn commands(page: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(page).unwrap();
+    let text = std::fs::read_to_string(page).expect("the page");
     let mut inside = false;
     let mut found = Vec::new();
     for line in text.lines() {
@@ -30,8 +30,8 @@ fn commands(page: &Path) -> Vec<String> {
 
 /// Runs a page's commands in one shell, at the root of the tree, with the programs under test and places of its own.
 fn run(page: &str) {
-    let programs = binary("culvert").parent().unwrap().to_owned();
-    let private = tempfile::tempdir().unwrap();
+    let programs = binary("culvert").parent().expect("a directory").to_owned();
+    let private = tempfile::tempdir().expect("a directory");
     let mut script = String::from("set -eux\n");
     for command in commands(&root().join(page)) {
         let program = command.split_whitespace().next().unwrap_or_default();
@@ -50,7 +50,7 @@ fn run(page: &str) {
         .current_dir(root())
         .env("XDG_RUNTIME_DIR", private.path())
         .output()
-        .unwrap();
+        .expect("bash");
     // Whatever happened, nothing stays behind.
     let _ = Command::new(programs.join("culvert"))
         .args(["sandbox", "down"])

@@ -29,6 +29,12 @@ impl Ordinary {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.culvert();
+        command.arg("sandbox").arg(arguments[0]).args(["--name", &self.name]).args(&arguments[1..]);
+        command
+    }
+
+    fn culvert(&self) -> Command {
         let culvert = self.home.path().join("culvert");
         let mut command = if nix::unistd::geteuid().is_root() {
             let mut command = Command::new("setpriv");
@@ -49,7 +55,6 @@ impl Ordinary {
         } else {
             Command::new(culvert)
         };
-        command.arg("sandbox").arg(arguments[0]).args(["--name", &self.name]).args(&arguments[1..]);
         // As a login shell of an ordinary user has it.
         command
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -126,4 +131,13 @@ fn a_mesh_of_an_ordinary_user_encrypts() {
     assert!(status.contains("Enrolled"), "{status}");
     user.run(&["down"]).ok();
     assert_ne!(user.run(&["status"]).code, 0);
+}
+
+#[test]
+fn the_demo_passes_for_an_ordinary_user() {
+    let user = Ordinary::new();
+    let mut demo = user.culvert();
+    demo.args(["demo", "--json", "--requests", "500", "--name", &user.name]);
+    let report = run(demo, UP).ok().json();
+    assert_eq!(report["ok"], true, "{report}");
 }
