@@ -195,6 +195,7 @@ impl ControlClient {
         let Some(FromController::Welcome(welcome)) = first.kind else { return Err(StreamError::NotWelcome) };
         let heartbeat = self.welcomed(&welcome)?;
         *progress = Progress::Welcome;
+        self.resources.forget_refused();
         self.telemetry.control_connect(Outcome::Success);
         let mut session = Session { client: self, to_controller, heartbeat, progress };
         session.follow(from_controller).await

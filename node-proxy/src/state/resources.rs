@@ -174,6 +174,13 @@ impl Resources {
         pages
     }
 
+    /// For a new stream: the controller sends again whatever differs from what is held. What it does not send is, by
+    /// now, as it is held.
+    pub fn forget_refused(&mut self) {
+        self.refused_changed |= !self.refused.is_empty();
+        self.refused.clear();
+    }
+
     /// Resources refused at present.
     pub fn refused_count(&self) -> u32 {
         u32::try_from(self.refused.len()).unwrap_or(u32::MAX)

@@ -71,6 +71,23 @@ fn a_refused_resource_leaves_its_last_good_version_in_force() {
 }
 
 #[test]
+fn a_new_stream_begins_without_refusals() {
+    let mut resources = Resources::default();
+    resources.apply(page(vec![
+        mesh_resource(wire_mesh()),
+        workload_resource(wire_workload("a", &[1])),
+        bad("a"),
+    ]));
+    assert_eq!(freeze(&mut resources).refused().len(), 1);
+    resources.forget_refused();
+    assert_eq!(resources.refused_count(), 0);
+    // The controller that follows agrees with what is held: nothing but a mark comes.
+    assert!(freeze(&mut resources).refused().is_empty());
+    resources.apply(page(vec![bad("a")]));
+    assert_eq!(freeze(&mut resources).refused().len(), 1);
+}
+
+#[test]
 fn what_this_version_does_not_know_is_refused_by_name() {
     let mut resources = Resources::default();
     let mut unknown = workload_resource(wire_workload("a", &[1]));
