@@ -62,7 +62,7 @@ pub struct Flags {
     #[arg(long, default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
     /// Name of the cluster, first part of every workload's uid.
-    #[arg(long, default_value = "cluster")]
+    #[arg(long, default_value = "Kubernetes")]
     pub cluster: String,
     /// Name of the network that the cluster's pods are on.
     #[arg(long, default_value = "default")]

@@ -81,14 +81,11 @@ fn unknown(
     destination: SocketAddr,
 ) -> ConnectionMeta {
     let known = Known::of(&context.shared.snapshots.load(), destination.ip());
-    let (workload, service) = match known {
-        Known::Service(service) => (None, Some(service)),
-        Known::Workload(workload) => (Some(workload), None),
-        Known::ClusterRange | Known::Outside => (None, None),
-    };
-    let why = match &workload {
-        Some(_) => WhyPlaintext::DestinationNotEnrolled,
-        None => WhyPlaintext::DestinationOutsideMesh,
+    let (workload, service, why) = match known {
+        Known::Service(service) => (None, Some(service), WhyPlaintext::NothingSent),
+        Known::Workload(workload) => (Some(workload), None, WhyPlaintext::NothingSent),
+        Known::ClusterRange => (None, None, WhyPlaintext::NothingSent),
+        Known::Outside => (None, None, WhyPlaintext::DestinationOutsideMesh),
     };
     debug_assert_eq!(pod.pod.uid, source.uid);
     ConnectionMeta {

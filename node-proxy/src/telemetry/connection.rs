@@ -44,16 +44,19 @@ pub enum WhyPlaintext {
     Probe,
     /// The workload is leaving the mesh.
     Leaving,
+    /// Refused before it was known how to reach the destination: nothing was sent.
+    NothingSent,
 }
 
 impl WhyPlaintext {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::DestinationNotEnrolled,
         Self::DestinationOutsideMesh,
         Self::SourceOutsideMesh,
         Self::HostNetwork,
         Self::Probe,
         Self::Leaving,
+        Self::NothingSent,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -64,6 +67,7 @@ impl WhyPlaintext {
             Self::HostNetwork => "HostNetwork",
             Self::Probe => "Probe",
             Self::Leaving => "Leaving",
+            Self::NothingSent => "NothingSent",
         }
     }
 }
