@@ -15,6 +15,7 @@ use culvert_identity::{Identity, grpc, tls};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,6 +38,7 @@ pub(crate) struct ControllerArgs {
 }
 
 /// Prints `{"event":"listening"}`, then what node proxies say: `applied` and `refused`, with the node's name.
+/// Until stdin closes.
 pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     let identity = Identity::new(&args.ca.trust_domain, SYSTEM_NAMESPACE, CONTROLLER_SERVICE_ACCOUNT)?;
     let issued = args.ca.certificates().await?.request(&identity, Duration::from_secs(3600)).await?;
@@ -44,7 +46,13 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.context("--listen")?;
     println!("{}", json!({"event": "listening"}));
     let service = MeshControlServer::new(Controller { spoil: args.spoil });
-    grpc::server().add_service(service).serve_with_incoming(grpc::incoming(listener, newest)).await?;
+    let serving = grpc::server().add_service(service).serve_with_incoming(grpc::incoming(listener, newest));
+    let (mut stdin, mut byte) = (tokio::io::stdin(), [0]);
+    tokio::select! {
+        served = serving => served?,
+        // Its end, or an error that is one.
+        _ = stdin.read(&mut byte) => {}
+    }
     Ok(())
 }
 

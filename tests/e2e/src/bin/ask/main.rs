@@ -42,7 +42,7 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
-    /// Serves in the controller's place, with a certificate that its token gets from the CA, until killed.
+    /// Serves in the controller's place, with a certificate that its token gets from the CA, until stdin closes.
     Controller(controller::ControllerArgs),
 }
 
