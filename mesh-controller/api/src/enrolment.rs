@@ -65,12 +65,8 @@ pub fn call(
     netns: Option<BorrowedFd<'_>>,
     timeout: Duration,
 ) -> io::Result<Reply> {
-    let fd = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let fd =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(timeout))?;
     sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(timeout))?;
     rustix::net::connect(&fd, &SocketAddrUnix::new(socket)?)?;
