@@ -111,7 +111,7 @@ fn a_replaced_root_is_worth_nothing_when_what_it_signed_has_ended() {
     trusted["phase"] = "announced".into();
     old["roots"].as_array_mut().expect("a list").push(trusted);
     let file = mesh.write("old-signs.json", &old.to_string());
-    let (hbone, target, connect) = (mesh.hbone_program(), server.at(15008), server.at(9000));
+    let (hbone, target, connect) = (binary("hbone").display().to_string(), server.at(15008), server.at(9000));
     let words = [&hbone, "client", "--target", &target, "--connect", &connect, "--authority", &file];
     let identity = ["--identity", "spiffe://cluster.local/ns/elsewhere/sa/friend"];
     eventually("the old one is not", SOON, || {
