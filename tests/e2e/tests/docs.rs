@@ -31,7 +31,8 @@ fn commands(page: &Path) -> Vec<String> {
 /// Runs a page's commands in one shell, at the root of the tree, with the programs under test and places of its own.
 fn run(page: &str) {
     let programs = binary("culvert").parent().expect("a directory").to_owned();
-    let private = tempfile::tempdir().expect("a directory");
+    // A user's own sandbox of the default name is left alone.
+    let name = format!("e2e-docs-{:08x}", rand::random::<u32>());
     let mut script = String::from("set -eux\n");
     for command in commands(&root().join(page)) {
         let program = command.split_whitespace().next().unwrap_or_default();
@@ -48,13 +49,13 @@ fn run(page: &str) {
     let output = Command::new("timeout")
         .args(["--kill-after=5", "150", "bash", "-c", &script])
         .current_dir(root())
-        .env("XDG_RUNTIME_DIR", private.path())
+        .env("CULVERT_SANDBOX", &name)
         .output()
         .expect("bash");
     // Whatever happened, nothing stays behind.
     let _ = Command::new(programs.join("culvert"))
         .args(["sandbox", "down"])
-        .env("XDG_RUNTIME_DIR", private.path())
+        .env("CULVERT_SANDBOX", &name)
         .output();
     assert!(
         output.status.success(),

@@ -318,3 +318,47 @@ fn every_payload_between_enrolled_pods_is_tls_1_3() {
         );
     }
 }
+
+fn mesh_config(spec: &str) -> String {
+    format!(
+        "---\napiVersion: culvert.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{name: default}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn settings_of_the_mesh_config_hold_for_every_namespace() {
+    let mesh = NFT.alone();
+    let name = "mesh-wide";
+    let (client, server) = mesh.open(&Shop::new(name, Labelled::Yes), name);
+    let outside = format!("{name}-outside");
+    let (stranger, _) = mesh.open(&Shop::new(&outside, Labelled::No), &outside);
+    assert!(!readable(&mesh, &client, &server.at(9000)));
+    mesh.apply(&mesh_config(
+        r#"{excludeOutboundPorts: "9000", inboundMode: strict, inboundModePorts: "9000=permissive"}"#,
+    ));
+    eventually("the excluded port goes past the mesh", SOON, || {
+        if readable(&mesh, &client, &server.at(9000)) { Ok(()) } else { Err("captured") }
+    });
+    eventually("the mesh is strict", SOON, || {
+        let report = mesh
+            .echo(&stranger, &["tcp", "send", &server.at(9001), "--until", "banner", "--timeout", "2500"]);
+        if report["ok"] == false { Ok(()) } else { Err(report.to_string()) }
+    });
+    // What one namespace says for itself wins.
+    mesh.apply(
+        &Shop::new(name, Labelled::Yes)
+            .setting("exclude-outbound-ports", "")
+            .setting("inbound-mode", "permissive")
+            .namespace(),
+    );
+    eventually("the namespace's own settings win", SOON, || {
+        let banner = mesh
+            .echo(&stranger, &["tcp", "send", &server.at(9001), "--until", "banner", "--timeout", "2500"]);
+        if banner["ok"] == true && !readable(&mesh, &client, &server.at(9000)) {
+            Ok(())
+        } else {
+            Err(banner.to_string())
+        }
+    });
+    mesh.apply(&mesh_config("{}"));
+}

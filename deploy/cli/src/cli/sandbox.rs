@@ -19,7 +19,7 @@ use crate::sandbox::network::LinkState;
 #[derive(Args)]
 pub struct SandboxArgs {
     /// Which sandbox.
-    #[arg(long, global = true, default_value = "default", value_name = "NAME")]
+    #[arg(long, global = true, env = "CULVERT_SANDBOX", default_value = "default", value_name = "NAME")]
     name: String,
     /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t)]

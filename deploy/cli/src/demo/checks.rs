@@ -43,6 +43,7 @@ impl<'a> Demo<'a> {
         self.sandbox.up("shop.yaml").await?;
         let pods = self.sandbox.pods().await?;
         let client = client_pod(&pods)?;
+        self.await_service(&client).await?;
         self.report.check("sandbox", true, format!("2 nodes, {} pods", pods.len()));
         self.send_token(&client, Stage::Unlabelled, &pods).await?;
         self.report.latency_without = self.measure(&client, Stage::Unlabelled).await?;
@@ -55,6 +56,19 @@ impl<'a> Demo<'a> {
         }
         self.report.seconds = started.elapsed().as_secs_f64();
         Ok(self.report)
+    }
+
+    /// Readiness of the pods reaches the rules of the Service a moment later.
+    async fn await_service(&self, client: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = self.sandbox.client(client, &["tcp", "send", "cart:9000", "--timeout", "2000"]).await?;
+            if report["ok"] == true {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "web does not reach cart: {report}");
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn send_token(&mut self, client: &str, stage: Stage, pods: &[Value]) -> anyhow::Result<()> {

@@ -51,6 +51,8 @@ pub(crate) async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(args.certificate.make()?.server()?);
     let socket = if args.listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    // As ztunnel's: interception leads a SYN only to such a listener.
+    socket2::SockRef::from(&socket).set_ip_transparent_v4(true)?;
     socket.bind(args.listen).context("bind")?;
     let listener = socket.listen(128)?;
     println!("{}", json!({"event": "listening"}));
