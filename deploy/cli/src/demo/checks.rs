@@ -62,7 +62,8 @@ impl<'a> Demo<'a> {
     async fn await_service(&self, client: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let report = self.sandbox.client(client, &["tcp", "send", "cart:9000", "--timeout", "2000"]).await?;
+            let report =
+                self.sandbox.client(client, &["tcp", "send", "cart:9000", "--timeout", "2000"]).await?;
             if report["ok"] == true {
                 return Ok(());
             }

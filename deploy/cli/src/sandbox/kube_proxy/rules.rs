@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_objects::types::Protocol;
 
 use crate::sandbox::cluster::DualRange;
+use crate::sandbox::store::DNS_SERVICE;
 
 /// Name of the table, family `inet`.
 pub const TABLE: &str = "kube_proxy";
@@ -167,8 +168,9 @@ impl Family<'_> {
     /// finds the old sets empty, and must be sent again rather than fail.
     fn guard(&self) -> String {
         let (ip, suffix, range) = (self.ip(), self.suffix(), &self.range);
+        let dns: String = self.dns().map(|(matched, _)| format!("\t\t{matched} accept\n")).collect();
         format!(
-            "\t\t{ip} daddr . meta l4proto . th dport vmap @guards-{suffix}\n\
+            "{dns}\t\t{ip} daddr . meta l4proto . th dport vmap @guards-{suffix}\n\
              \t\t{ip} daddr @vips-{suffix} goto refuse\n\
              \t\t{ip} daddr {range} drop\n"
         )
@@ -176,7 +178,22 @@ impl Family<'_> {
 
     fn translate(&self) -> String {
         let (ip, suffix) = (self.ip(), self.suffix());
-        format!("\t\t{ip} daddr . meta l4proto . th dport vmap @services-{suffix}\n")
+        let to = |backend: &SocketAddr| format!("dnat {ip} to {backend}");
+        let dns: String =
+            self.dns().map(|(matched, backend)| format!("\t\t{matched} {}\n", to(&backend))).collect();
+        format!("{dns}\t\t{ip} daddr . meta l4proto . th dport vmap @services-{suffix}\n")
+    }
+
+    /// Names are looked up by single datagrams, and a lost one costs a resolver 5 s: the rules of the DNS Service name
+    /// its addresses themselves, so that no packet finds an empty set while the table is replaced.
+    fn dns(&self) -> impl Iterator<Item = (String, SocketAddr)> + '_ {
+        let ours =
+            self.frontends.iter().filter(|frontend| frontend.service == format!("kube-system/{DNS_SERVICE}"));
+        ours.filter_map(|frontend| {
+            let (ip, protocol) = (self.ip(), word(frontend.protocol));
+            let matched = format!("{ip} daddr {} {protocol} dport {}", frontend.vip, frontend.port);
+            Some((matched, *frontend.backends.first()?))
+        })
     }
 
     /// A pod that reached itself through a Service would see its own address as the client and answer itself past
@@ -250,6 +267,8 @@ mod tests {
         assert!(text.contains("10.96.1.1 . tcp . 80 : goto refuse"), "{text}");
         assert!(!text.contains("chain s2-v4/shop/nobody"), "{text}");
         assert!(text.contains("10.244.1.2 . 10.244.1.2"), "{text}");
+        assert!(text.contains("ip daddr 10.96.0.10 udp dport 80 accept"), "{text}");
+        assert!(text.contains("ip daddr 10.96.0.10 udp dport 80 dnat ip to 10.89.0.2:53"), "{text}");
     }
 
     #[test]
