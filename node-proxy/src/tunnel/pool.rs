@@ -27,7 +27,8 @@ use crate::telemetry::Carrier;
 
 /// Tunnels that lead from one workload to one other, at most.
 pub const TUNNELS_PER_PAIR: usize = 8;
-/// Streams in one tunnel, at most; fewer if the peer allows fewer.
+/// Streams in one tunnel before another is opened; fewer if the peer allows fewer. When there are as many tunnels as
+/// there may be, each takes as many as the peer allows.
 const STREAMS_PER_TUNNEL: usize = 1024;
 /// A tunnel without streams is closed after this long.
 const IDLE: Duration = Duration::from_secs(300);
@@ -76,7 +77,12 @@ impl Tunnel {
     }
 
     fn has_room(&self) -> bool {
-        self.streams.get() < self.sender.current_max_send_streams().min(STREAMS_PER_TUNNEL)
+        self.is_allowed() && self.streams.get() < STREAMS_PER_TUNNEL
+    }
+
+    /// Whether the peer accepts another stream.
+    fn is_allowed(&self) -> bool {
+        self.streams.get() < self.sender.current_max_send_streams()
     }
 }
 
@@ -147,7 +153,16 @@ impl Entry {
         let now = Instant::now();
         let mut tunnels = self.tunnels.borrow_mut();
         tunnels.retain(|tunnel| tunnel.takes_streams(now));
-        let tunnel = tunnels.iter().find(|tunnel| tunnel.has_room())?.clone();
+        let tunnel = match tunnels.iter().find(|tunnel| tunnel.has_room()) {
+            Some(tunnel) => tunnel,
+            None if tunnels.len() < TUNNELS_PER_PAIR => return None,
+            // No more tunnels: those that there are take what the peer allows.
+            None => tunnels
+                .iter()
+                .filter(|tunnel| tunnel.is_allowed())
+                .min_by_key(|tunnel| tunnel.streams.get())?,
+        };
+        let tunnel = tunnel.clone();
         tunnel.streams.set(tunnel.streams.get() + 1);
         let carrier = if tunnel.is_new.take() { Carrier::New } else { Carrier::Reused };
         Some(Lease { entry: self.clone(), tunnel, carrier })
