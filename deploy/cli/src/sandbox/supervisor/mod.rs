@@ -4,6 +4,7 @@ pub mod log_file;
 pub mod process;
 mod zombies;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -45,12 +46,16 @@ pub struct SuperviseArguments {
 /// What containers and components are given when the whole sandbox ends.
 const END_GRACE: Duration = Duration::from_secs(2);
 
+/// Hard limit on open descriptors.
+const DESCRIPTORS: u64 = 1 << 20;
+
 /// Runs the supervisor. Must be called before the process has threads; stdin is the listening control socket.
 ///
 /// # Errors
 /// A text for the user that says which step failed.
 pub fn run(arguments: &SuperviseArguments) -> Result<(), String> {
     let listener = take_listener()?;
+    allow_descriptors();
     private::enter(&format!("culvert-{}", arguments.name))?;
     tracing_subscriber::fmt()
         .with_env_filter(arguments.log.clone().unwrap_or_else(|| "info".to_owned()))
@@ -66,6 +71,15 @@ pub fn run(arguments: &SuperviseArguments) -> Result<(), String> {
     // Threads that wait for a node proxy's answer must not keep the sandbox alive.
     runtime.shutdown_background();
     result
+}
+
+/// Lets the sandbox's processes have as many descriptors as on a node of a cluster, where this user may do so; each
+/// raises its own soft limit when it wants them.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let maximum = limit.maximum.map(|maximum| maximum.max(DESCRIPTORS));
+    // An ordinary user may not: then there are as many connections as the limit allows.
+    let _ = setrlimit(Resource::Nofile, Rlimit { maximum, ..limit });
 }
 
 /// The socket came as stdin because that needs no unsafe code; nothing else may read it.
