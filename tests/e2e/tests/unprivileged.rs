@@ -1,6 +1,6 @@
 //! The same mesh for an ordinary user: no root, no capability, only user namespaces.
 
-use culvert_e2e::{Labelled, Shop, binary, run};
+use culvert_e2e::{Labelled, SOON, Shop, binary, eventually, run};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -108,20 +108,13 @@ fn a_mesh_of_an_ordinary_user_encrypts() {
     ]));
     assert_eq!(session.next(UP)["event"], "capturing");
     let client = name("client");
-    for target in ["server:9000", "server.shop.svc.cluster.local:9001"] {
-        let report = user.echo(
-            &client,
-            &[
-                "tcp",
-                "send",
-                target,
-                "--data",
-                "unprivileged-word",
-                "--until",
-                if target.ends_with('1') { "banner" } else { "echo" },
-            ],
-        );
-        assert_eq!(report["received"], "unprivileged-word", "{report}");
+    for (target, until) in [("server:9000", "echo"), ("server.shop.svc.cluster.local:9001", "banner")] {
+        // Readiness reaches the client's node a moment after it is written.
+        eventually(target, SOON, || {
+            let words = ["tcp", "send", target, "--data", "unprivileged-word", "--until", until];
+            let report = user.echo(&client, &words);
+            if report["received"] == "unprivileged-word" { Ok(()) } else { Err(report.to_string()) }
+        });
     }
     session.end(UP);
     let frames = culvert_cli::capture::pcap::read(Path::new(&recording)).expect("the recording");
