@@ -550,7 +550,9 @@ fn a_resource_that_cannot_be_accepted_is_refused_by_name_and_the_last_good_one_s
     let mesh = MESH.alone();
     let name = "spoiled";
     let (client, server) = mesh.open(&Shop::new(name, Labelled::Yes), name);
-    let uid = format!("Kubernetes/default/Pod/{name}/{}/{}", server.name, server.uid);
+    let known = mesh.config("node1")["workloads"].as_array().cloned().unwrap_or_default();
+    let of_server = known.iter().find(|one| one["name"] == server.name.as_str() && one["namespace"] == name);
+    let uid = of_server.and_then(|one| one["uid"].as_str()).expect("node1 knows the server").to_owned();
     mesh.component("stop", "controller");
     let odd = odd_controller(&mesh, &uid);
     let (mut refused, mut applied) = (Vec::new(), Vec::new());
