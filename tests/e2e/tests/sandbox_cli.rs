@@ -32,12 +32,23 @@ fn processes_of(name: &str) -> Vec<String> {
     lines.collect()
 }
 
+/// Where a user's sandboxes have their control sockets.
+fn place_of(name: &str) -> std::path::PathBuf {
+    let user = nix::unistd::geteuid();
+    let base = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if user.is_root() => "/run/culvert".into(),
+        Some(runtime) => std::path::PathBuf::from(runtime).join("culvert"),
+        None => std::env::temp_dir().join(format!("culvert-{user}")),
+    };
+    base.join(name)
+}
+
 fn nothing_left(name: &str) {
     eventually(&format!("nothing of {name} is left"), SOON, || {
         let processes = processes_of(name);
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let mounted = mounts.lines().any(|line| line.contains(name));
-        let directory = std::path::Path::new("/run/culvert").join(name);
+        let directory = place_of(name);
         if processes.is_empty() && !mounted && !directory.exists() {
             Ok(())
         } else {
