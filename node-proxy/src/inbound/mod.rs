@@ -15,7 +15,7 @@ use std::time::Duration;
 use culvert_identity::Identity;
 use tokio::time::Instant;
 
-use crate::intercept::application_socket;
+use crate::intercept::{application_socket, is_port_taken, source_ports};
 use crate::limits::ConnectionLimitReached;
 use crate::pods::Pod;
 use crate::reason::Reason;
@@ -52,17 +52,27 @@ async fn connect_application(
     application: SocketAddr,
     after: Duration,
 ) -> Result<CarriedSocket, Failure> {
-    let socket = application_socket(&pod.netns, client, &pod.interception).map_err(|error| {
-        Failure::new(
-            Reason::Local,
-            format!("no socket in the pod's namespace under address {client}: {error}"),
-        )
-    })?;
+    let deadline = Instant::now() + after;
     let refused = |error| {
         Failure::new(Reason::Connect, format!("connecting to the application on {application}: {error}"))
     };
-    let stream = connect(socket, application, Instant::now() + after).await.map_err(refused)?;
-    CarriedSocket::new(stream).map_err(refused)
+    for port in source_ports() {
+        let address = SocketAddr::new(client, port);
+        let socket = match application_socket(&pod.netns, address, &pod.interception) {
+            Ok(socket) => socket,
+            Err(error) if is_port_taken(&error) => continue,
+            Err(error) => {
+                let message = format!("no socket in the pod's namespace under address {client}: {error}");
+                return Err(Failure::new(Reason::Local, message));
+            }
+        };
+        match connect(socket, application, deadline).await {
+            Err(error) if is_port_taken(&error) => {}
+            connected => return connected.and_then(CarriedSocket::new).map_err(refused),
+        }
+    }
+    let message = format!("no source port is free for another connection from {client} to {application}");
+    Err(Failure::new(Reason::Local, message))
 }
 
 /// Who is where, for one inbound connection.

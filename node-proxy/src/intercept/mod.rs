@@ -5,4 +5,4 @@ pub mod rules;
 mod sockets;
 
 pub use netns::{Netns, NetnsId};
-pub use sockets::{Listeners, application_socket, listeners, outbound_socket};
+pub use sockets::{Listeners, application_socket, is_port_taken, listeners, outbound_socket, source_ports};

@@ -1,9 +1,10 @@
 //! The proxy's sockets inside a pod's namespace. All carry the proxy's mark, so that the rules leave them alone.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::{io, iter};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use rand::Rng;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpSocket;
@@ -51,13 +52,30 @@ pub fn outbound_socket(netns: &Netns, to: SocketAddr, i: &Interception) -> io::R
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
+/// Source ports to try for a connection to the application, in this order. Clients take theirs from 32768 to 60999
+/// (`net.ipv4.ip_local_port_range`), and one that a client uses towards the same port without the proxy (in plaintext, or
+/// since before the pod was enrolled) must not be used again: both connections would be one to the pod's namespace.
+/// First ports hardly anybody listens on; under many short connections of one client those are all in TIME_WAIT.
+pub fn source_ports() -> impl Iterator<Item = u16> {
+    const QUIET: RangeInclusive<u16> = 61_000..=u16::MAX;
+    const PLENTY: RangeInclusive<u16> = 10_240..=32_767;
+    let ranges = iter::repeat_n(QUIET, 8).chain(iter::repeat_n(PLENTY, 24));
+    ranges.map(|range| rand::rng().random_range(range))
+}
+
+/// Whether the source port is what a socket failed for, at binding or connecting.
+pub fn is_port_taken(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ADDRINUSE | Errno::ADDRNOTAVAIL))
+}
+
 /// A socket inside the pod's namespace for a connection to the application under the client's address: bound to
-/// (`client`, a port chosen at connect). Not connected.
+/// `client`, one of [`source_ports`]. Not connected.
 ///
 /// # Errors
-/// As [`outbound_socket`]; `InvalidInput` for a link-local IPv6 client, whose interface is unknown.
-pub fn application_socket(netns: &Netns, client: IpAddr, i: &Interception) -> io::Result<TcpSocket> {
-    let client = SocketAddr::new(client.to_canonical(), 0);
+/// As [`outbound_socket`]; one of [`is_port_taken`]; `InvalidInput` for a link-local IPv6 client, whose interface is
+/// unknown.
+pub fn application_socket(netns: &Netns, client: SocketAddr, i: &Interception) -> io::Result<TcpSocket> {
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let socket = netns.run(|| {
         let socket = marked_socket(Domain::for_address(client), i)?;
         set_transparent(&socket, client)?;
@@ -65,8 +83,8 @@ pub fn application_socket(netns: &Netns, client: IpAddr, i: &Interception) -> io
             SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
             SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
         }
-        // Lets connections to different applications share a port: without it one client address gets 28,000 at most.
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        // Connections to different applications share a port, and one in TIME_WAIT is no obstacle to another.
+        socket.set_reuse_address(true)?;
         socket.bind(&client.into())?;
         io::Result::Ok(socket)
     })??;

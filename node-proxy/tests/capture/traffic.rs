@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use culvert_node_proxy::intercept::{Netns, application_socket, listeners};
+use culvert_node_proxy::intercept::{Netns, application_socket, listeners, source_ports};
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -106,7 +106,8 @@ impl Proxy {
 async fn carry_inbound(pod: Arc<Netns>, mut stream: TcpStream, client: SocketAddr) {
     let asked = stream.local_addr().expect("an address");
     stream.write_all(format!("inbound {asked} ").as_bytes()).await.expect("the client is there");
-    let socket = application_socket(&pod, client.ip(), &INTERCEPTION).expect("a socket for the application");
+    let open = |port| application_socket(&pod, SocketAddr::new(client.ip(), port), &INTERCEPTION).ok();
+    let socket = source_ports().find_map(open).expect("a socket for the application");
     match timeout(SOON, socket.connect(asked)).await {
         Ok(Ok(mut application)) => {
             let _ = copy_bidirectional(&mut stream, &mut application).await;

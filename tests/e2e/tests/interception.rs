@@ -363,3 +363,26 @@ fn settings_of_the_mesh_config_hold_for_every_namespace() {
     });
     mesh.apply(&mesh_config("{}"));
 }
+
+#[test]
+fn captured_connections_take_no_port_of_uncaptured_ones() {
+    const MANY: u64 = 3000;
+    let mesh = NFT.alone();
+    let name = "ports";
+    let shop = Shop::new(name, Labelled::No);
+    let (client, server) = mesh.open(&shop, name);
+    let count = MANY.to_string();
+    // By the Service: towards the pod's own address the kernel would hand out ports in one sequence to both.
+    let vip = mesh.get("service", Some(name), Some("server"))["spec"]["clusterIP"]
+        .as_str()
+        .expect("a VIP")
+        .to_owned();
+    let mut old = mesh.echo_session(&client, &["hold", &format!("{vip}:9000"), "--connections", &count]);
+    assert_eq!(old.next(PATIENCE)["ok"], MANY);
+    mesh.apply(&shop.labelled(Labelled::Yes).namespace());
+    mesh.settled(name);
+    let mut new = mesh.echo_session(&client, &["hold", &server.at(9000), "--connections", &count]);
+    assert_eq!(new.next(PATIENCE)["ok"], MANY);
+    assert_eq!(old.ask("beside captured ones", PATIENCE)["ok"], MANY);
+    assert_eq!(new.ask("and those", PATIENCE)["ok"], MANY);
+}

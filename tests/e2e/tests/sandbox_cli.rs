@@ -284,9 +284,12 @@ fn liveness_probes_restart_and_readiness_probes_gate() {
     let mesh = MESH.beside();
     let shop = Shop::new("probing", Labelled::No);
     let (client, _) = mesh.open(&shop, "probing");
+    let flag = format!("{}/ok-$HOSTNAME", mesh.files().display());
+    let start = format!("rm -f {flag}; touch {flag}; sleep 600");
+    let test = format!("test -e {flag}");
     let container = |probe: &str| {
-        json!({"name": "main", "image": "any", "command": ["sh", "-c", "rm -f /tmp/ok-$HOSTNAME; touch /tmp/ok-$HOSTNAME; sleep 600"],
-            probe: {"exec": {"command": ["sh", "-c", "test -e /tmp/ok-$HOSTNAME"]}, "periodSeconds": 1, "failureThreshold": 1}})
+        json!({"name": "main", "image": "any", "command": ["sh", "-c", start],
+            probe: {"exec": {"command": ["sh", "-c", test]}, "periodSeconds": 1, "failureThreshold": 1}})
     };
     for probe in ["livenessProbe", "readinessProbe"] {
         let name = probe.trim_end_matches("Probe");
@@ -297,7 +300,7 @@ fn liveness_probes_restart_and_readiness_probes_gate() {
     mesh.settled("probing");
     for name in ["liveness", "readiness"] {
         let pod = mesh.pod("probing", name);
-        mesh.exec(&pod, &["sh", "-c", "rm -f /tmp/ok-$HOSTNAME"]).ok();
+        mesh.exec(&pod, &["sh", "-c", &format!("rm -f {flag}")]).ok();
     }
     eventually("the liveness probe restarts", SOON, || {
         let pod = mesh.get("pod", Some("probing"), Some("liveness"));
