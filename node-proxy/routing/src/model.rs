@@ -1,0 +1,189 @@
+//! A route in the one shape that all route kinds are brought to. Values are checked when a route is compiled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+/// The kind of a route object. The first wins over the second for the requests that both match (GEP-1686).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteKind {
+    Grpc,
+    Http,
+}
+
+/// Names a route object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteKey {
+    pub kind: RouteKind,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// A route as attached to one parent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub key: RouteKey,
+    /// `metadata.creationTimestamp`, seconds since the epoch: the older route wins a tie.
+    pub created: i64,
+    /// The hostnames in effect at the parent: the intersection with the listener's. Empty: any host, as for every Service.
+    pub hostnames: Vec<Hostname>,
+    pub rules: Vec<Rule>,
+}
+
+/// A lower-case DNS name, or a wildcard for one or more labels in front of one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Hostname {
+    Exact(Arc<str>),
+    /// The suffix without `*.`: `*.example.com` is `example.com` here.
+    Wildcard(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// `rules[].name`
+    pub name: Option<Arc<str>>,
+    /// Any of them suffices; the controller writes an omitted list as one match of everything.
+    pub matches: Vec<Match>,
+    /// In the order of the route.
+    pub filters: Vec<Filter>,
+    pub action: Action,
+    pub timeouts: Timeouts,
+}
+
+/// What a rule does with a request that its filters let pass.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// To one of these by weight. None, or all of weight 0: 500.
+    Forward(Vec<Backend>),
+    /// The rule asks for something that this version does not do: 500, and why.
+    Refuse(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Its share of the rule's requests, which it keeps when it is invalid or has no endpoint.
+    pub weight: u32,
+    pub filters: Vec<Filter>,
+    pub target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Service {
+        namespace: Arc<str>,
+        name: Arc<str>,
+        port: u16,
+    },
+    /// A reference that cannot be followed: 500 for its share, and why.
+    Invalid(Arc<str>),
+}
+
+/// All parts must match.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Match {
+    pub path: PathMatch,
+    pub method: Option<Method>,
+    /// Of several for one name only the first counts.
+    pub headers: Vec<HeaderMatch>,
+    /// Of several for one name only the first counts.
+    pub query: Vec<QueryMatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    Exact(Arc<str>),
+    /// By path element: `/foo` and `/foo/` match `/foo`, `/foo/` and `/foo/bar`, not `/foobar`.
+    Prefix(Arc<str>),
+    /// The whole path.
+    Regex(Arc<str>),
+    /// `/service/method` of a gRPC call; what is omitted matches everything.
+    Grpc {
+        service: Option<ValueMatch>,
+        method: Option<ValueMatch>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueMatch {
+    Exact(Arc<str>),
+    /// The whole value.
+    Regex(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    pub name: HeaderName,
+    pub value: ValueMatch,
+}
+
+/// Names are compared as they are; of a repeated parameter the first value counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryMatch {
+    pub name: Arc<str>,
+    pub value: ValueMatch,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Filter {
+    RequestHeaders(HeaderEdit),
+    ResponseHeaders(HeaderEdit),
+    Redirect(Redirect),
+    Rewrite(Rewrite),
+}
+
+/// Set, then add, then remove; the names are disjoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdit {
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+    pub remove: Vec<HeaderName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// The answer is a redirect; what is `None` is taken from the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    pub scheme: Option<Scheme>,
+    pub hostname: Option<Arc<str>>,
+    pub path: Option<PathEdit>,
+    pub port: Option<u16>,
+    pub status: RedirectStatus,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RedirectStatus {
+    MovedPermanently,
+    #[default]
+    Found,
+    SeeOther,
+    TemporaryRedirect,
+    PermanentRedirect,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    pub hostname: Option<Arc<str>>,
+    pub path: Option<PathEdit>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathEdit {
+    ReplaceFull(Arc<str>),
+    /// Of the rule's prefix match, as the table in `HTTPPathModifier` says.
+    ReplacePrefix(Arc<str>),
+}
+
+/// `None`: no limit by this rule (`0s` says so too).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of the request to the last of the response.
+    pub request: Option<Duration>,
+    /// Of one try, from the request to the last byte of the backend's response.
+    pub backend_request: Option<Duration>,
+}

@@ -1,0 +1,126 @@
+//! Regular expressions that match a whole value: time linear in the value, memory bounded when they are compiled.
+
+use std::fmt;
+
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::nfa::thompson;
+use regex_automata::util::syntax;
+use regex_automata::{Anchored, Input, meta};
+use regex_syntax::hir::{Hir, HirKind, Look};
+
+/// Of the compiled form of one expression.
+const SIZE_LIMIT: usize = 1 << 20;
+/// Up to here an expression becomes a table that is searched without any state of its own.
+const TABLE_LIMIT: usize = 32 << 10;
+const NESTING_LIMIT: u32 = 100;
+
+/// An expression between `\A` and `\z`.
+pub(crate) struct Pattern {
+    source: Box<str>,
+    literal: Box<str>,
+    search: Search,
+}
+
+enum Search {
+    Table(Box<dense::DFA<Vec<u32>>>),
+    /// Too large for a table, or with Unicode word boundaries: keeps scratch space per thread.
+    Engine(Box<meta::Regex>),
+}
+
+/// Why an expression is refused: what the parser says, or that it is too large.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    #[error("not a regular expression (RE2 syntax, no look-around, no back-references): {0}")]
+    Syntax(String),
+    #[error("its compiled form is larger than 1 MiB: use smaller repetitions")]
+    TooLarge,
+}
+
+impl Pattern {
+    pub(crate) fn compile(source: &str) -> Result<Pattern, PatternError> {
+        let config = syntax::Config::new().nest_limit(NESTING_LIMIT).utf8(false);
+        // Parsed alone: text put around it could be broken out of by an unbalanced parenthesis or a comment.
+        let hir = syntax::parse_with(source, &config)
+            .map_err(|error| PatternError::Syntax(reason(&error.to_string())))?;
+        let literal = literal_prefix(&hir);
+        let whole = Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)]);
+        let search = match table(&whole) {
+            Some(table) => Search::Table(Box::new(table)),
+            None => Search::Engine(Box::new(engine(&whole)?)),
+        };
+        Ok(Pattern { source: source.into(), literal: literal.into(), search })
+    }
+
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What every value that matches starts with.
+    pub(crate) fn literal(&self) -> &str {
+        &self.literal
+    }
+
+    pub(crate) fn is_match(&self, value: &[u8]) -> bool {
+        let input = Input::new(value).anchored(Anchored::Yes).earliest(true);
+        match &self.search {
+            // Fails only at bytes that the table was told to give up at, and it was told none.
+            Search::Table(table) => matches!(table.try_search_fwd(&input), Ok(Some(_))),
+            Search::Engine(engine) => engine.is_match(input),
+        }
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pattern").field(&self.source).finish()
+    }
+}
+
+fn table(whole: &Hir) -> Option<dense::DFA<Vec<u32>>> {
+    let nfa = thompson::Config::new()
+        .utf8(false)
+        .which_captures(thompson::WhichCaptures::None)
+        .nfa_size_limit(Some(SIZE_LIMIT));
+    let nfa = thompson::Compiler::new().configure(nfa).build_from_hir(whole).ok()?;
+    let config = dense::Config::new()
+        .start_kind(StartKind::Anchored)
+        .dfa_size_limit(Some(TABLE_LIMIT))
+        .determinize_size_limit(Some(8 * TABLE_LIMIT));
+    dense::Builder::new().configure(config).build_from_nfa(&nfa).ok()
+}
+
+fn engine(whole: &Hir) -> Result<meta::Regex, PatternError> {
+    let config = meta::Config::new().utf8_empty(false).nfa_size_limit(Some(SIZE_LIMIT));
+    meta::Builder::new().configure(config).build_from_hir(whole).map_err(|_| PatternError::TooLarge)
+}
+
+/// The parser's message is a drawing of several lines; the last one says what is wrong.
+fn reason(message: &str) -> String {
+    let last = message.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or(message);
+    last.trim().trim_start_matches("error: ").to_owned()
+}
+
+fn literal_prefix(hir: &Hir) -> String {
+    let mut prefix = Vec::new();
+    extend_literal(hir, &mut prefix);
+    let valid = match std::str::from_utf8(&prefix) {
+        Ok(valid) => valid,
+        Err(error) => std::str::from_utf8(&prefix[..error.valid_up_to()]).unwrap_or_default(),
+    };
+    valid.to_owned()
+}
+
+/// Appends what `hir` must match first; whether that is all that it matches.
+fn extend_literal(hir: &Hir, prefix: &mut Vec<u8>) -> bool {
+    match hir.kind() {
+        HirKind::Empty => true,
+        HirKind::Literal(literal) => {
+            prefix.extend_from_slice(&literal.0);
+            true
+        }
+        HirKind::Capture(capture) => extend_literal(&capture.sub, prefix),
+        HirKind::Concat(parts) => parts.iter().all(|part| extend_literal(part, prefix)),
+        HirKind::Look(_) => true,
+        HirKind::Class(_) | HirKind::Repetition(_) | HirKind::Alternation(_) => false,
+    }
+}

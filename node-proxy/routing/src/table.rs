@@ -1,0 +1,130 @@
+//! All rules of a parent, found by request.
+
+use std::sync::Arc;
+
+use crate::compile::{CompiledRoute, CompiledRule};
+use crate::mismatch::Mismatch;
+use crate::model::{Hostname, Match};
+use crate::precedence::{Criterion, Precedence};
+use crate::request::RequestView;
+
+/// The rules of all routes attached to one (Service port, group) or to one listener.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// In order of precedence.
+    entries: Vec<Entry>,
+}
+
+/// One match of one rule under one hostname.
+#[derive(Debug)]
+struct Entry {
+    precedence: Precedence,
+    hostname: Option<Hostname>,
+    rule: Arc<CompiledRule>,
+    matched: usize,
+}
+
+/// The rule that wins, and the match of it that did.
+#[derive(Clone, Copy, Debug)]
+pub struct Selected<'t> {
+    pub rule: &'t Arc<CompiledRule>,
+    pub matched: &'t Match,
+}
+
+/// One match of one rule, in its place among all of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'t> {
+    entry: &'t Entry,
+}
+
+impl RouteTable {
+    pub fn new(routes: Vec<Arc<CompiledRoute>>) -> RouteTable {
+        let mut entries: Vec<Entry> = routes.iter().flat_map(|route| entries_of(route)).collect();
+        entries.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+        RouteTable { entries }
+    }
+
+    /// The rule for a request; `None`: no rule matches, which is answered with 404.
+    pub fn select<'t>(&'t self, request: &RequestView<'_>) -> Option<Selected<'t>> {
+        let entry = self.entries.iter().find(|entry| entry.matches(request))?;
+        Some(Selected { rule: &entry.rule, matched: entry.source() })
+    }
+
+    /// Every match of every rule in order of precedence: the first one that fits a request is what `select` finds.
+    pub fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
+        self.entries.iter().map(|entry| Candidate { entry })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+fn entries_of(route: &CompiledRoute) -> Vec<Entry> {
+    let mut hostnames: Vec<Option<&Hostname>> = route.route().hostnames.iter().map(Some).collect();
+    if hostnames.is_empty() {
+        hostnames.push(None);
+    }
+    let mut entries = Vec::new();
+    for hostname in hostnames {
+        for rule in route.rules() {
+            for (matched, conditions) in rule.conditions().iter().enumerate() {
+                let place = (rule.index(), matched);
+                let created = route.route().created;
+                let precedence =
+                    Precedence::new(hostname, rule.key(), rule.full_name(), created, place, conditions);
+                entries.push(Entry {
+                    precedence,
+                    hostname: hostname.cloned(),
+                    rule: Arc::clone(rule),
+                    matched,
+                });
+            }
+        }
+    }
+    entries
+}
+
+impl Entry {
+    fn source(&self) -> &Match {
+        &self.rule.matches()[self.matched]
+    }
+
+    fn matches(&self, request: &RequestView<'_>) -> bool {
+        self.hostname.as_ref().is_none_or(|hostname| hostname.matches(request.host))
+            && self.rule.conditions()[self.matched].accepts(request)
+    }
+}
+
+impl<'t> Candidate<'t> {
+    pub fn rule(&self) -> &'t Arc<CompiledRule> {
+        &self.entry.rule
+    }
+
+    pub fn matched(&self) -> &'t Match {
+        self.entry.source()
+    }
+
+    /// The hostname it stands under; `None`: any host.
+    pub fn hostname(&self) -> Option<&'t Hostname> {
+        self.entry.hostname.as_ref()
+    }
+
+    pub fn precedence(&self) -> &'t Precedence {
+        &self.entry.precedence
+    }
+
+    /// Whether it matches, else the first reason why not.
+    pub fn check(&self, request: &RequestView<'_>) -> Result<(), Mismatch> {
+        if let Some(hostname) = self.hostname().filter(|hostname| !hostname.matches(request.host)) {
+            return Err(Mismatch::Hostname { wanted: hostname.clone(), actual: request.host.to_owned() });
+        }
+        let conditions = &self.entry.rule.conditions()[self.entry.matched];
+        conditions.mismatch(self.matched(), request).map_or(Ok(()), Err)
+    }
+
+    /// Why `winner` goes before this one for requests that both match.
+    pub fn outranked_by(&self, winner: &Candidate<'_>) -> Option<Criterion> {
+        self.entry.precedence.decided_by(&winner.entry.precedence)
+    }
+}
