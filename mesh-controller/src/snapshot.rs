@@ -9,7 +9,7 @@ use pb::resource::Body;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-/// Names a resource. Ordered as batches are: settings, workloads, services.
+/// Names a resource. Ordered as batches are: settings, workloads, services, listeners, routes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     kind: i32,
@@ -29,6 +29,16 @@ impl Key {
     /// `name` as `namespace/name`.
     pub fn service(name: &str) -> Self {
         Self::new(pb::ResourceType::Service, name)
+    }
+
+    /// `name` as `GATEWAY_NAMESPACE/GATEWAY/LISTENER`.
+    pub fn listener(name: &str) -> Self {
+        Self::new(pb::ResourceType::Listener, name)
+    }
+
+    /// `name` as `KIND/NAMESPACE/NAME@PARENT`.
+    pub fn route(name: &str) -> Self {
+        Self::new(pb::ResourceType::Route, name)
     }
 
     fn new(kind: pb::ResourceType, name: &str) -> Self {

@@ -39,6 +39,8 @@ fn output(input: &str, file: &Path) -> String {
         let made = workloads(&objects, &environment, &translation.in_force, &pods_last);
         let again = translate(&objects, &environment, &mesh_last);
         assert_eq!(again.mesh, translation.mesh);
+        assert_eq!(again.routes, translation.routes);
+        assert_eq!(again.statuses, translation.statuses);
         assert_eq!(workloads(&objects, &environment, &again.in_force, &pods_last).facts, made.facts);
 
         let mut all = Map::new();
@@ -54,6 +56,8 @@ fn output(input: &str, file: &Path) -> String {
             .map(|(name, service)| (name.clone(), render::service(service)))
             .collect();
         insert(&mut all, "services", services);
+        let routes = translation.routes.iter().map(|(name, route)| (name.clone(), render::route(route)));
+        insert(&mut all, "routes", routes.collect());
         let facts = made.facts.iter().map(|(uid, facts)| (uid.clone(), render::workload(facts)));
         insert(&mut all, "workloads", facts.collect());
         insert(&mut all, "statuses", statuses(&translation.statuses, &made.statuses));

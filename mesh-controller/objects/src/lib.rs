@@ -16,5 +16,5 @@ pub mod types;
 pub use directory::Directory;
 pub use kinds::{Kind, Scope};
 pub use manifest::{Manifest, ManifestError, ManifestErrors, Skipped};
-pub use object::{FieldError, Metadata, Object, ObjectKey, OwnerReference};
+pub use object::{FieldError, Metadata, Object, ObjectKey, OwnerReference, read};
 pub use objects::Objects;

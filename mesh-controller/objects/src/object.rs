@@ -217,8 +217,11 @@ impl Object {
     }
 }
 
-/// Reads a value with the path of the field in the error.
-pub(crate) fn read<T: DeserializeOwned>(value: &Value, prefix: &str) -> Result<T, FieldError> {
+/// Reads a value; the error has the path of the field, which starts with `prefix`.
+///
+/// # Errors
+/// Names the field.
+pub fn read<T: DeserializeOwned>(value: &Value, prefix: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(value).map_err(|error| field_error(error, prefix))
 }
 

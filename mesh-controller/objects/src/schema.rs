@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use serde::de::DeserializeOwned;
 
 use crate::kinds::Kind;
-use crate::object::{FieldError, Object};
+use crate::object::{FieldError, Object, read};
 use crate::types::{
-    ConfigMap, Container, DeploymentSpec, EndpointSlice, NodeSpec, NodeStatus, PodSpec, PodStatus, Probe,
-    RouteSpec, Secret, ServiceSpec, ServiceType, XMeshSpec,
+    ConfigMap, Container, DeploymentSpec, EndpointSlice, GatewayClassSpec, GatewaySpec, GrpcRouteRule,
+    HttpRouteRule, NodeSpec, NodeStatus, PodSpec, PodStatus, Probe, ReferenceGrantSpec, RouteSpec, Secret,
+    ServiceSpec, ServiceType, XMeshSpec,
 };
 
 /// Everything that is wrong with an object; empty when it is valid.
@@ -49,6 +50,11 @@ pub fn check(object: &Object) -> Vec<FieldError> {
         Kind::Secret => drop(faults.read(object.root::<Secret>())),
         Kind::MeshConfig => faults.0.extend(crate::mesh_config::check(object)),
         Kind::XMesh => drop(faults.read(object.spec::<XMeshSpec>())),
+        Kind::GatewayClass => drop(faults.read(object.spec::<GatewayClassSpec>())),
+        Kind::Gateway => drop(faults.read(object.spec::<GatewaySpec>())),
+        Kind::ReferenceGrant => drop(faults.read(object.spec::<ReferenceGrantSpec>())),
+        Kind::HttpRoute => rules::<HttpRouteRule>(object, &mut faults),
+        Kind::GrpcRoute => rules::<GrpcRouteRule>(object, &mut faults),
         kind if Kind::ROUTES.contains(&kind) => drop(faults.read(object.spec::<RouteSpec>())),
         _ => {}
     }
@@ -339,6 +345,14 @@ fn service(spec: &ServiceSpec, faults: &mut Faults) {
     }
 }
 
+/// The types of a route's fields only. What its values mean, and fields that nobody knows, are for the route's status.
+fn rules<T: DeserializeOwned>(route: &Object, faults: &mut Faults) {
+    let Some(spec) = faults.read(route.spec::<RouteSpec>()) else { return };
+    for (index, rule) in spec.rules.iter().enumerate() {
+        faults.read(read::<T>(rule, &format!("spec.rules[{index}]")));
+    }
+}
+
 fn endpoint_slice(slice: &EndpointSlice, faults: &mut Faults) {
     let right_family: fn(&str) -> bool = match slice.address_type.as_str() {
         "IPv4" => |text| text.parse::<std::net::Ipv4Addr>().is_ok(),
@@ -405,6 +419,80 @@ mod tests {
             fields,
             ["spec.template.spec.containers[0].livenessProbe", "spec.template.metadata.labels"]
         );
+    }
+
+    #[test]
+    fn routes_are_checked_field_by_field_and_unknown_fields_are_left_to_their_status() {
+        let route = |kind: &str, rule: serde_json::Value| {
+            faults(
+                json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": "a"},
+                "spec": {"parentRefs": [{"name": "g", "later": 1}], "rules": [{}, rule], "later": true}}),
+            )
+        };
+        let cases = [
+            ("HTTPRoute", json!({"later": [1]}), None),
+            ("HTTPRoute", json!({"matches": [{"path": {"type": "Glob", "value": "/*"}}]}), None),
+            (
+                "HTTPRoute",
+                json!({"matches": {}}),
+                Some("spec.rules[1].matches: invalid type: map, expected a sequence"),
+            ),
+            (
+                "HTTPRoute",
+                json!({"matches": [{"path": {"value": 1}}]}),
+                Some("spec.rules[1].matches[0].path.value: invalid type: integer `1`, expected a string"),
+            ),
+            (
+                "HTTPRoute",
+                json!({"backendRefs": [{"name": "a", "port": 70_000}]}),
+                Some(
+                    "spec.rules[1].backendRefs[0].port: invalid value: integer `70000`, expected a port from 1 to 65535",
+                ),
+            ),
+            (
+                "HTTPRoute",
+                json!({"backendRefs": [{"name": "a", "weight": -1}]}),
+                Some("spec.rules[1].backendRefs[0].weight: invalid value: integer `-1`, expected u32"),
+            ),
+            (
+                "HTTPRoute",
+                json!({"filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": "302"}}]}),
+                Some(
+                    "spec.rules[1].filters[0].requestRedirect.statusCode: invalid type: string \"302\", expected u16",
+                ),
+            ),
+            (
+                "HTTPRoute",
+                json!({"backendRefs": [{}]}),
+                Some("spec.rules[1].backendRefs[0]: missing field `name`"),
+            ),
+            ("GRPCRoute", json!({"matches": [{"method": {"service": "a.B"}}]}), None),
+            (
+                "GRPCRoute",
+                json!({"matches": [{"method": "a.B/C"}]}),
+                Some(
+                    "spec.rules[1].matches[0].method: invalid type: string \"a.B/C\", expected struct GrpcMethodMatch",
+                ),
+            ),
+        ];
+        for (kind, rule, expected) in cases {
+            let found = route(kind, rule.clone());
+            assert_eq!(found.first().map(String::as_str), expected, "{kind} {rule}");
+        }
+    }
+
+    #[test]
+    fn gateways_and_grants_are_checked() {
+        let api = "gateway.networking.k8s.io/v1";
+        let gateway = faults(json!({"apiVersion": api, "kind": "Gateway", "metadata": {"name": "a"},
+            "spec": {"gatewayClassName": "culvert", "listeners": [{"name": "http", "port": 0, "protocol": "HTTP"}]}}));
+        assert!(gateway[0].starts_with("spec.listeners[0].port: invalid value"), "{gateway:?}");
+        let class = faults(json!({"apiVersion": api, "kind": "GatewayClass", "metadata": {"name": "a"},
+            "spec": {"controllerName": 1}}));
+        assert!(class[0].starts_with("spec.controllerName: invalid type"), "{class:?}");
+        let grant = faults(json!({"apiVersion": api, "kind": "ReferenceGrant", "metadata": {"name": "a"},
+            "spec": {"from": [{"group": "", "kind": "Service"}], "to": []}}));
+        assert!(grant[0].starts_with("spec.from[0]: missing field `namespace`"), "{grant:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! streams, and puts statuses in the writer's queue.
 
 pub mod enrolment;
+mod listeners;
 mod pod_status;
 mod state;
 
@@ -49,6 +50,11 @@ pub enum Event {
     Report {
         node: String,
         report: pb::EnrolmentReport,
+    },
+    /// Which listeners of Gateways are open in the pods of the node.
+    Listeners {
+        node: String,
+        report: pb::ListenerReport,
     },
     /// It refused a resource; without a reason: a refused resource was replaced or is gone.
     Refused {

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::enrolment::{Book, Decision, Touched};
+use super::listeners::Listeners;
 use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
 use crate::snapshot::{Builder, Key, Sealed, Snapshot};
@@ -20,10 +21,12 @@ use crate::translate::{Facts, Statuses, Translation, Workloads};
 pub struct State {
     mesh: Option<pb::MeshSettings>,
     services: BTreeMap<String, pb::Service>,
+    routes: BTreeMap<String, pb::Route>,
     facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
     book: Book,
+    listeners: Listeners,
     streams: BTreeMap<StreamId, Stream>,
     builder: Builder,
     generation: u64,
@@ -55,9 +58,11 @@ impl State {
         Self {
             mesh: None,
             services: BTreeMap::new(),
+            routes: BTreeMap::new(),
             facts: BTreeMap::new(),
             told: BTreeMap::new(),
             book: Book::default(),
+            listeners: Listeners::default(),
             streams: BTreeMap::new(),
             builder: Builder::default(),
             generation: 0,
@@ -71,7 +76,8 @@ impl State {
     /// Takes over a new translation.
     pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
         self.follow_mesh(translation.mesh);
-        self.follow_services(translation.services);
+        share(&mut self.builder, &mut self.services, translation.services, Key::service, Body::Service);
+        share(&mut self.builder, &mut self.routes, translation.routes, Key::route, Body::Route);
         self.book.follow(&workloads.facts, now);
         let before = std::mem::replace(&mut self.facts, workloads.facts);
         for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
@@ -84,6 +90,7 @@ impl State {
         };
         let touched: Touched = self.facts.iter().filter_map(differs).collect();
         touched.iter().for_each(|uid| self.tell(uid));
+        self.listeners.follow(&self.facts);
         self.pod_statuses = workloads.statuses;
         let mut wanted = translation.statuses;
         wanted.extend(self.pod_statuses.clone());
@@ -102,20 +109,6 @@ impl State {
             self.builder.share(&key, Some(Arc::new(sealed)));
             self.mesh = Some(mesh);
         }
-    }
-
-    fn follow_services(&mut self, services: BTreeMap<String, pb::Service>) {
-        for name in self.services.keys().filter(|name| !services.contains_key(*name)) {
-            self.builder.share(&Key::service(name), None);
-        }
-        for (name, service) in
-            services.iter().filter(|(name, service)| self.services.get(*name) != Some(service))
-        {
-            let key = Key::service(name);
-            let sealed = Sealed::new(key.clone(), Body::Service(service.clone()));
-            self.builder.share(&key, Some(Arc::new(sealed)));
-        }
-        self.services = services;
     }
 
     /// Puts a workload in the builder as it is now: whole to its own node, the public part of it to everybody once it has
@@ -195,6 +188,10 @@ impl State {
                 (0..ignored).for_each(|_| self.metrics.report_ignored());
                 touched.iter().for_each(|uid| self.touch(uid));
             }
+            Event::Listeners { node, report } => {
+                let (_, ignored) = self.listeners.report(&node, report, &self.facts);
+                (0..ignored).for_each(|_| self.metrics.report_ignored());
+            }
             Event::Refused { stream, key, reason } => self.refused(stream, key, reason),
             Event::Heartbeat { stream, version } => {
                 if let Some(stream) = self.streams.get_mut(&stream) {
@@ -249,6 +246,24 @@ impl State {
 
 fn pod_key<'a>(facts: &'a BTreeMap<String, Facts>, uid: &str) -> Option<&'a ObjectKey> {
     facts.get(uid)?.pod.as_ref().map(|pod| &pod.key)
+}
+
+/// Puts the resources of one type that every node sees in the builder, where they differ from those before.
+fn share<T: Clone + PartialEq>(
+    builder: &mut Builder,
+    current: &mut BTreeMap<String, T>,
+    next: BTreeMap<String, T>,
+    key: fn(&str) -> Key,
+    body: fn(T) -> Body,
+) {
+    for name in current.keys().filter(|name| !next.contains_key(*name)) {
+        builder.share(&key(name), None);
+    }
+    for (name, resource) in next.iter().filter(|(name, resource)| current.get(*name) != Some(resource)) {
+        let key = key(name);
+        builder.share(&key, Some(Arc::new(Sealed::new(key.clone(), body(resource.clone())))));
+    }
+    *current = next;
 }
 
 fn withdraw(builder: &mut Builder, uid: &str, told: Option<Told>) {
@@ -340,6 +355,7 @@ impl Overview {
         json!({
             "generation": state.generation,
             "services": state.services.len(),
+            "routes": state.routes.len(),
             "workloads": state.facts.len(),
             "streams": state.streams.values().map(stream).collect::<Vec<_>>(),
             "pods": pods.collect::<Vec<_>>(),

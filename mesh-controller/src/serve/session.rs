@@ -155,6 +155,7 @@ impl Session {
                 self.tell(Event::Refused { stream, key, reason: Some(refused.reason) }).await
             }
             In::Enrolment(report) => self.tell(Event::Report { node: self.node.clone(), report }).await,
+            In::Listeners(report) => self.tell(Event::Listeners { node: self.node.clone(), report }).await,
             In::Heartbeat(heartbeat) => {
                 self.tell(Event::Heartbeat { stream, version: heartbeat.version }).await
             }

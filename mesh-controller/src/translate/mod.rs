@@ -45,6 +45,8 @@ pub struct Translation {
     pub mesh: pb::MeshSettings,
     /// By `namespace/name`.
     pub services: BTreeMap<String, pb::Service>,
+    /// By the name of the resource.
+    pub routes: BTreeMap<String, pb::Route>,
     pub statuses: Statuses,
     /// The settings in force for the mesh and per namespace; input of [`workloads`].
     pub in_force: InForce,
@@ -56,8 +58,8 @@ pub fn translate(objects: &Objects, environment: &Environment, last: &LastGood) 
     let in_force = mesh::in_force(objects, last, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
     let services = services::resources(objects);
-    routes::statuses(objects, &mut statuses);
-    Translation { mesh, services, statuses, in_force }
+    let routes = routes::translate(objects, &mut statuses);
+    Translation { mesh, services, routes, statuses, in_force }
 }
 
 /// What a workload is told when nobody says otherwise.

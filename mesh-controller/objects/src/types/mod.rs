@@ -2,6 +2,9 @@
 
 mod deployment;
 mod endpoint_slice;
+mod gateway;
+mod grpc_route;
+mod http_route;
 mod node;
 mod pod;
 mod probe;
@@ -16,6 +19,12 @@ pub use deployment::{
 pub use endpoint_slice::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone, TargetRef,
 };
+pub use gateway::{
+    AllowedRoutes, GATEWAY_GROUP, GatewayAddress, GatewayClassSpec, GatewayInfrastructure, GatewayListener,
+    GatewaySpec, GrantFrom, GrantTo, ParametersRef, ReferenceGrantSpec, RouteGroupKind, RouteNamespaces,
+};
+pub use grpc_route::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule};
+pub use http_route::{HttpPathMatch, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts};
 pub use node::{NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{
     ConfigMapKeyRef, Container, ContainerPort, ContainerState, ContainerStateRunning,
@@ -23,7 +32,10 @@ pub use pod::{
     HostAlias, PodIp, PodSpec, PodStatus, RestartPolicy, SecretKeyRef,
 };
 pub use probe::{ExecAction, GrpcAction, HttpGetAction, HttpHeader, Probe, TcpSocketAction};
-pub use route::{ParentRef, RouteSpec, XMeshParametersRef, XMeshSpec};
+pub use route::{
+    BackendRef, HeaderLine, HeaderModifier, NamedMatch, ParentKind, ParentRef, PathModifier, RequestRedirect,
+    RouteFilter, RouteSpec, Unknown, UrlRewrite, XMeshParametersRef, XMeshSpec,
+};
 pub use service::{
     ClientIpConfig, ServicePort, ServiceSpec, ServiceType, SessionAffinity, SessionAffinityConfig,
 };

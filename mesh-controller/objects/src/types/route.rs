@@ -1,17 +1,26 @@
 //! What the route kinds of the Gateway API have in common, and the mesh's own object (XMesh).
+//!
+//! Each type keeps the fields that it does not know in `rest`: a route with one of them asks for something that this
+//! version does not do, and must be refused, never read as if the field were not there.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::value::optional_port;
 
-/// `spec` of every route kind. Rules are kept as written; whoever compiles them reads them in full.
+/// Fields that Culvert does not know, as written.
+pub type Unknown = Map<String, Value>;
+
+/// `spec` of every route kind. Rules are kept as written; whoever compiles them reads them one by one, so that a rule that
+/// cannot be read does not hide the others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteSpec {
     pub parent_refs: Vec<ParentRef>,
     pub hostnames: Vec<String>,
     pub rules: Vec<Value>,
+    #[serde(flatten)]
+    pub rest: Unknown,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +37,148 @@ pub struct ParentRef {
     pub section_name: Option<String>,
     #[serde(default, deserialize_with = "optional_port", skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// What a [`ParentRef`] may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParentKind {
+    /// A core Service; its empty group must be written.
+    Service,
+    Gateway,
+    /// Whoever owns that kind.
+    Other,
 }
 
 impl ParentRef {
-    /// Whether the parent is a core Service, so that the route is the mesh's.
-    pub fn is_service(&self) -> bool {
-        self.group.as_deref() == Some("") && self.kind.as_deref() == Some("Service")
+    /// The kind of the parent. Group and kind that are not written read as those of a Gateway.
+    pub fn parent_kind(&self) -> ParentKind {
+        let group = self.group.as_deref().unwrap_or(super::GATEWAY_GROUP);
+        match (group, self.kind.as_deref().unwrap_or("Gateway")) {
+            ("", "Service") => ParentKind::Service,
+            (super::GATEWAY_GROUP, "Gateway") => ParentKind::Gateway,
+            _ => ParentKind::Other,
+        }
     }
+}
+
+/// One of `matches[].headers` and `matches[].queryParams`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedMatch {
+    /// `Exact` unless set.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    pub name: String,
+    pub value: String,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// A filter of a rule or of a backend, of either kind of route. Exactly the field that `type` names is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteFilter {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_header_modifier: Option<HeaderModifier>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_header_modifier: Option<HeaderModifier>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_redirect: Option<RequestRedirect>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_rewrite: Option<UrlRewrite>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeaderModifier {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<HeaderLine>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<HeaderLine>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderLine {
+    pub name: String,
+    pub value: String,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestRedirect {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+    #[serde(deserialize_with = "optional_port", skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// 302 unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UrlRewrite {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathModifier {
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_full_path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_prefix_match: Option<String>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// One of `rules[].backendRefs`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendRef {
+    /// The core group unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `Service` unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The route's own unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    #[serde(default, deserialize_with = "optional_port", skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// 1 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<RouteFilter>,
+    #[serde(flatten)]
+    pub rest: Unknown,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! Resources in words, for golden cases: enumerations by name, addresses as text, what is unset left out.
 
+mod routes;
+
 use std::net::IpAddr;
 
 use culvert_api::mesh as pb;
@@ -7,6 +9,8 @@ use pb::probe::Check;
 use serde_json::{Map, Value, json};
 
 use crate::translate::Facts;
+
+pub use routes::{listener, route};
 
 /// Drops what says nothing: zero, false, empty.
 fn trimmed(value: Value) -> Value {

@@ -1,0 +1,161 @@
+//! Service parents: which ports of which Service a route is attached to, and for which clients.
+//!
+//! The parent is a core Service with a virtual address; its empty group must be written, because an absent one is that of
+//! the Gateway API. `port` is a port of the Service, `sectionName` the name of one, and of both, both must fit.
+//!
+//! A route in the Service's namespace is a *producer* route, for every client; in another it is a *consumer* route, for the
+//! clients of its own namespace. Per (Service, port) all consumer routes of the client's namespace replace all
+//! producer routes; the groups never merge and know nothing of each other.
+//!
+//! Inside one group, kinds exclude each other on a port: an accepted GRPCRoute takes it, and HTTPRoutes are attached to
+//! the ports that are left. One with none left is `Accepted=False`, reason `Conflicted`. This is the order of GEP-1294
+//! (GRPCRoute before HTTPRoute before TLSRoute before TCPRoute). Kinds share a Gateway's listener instead, as the Gateway API
+//! allows since v1.6. A GRPCRoute of which nothing can be honoured takes no port from anybody.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use culvert_objects::types::ParentRef;
+use culvert_routing::model::{RouteKey, RouteKind};
+
+use super::services::{Nature, ServiceFacts, Services};
+
+/// Why a route is not attached to a parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// A Service that a route is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where one parentRef leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    pub service: ServiceName,
+    /// Never empty.
+    pub ports: BTreeSet<u16>,
+}
+
+/// The attachment of a parentRef that names a Service.
+pub fn service(
+    parent: &ParentRef,
+    route: &RouteKey,
+    services: &mut Services<'_>,
+) -> Result<Attachment, Refusal> {
+    let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
+    let name = ServiceName { namespace: namespace.into(), name: parent.name.as_str().into() };
+    let no_parent = |message: String| Refusal::new("NoMatchingParent", message);
+    let Some(found) = services.find(namespace, &parent.name) else {
+        return Err(no_parent(format!("there is no Service {name}")));
+    };
+    match found.nature {
+        Nature::Virtual => {}
+        Nature::Headless => {
+            let message =
+                format!("Service {name} is headless: it has no address that calls could be matched by");
+            return Err(Refusal::new("UnsupportedValue", message));
+        }
+        Nature::ExternalName => {
+            let message = format!("Service {name} is an ExternalName: it has no address of this cluster");
+            return Err(Refusal::new("UnsupportedValue", message));
+        }
+    }
+    let ports = ports(parent, &found);
+    if ports.is_empty() {
+        return Err(no_parent(format!("Service {name} has no {}", wanted(parent))));
+    }
+    Ok(Attachment { service: name, ports })
+}
+
+fn ports(parent: &ParentRef, service: &ServiceFacts) -> BTreeSet<u16> {
+    let fits = service.tcp_ports().filter(|port| {
+        parent.port.is_none_or(|number| number == port.number)
+            && parent.section_name.as_ref().is_none_or(|name| *name == port.name)
+    });
+    fits.map(|port| port.number).collect()
+}
+
+fn wanted(parent: &ParentRef) -> String {
+    match (parent.port, &parent.section_name) {
+        (None, None) => "TCP port".to_owned(),
+        (Some(port), None) => format!("TCP port {port}"),
+        (None, Some(name)) => format!("TCP port named {name:?}"),
+        (Some(port), Some(name)) => format!("TCP port {port} named {name:?}"),
+    }
+}
+
+/// Whom the routes of a group are for: everybody, or the clients of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    Producers,
+    Consumers(Arc<str>),
+}
+
+impl Group {
+    pub fn of(route: &RouteKey, service: &ServiceName) -> Self {
+        if route.namespace == service.namespace {
+            Group::Producers
+        } else {
+            Group::Consumers(route.namespace.clone())
+        }
+    }
+}
+
+/// The ports that accepted GRPCRoutes have taken, and the first of them by name.
+#[derive(Debug, Default)]
+pub struct Taken {
+    ports: HashMap<(ServiceName, Group, u16), RouteKey>,
+}
+
+impl Taken {
+    /// An accepted route takes its ports, if its kind comes first.
+    pub fn take(&mut self, route: &RouteKey, attachment: &Attachment) {
+        if route.kind != RouteKind::Grpc {
+            return;
+        }
+        let group = Group::of(route, &attachment.service);
+        for port in &attachment.ports {
+            let at = (attachment.service.clone(), group.clone(), *port);
+            self.ports.entry(at).or_insert_with(|| route.clone());
+        }
+    }
+
+    /// What is left for a route, and what the ports that are not were taken by.
+    pub fn left(
+        &self,
+        route: &RouteKey,
+        attachment: &Attachment,
+    ) -> (BTreeSet<u16>, BTreeMap<u16, RouteKey>) {
+        let mut left = attachment.ports.clone();
+        let mut taken = BTreeMap::new();
+        if route.kind == RouteKind::Http && !self.ports.is_empty() {
+            let group = Group::of(route, &attachment.service);
+            for port in &attachment.ports {
+                let at = (attachment.service.clone(), group.clone(), *port);
+                if let Some(by) = self.ports.get(&at) {
+                    left.remove(port);
+                    taken.insert(*port, by.clone());
+                }
+            }
+        }
+        (left, taken)
+    }
+}

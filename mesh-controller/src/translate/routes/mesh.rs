@@ -1,0 +1,185 @@
+//! Routes at Services: what the mesh says of them, and the resources that come of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use culvert_api::mesh as pb;
+use culvert_objects::Object;
+use culvert_objects::types::ParentKind;
+use culvert_routing::model::RouteKey;
+use serde_json::Value;
+
+use super::attach::{self, Attachment, Group, Refusal, ServiceName};
+use super::compile::{Compiled, compile};
+use super::normalize::reader::Fault;
+use super::normalize::{Draft, Parent};
+use super::resolve::{Side, Unresolved};
+use super::services::Services;
+use super::status::Facts;
+use super::{Pass, Said, emit, parent_faults};
+use crate::CONTROLLER_NAME;
+use crate::status::{DesiredCondition, DesiredParent};
+
+/// A parentRef that is the mesh's.
+struct Claim {
+    index: usize,
+    attachment: Result<Attachment, Refusal>,
+    fault: Vec<Fault>,
+}
+
+/// A route as it is in force at one Service.
+struct AtService {
+    compiled: Compiled,
+    fault: Vec<Fault>,
+    ports: BTreeSet<u16>,
+}
+
+/// Attaches a route to its Services.
+pub fn at_services(pass: &mut Pass<'_>, draft: &Draft, said: &mut Said) {
+    let claims: Vec<Claim> = (draft.parents.iter().enumerate())
+        .filter_map(|(index, parent)| claim(index, parent, draft, &mut pass.resolver.services))
+        .collect();
+    if claims.is_empty() {
+        return;
+    }
+    let (backends, unresolved) = pass.resolver.backends(draft, Side::Mesh);
+    let mut services: BTreeMap<ServiceName, AtService> = BTreeMap::new();
+    for name in claims.iter().filter_map(|claim| claim.attachment.as_ref().ok()).map(|at| &at.service) {
+        if !services.contains_key(name) {
+            // References to one Service are one resource, so what stops one of them stops all.
+            let same = |claim: &&Claim| claim.attachment.as_ref().is_ok_and(|at| at.service == *name);
+            let of_refs = claims.iter().filter(same).flat_map(|claim| claim.fault.clone());
+            let fault: Vec<Fault> = draft.faults.iter().cloned().chain(of_refs).collect();
+            let compiled = compile(draft, backends.clone(), &fault);
+            services.insert(name.clone(), AtService { compiled, fault, ports: BTreeSet::new() });
+        }
+    }
+    for claim in claims {
+        let conditions = conditions(pass, draft, &claim, &mut services, &unresolved);
+        let parent_ref = draft.parents[claim.index].written.clone();
+        said.insert(claim.index, of_mesh(parent_ref, conditions));
+    }
+    for (name, at) in services.into_iter().filter(|(_, at)| !at.ports.is_empty()) {
+        let attachment = Attachment { service: name.clone(), ports: at.ports };
+        if !is_hopeless(draft, &at.compiled, &at.fault) {
+            pass.taken.take(&draft.key, &attachment);
+        }
+        let parent = pb::ServiceParent {
+            service: name.to_string(),
+            ports: attachment.ports.iter().map(|port| u32::from(*port)).collect(),
+            consumer_namespace: match Group::of(&draft.key, &name) {
+                Group::Producers => String::new(),
+                Group::Consumers(namespace) => namespace.to_string(),
+            },
+        };
+        let key = emit::name(&draft.key, &parent.service);
+        // Hostnames play no part: the destination's address decides (GEP-1294).
+        let route = emit::route(at.compiled.route.route(), &[], pb::route::Parent::Service(parent));
+        pass.routes.insert(key, route);
+    }
+}
+
+/// None where the parent is somebody else's.
+fn claim(index: usize, parent: &Parent, draft: &Draft, services: &mut Services<'_>) -> Option<Claim> {
+    let attachment = match &parent.read {
+        Err(error) => {
+            let is =
+                |field: &str, text: &str| parent.written.get(field).and_then(Value::as_str) == Some(text);
+            let ours = is("group", "") && is("kind", "Service");
+            ours.then(|| Err(Refusal::new("NoMatchingParent", error.to_string())))?
+        }
+        Ok(read) => match read.parent_kind() {
+            ParentKind::Service => attach::service(read, &draft.key, services),
+            // What a Service parent without its group reads as: a kind that nobody serves.
+            ParentKind::Other if read.group.is_none() && read.kind.as_deref() == Some("Service") => {
+                let message = "without a group this is a Service of gateway.networking.k8s.io, which does not exist; \
+                               a parent of kind Service is written with group: \"\"";
+                Err(Refusal::new("NoMatchingParent", message))
+            }
+            ParentKind::Gateway | ParentKind::Other => return None,
+        },
+    };
+    Some(Claim { index, attachment, fault: parent_faults(draft, index) })
+}
+
+fn conditions(
+    pass: &Pass<'_>,
+    draft: &Draft,
+    claim: &Claim,
+    services: &mut BTreeMap<ServiceName, AtService>,
+    unresolved: &[Unresolved],
+) -> Vec<DesiredCondition> {
+    let at = match &claim.attachment {
+        Ok(attachment) => services.get_mut(&attachment.service).map(|at| (attachment, at)),
+        Err(_) => None,
+    };
+    let Some((attachment, at)) = at else {
+        let refusal = claim.attachment.as_ref().err().cloned();
+        let refusal = refusal.unwrap_or_else(|| Refusal::new("Pending", "not looked at yet"));
+        let facts =
+            Facts { attached: Err(refusal), refused: &[], rules: draft.rules.len(), fault: &[], unresolved };
+        return facts.conditions();
+    };
+    let (left, taken) = pass.taken.left(&draft.key, attachment);
+    let attached = match left.is_empty() {
+        true => Err(Refusal::new("Conflicted", conflict(&taken, &attachment.service))),
+        false => Ok(attached(draft, &attachment.service, &left, &taken)),
+    };
+    at.ports.extend(left);
+    Facts { attached, refused: &at.compiled.refused, rules: draft.rules.len(), fault: &at.fault, unresolved }
+        .conditions()
+}
+
+fn is_hopeless(draft: &Draft, compiled: &Compiled, fault: &[Fault]) -> bool {
+    let attached = Ok(String::new());
+    let facts =
+        Facts { attached, refused: &compiled.refused, rules: draft.rules.len(), fault, unresolved: &[] };
+    facts.is_hopeless()
+}
+
+fn list(ports: impl Iterator<Item = u16>) -> String {
+    ports.map(|port| port.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn attached(
+    draft: &Draft,
+    service: &ServiceName,
+    left: &BTreeSet<u16>,
+    taken: &BTreeMap<u16, RouteKey>,
+) -> String {
+    let word = if left.len() == 1 { "port" } else { "ports" };
+    let whose = match Group::of(&draft.key, service) {
+        Group::Producers => "for every client whose namespace has no route of its own".to_owned(),
+        Group::Consumers(namespace) => format!("for clients in namespace {namespace}"),
+    };
+    let mut text = format!("attached to {word} {} of Service {service}, {whose}", list(left.iter().copied()));
+    if !taken.is_empty() {
+        text = format!("{text}; {}", conflict(taken, service));
+    }
+    if !draft.hostnames.is_empty() {
+        text.push_str("; hostnames play no part, the destination's address decides");
+    }
+    text
+}
+
+fn conflict(taken: &BTreeMap<u16, RouteKey>, service: &ServiceName) -> String {
+    let of = |(port, by): (&u16, &RouteKey)| {
+        format!("port {port} of Service {service} is taken by GRPCRoute {}/{}", by.namespace, by.name)
+    };
+    let lines: Vec<String> = taken.iter().map(of).collect();
+    format!("{}; a GRPCRoute comes before an HTTPRoute", lines.join(", "))
+}
+
+fn of_mesh(parent_ref: Value, conditions: Vec<DesiredCondition>) -> DesiredParent {
+    DesiredParent { parent_ref, controller_name: CONTROLLER_NAME.to_owned(), conditions }
+}
+
+/// What a route of a kind that this version does not evaluate is told at a Service.
+pub fn unevaluated(parent: &Parent, route: &Object) -> Option<DesiredParent> {
+    let is_service = parent.read.as_ref().is_ok_and(|read| read.parent_kind() == ParentKind::Service);
+    let message = format!(
+        "this version of Culvert does not evaluate a {}; traffic to the Service is not changed by it",
+        route.kind
+    );
+    let condition = DesiredCondition::no("Accepted", "UnsupportedValue", message);
+    is_service.then(|| of_mesh(parent.written.clone(), vec![condition]))
+}

@@ -1,0 +1,80 @@
+//! Routes: objects to resources and statuses, in one pass, so that the two cannot disagree.
+//!
+//! [`normalize`] brings the kinds to one shape, [`resolve`] follows their backends, [`attach`] their parents, [`compile`]
+//! compiles what came of it with the crate that proxies use, and [`emit`] writes it down. A route's [`status`] is made
+//! from the same values.
+
+mod attach;
+mod compile;
+mod emit;
+mod mesh;
+mod normalize;
+mod resolve;
+mod services;
+mod status;
+
+use std::collections::BTreeMap;
+
+use culvert_api::mesh as pb;
+use culvert_objects::{Kind, Object, Objects};
+use culvert_routing::model::RouteKind;
+
+use super::Statuses;
+use crate::status::{DesiredParent, DesiredStatus};
+use attach::Taken;
+use normalize::Draft;
+use normalize::reader::{At, Fault, UNKNOWN_FIELD};
+use resolve::{Grants, Resolver};
+use services::Services;
+
+/// Route resources by name.
+pub type Routes = BTreeMap<String, pb::Route>;
+
+/// Entries of `status.parents` by the index of their parentRef.
+type Said = BTreeMap<usize, DesiredParent>;
+
+/// Translates every route, and says in statuses what became of each.
+pub fn translate(objects: &Objects, statuses: &mut Statuses) -> Routes {
+    let resolver = Resolver { services: Services::new(objects), grants: Grants::of(objects) };
+    let mut pass = Pass { resolver, taken: Taken::default(), routes: Routes::new() };
+    // Kinds in their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
+    for (kind, of_kind) in [(RouteKind::Grpc, Kind::GrpcRoute), (RouteKind::Http, Kind::HttpRoute)] {
+        for object in objects.of_kind(of_kind) {
+            let draft = normalize::normalize(object, kind);
+            let mut said = Said::new();
+            mesh::at_services(&mut pass, &draft, &mut said);
+            put(object, said, statuses);
+        }
+    }
+    for object in
+        [Kind::TlsRoute, Kind::TcpRoute, Kind::UdpRoute].iter().flat_map(|kind| objects.of_kind(*kind))
+    {
+        let said = normalize::parents(object).into_iter().enumerate();
+        let said = said.filter_map(|(index, parent)| Some((index, mesh::unevaluated(&parent, object)?)));
+        put(object, said.collect(), statuses);
+    }
+    pass.routes
+}
+
+/// What one pass over all routes knows.
+struct Pass<'a> {
+    resolver: Resolver<'a>,
+    taken: Taken,
+    routes: Routes,
+}
+
+fn put(object: &Object, said: Said, statuses: &mut Statuses) {
+    if !said.is_empty() {
+        let status = DesiredStatus::of(object).with_parents(said.into_values().collect());
+        statuses.insert(object.key(), status);
+    }
+}
+
+/// What stops a route at a parent whose reference has fields that nobody knows: they might have narrowed it.
+fn parent_faults(draft: &Draft, index: usize) -> Vec<Fault> {
+    let Some(Ok(parent)) = draft.parents.get(index).map(|parent| &parent.read) else { return Vec::new() };
+    let at = At::Root("spec");
+    let at = at.field("parentRefs");
+    let at = at.item(index);
+    parent.rest.keys().map(|field| Fault::unsupported(at.field(field), UNKNOWN_FIELD)).collect()
+}

@@ -1,0 +1,66 @@
+//! The rules of a GRPCRoute.
+
+use culvert_objects::types::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule};
+use culvert_routing::model::{Match, PathMatch, Timeouts, ValueMatch};
+
+use super::filters::{self, Allowed};
+use super::http::{header_match, typed_value};
+use super::reader::{At, Reader};
+use super::{DraftRule, backends, text};
+
+/// A call of any kind (the schema's default).
+pub fn everything() -> Match {
+    Match {
+        path: PathMatch::Grpc { service: None, method: None },
+        method: None,
+        headers: Vec::new(),
+        query: Vec::new(),
+    }
+}
+
+pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
+    reader.unknown(at, &rule.rest);
+    let of_rule = filters::read(&rule.filters, Allowed::Headers, at.field("filters"), &mut reader);
+    let backends = backends(&rule.backend_refs, Allowed::Headers, at.field("backendRefs"), &mut reader);
+    let of_matches = at.field("matches");
+    let mut matches: Vec<Match> = (rule.matches.iter().enumerate())
+        .map(|(index, of)| one_match(of, of_matches.item(index), &mut reader))
+        .collect();
+    if matches.is_empty() {
+        matches.push(everything());
+    }
+    DraftRule {
+        name: text(rule.name.as_deref()),
+        matches,
+        filters: of_rule,
+        backends,
+        timeouts: Timeouts::default(),
+        faults: reader.faults,
+    }
+}
+
+fn one_match(of: &GrpcRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
+    reader.unknown(at, &of.rest);
+    let path = of.method.as_ref().map(|method| method_match(method, at.field("method"), reader));
+    let mut headers = Vec::with_capacity(of.headers.len());
+    for (index, header) in of.headers.iter().enumerate() {
+        headers.extend(header_match(header, at.field("headers").item(index), reader));
+    }
+    let everything = everything();
+    Match { path: path.unwrap_or(everything.path), headers, ..everything }
+}
+
+fn method_match(of: &GrpcMethodMatch, at: At<'_>, reader: &mut Reader) -> PathMatch {
+    reader.unknown(at, &of.rest);
+    let mut value = |value: Option<&String>| -> Option<ValueMatch> {
+        // Empty was how the older version spelled an absent one.
+        let value = value.filter(|value| !value.is_empty())?;
+        typed_value(of.kind.as_deref(), value, at, reader)
+    };
+    let service = value(of.service.as_ref());
+    let method = value(of.method.as_ref());
+    if [&of.service, &of.method].iter().all(|value| value.as_deref().unwrap_or_default().is_empty()) {
+        reader.unsupported(at, "names nothing, expected a service, a method or both");
+    }
+    PathMatch::Grpc { service, method }
+}

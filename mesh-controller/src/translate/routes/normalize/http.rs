@@ -1,0 +1,133 @@
+//! The rules of an HTTPRoute.
+
+use culvert_objects::types::{HttpPathMatch, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts, NamedMatch};
+use culvert_routing::model::{HeaderMatch, Match, PathMatch, QueryMatch, Timeouts, ValueMatch};
+use http::Method;
+
+use super::filters::{self, Allowed};
+use super::reader::{At, Reader};
+use super::{DraftRule, backends, duration, text};
+
+/// A request of any kind (the schema's default).
+pub fn everything() -> Match {
+    Match { path: PathMatch::Prefix("/".into()), method: None, headers: Vec::new(), query: Vec::new() }
+}
+
+pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
+    reader.unknown(at, &rule.rest);
+    let of_rule = filters::read(&rule.filters, Allowed::All, at.field("filters"), &mut reader);
+    let backends = backends(&rule.backend_refs, Allowed::All, at.field("backendRefs"), &mut reader);
+    let of_matches = at.field("matches");
+    let mut matches: Vec<Match> = (rule.matches.iter().enumerate())
+        .map(|(index, of)| one_match(of, of_matches.item(index), &mut reader))
+        .collect();
+    if matches.is_empty() {
+        matches.push(everything());
+    }
+    let timeouts = rule.timeouts.as_ref().map(|of| timeouts(of, at.field("timeouts"), &mut reader));
+    DraftRule {
+        name: text(rule.name.as_deref()),
+        matches,
+        filters: of_rule,
+        backends,
+        timeouts: timeouts.unwrap_or_default(),
+        faults: reader.faults,
+    }
+}
+
+fn one_match(of: &HttpRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
+    reader.unknown(at, &of.rest);
+    let path = of.path.as_ref().and_then(|path| path_match(path, at.field("path"), reader));
+    let mut headers = Vec::with_capacity(of.headers.len());
+    for (index, header) in of.headers.iter().enumerate() {
+        headers.extend(header_match(header, at.field("headers").item(index), reader));
+    }
+    let mut query = Vec::with_capacity(of.query_params.len());
+    for (index, parameter) in of.query_params.iter().enumerate() {
+        let at = at.field("queryParams");
+        let at = at.item(index);
+        if let Some(value) = value_match(parameter, at, reader) {
+            query.push(QueryMatch { name: parameter.name.as_str().into(), value });
+        }
+    }
+    let method = of.method.as_deref().and_then(|method| method_match(method, at.field("method"), reader));
+    Match { path: path.unwrap_or_else(|| everything().path), method, headers, query }
+}
+
+fn path_match(path: &HttpPathMatch, at: At<'_>, reader: &mut Reader) -> Option<PathMatch> {
+    reader.unknown(at, &path.rest);
+    let value = path.value.as_deref().unwrap_or("/");
+    match path.kind.as_deref() {
+        None | Some("PathPrefix") => Some(PathMatch::Prefix(value.into())),
+        Some("Exact") => Some(PathMatch::Exact(value.into())),
+        Some("RegularExpression") => Some(PathMatch::Regex(value.into())),
+        Some(other) => {
+            reader
+                .unsupported(at.field("type"), unknown_type(other, "Exact, PathPrefix or RegularExpression"));
+            None
+        }
+    }
+}
+
+/// The match of a header, in either kind of route.
+pub fn header_match(header: &NamedMatch, at: At<'_>, reader: &mut Reader) -> Option<HeaderMatch> {
+    let name = filters::header_name(&header.name, at.field("name"), reader);
+    let value = value_match(header, at, reader);
+    Some(HeaderMatch { name: name?, value: value? })
+}
+
+fn value_match(of: &NamedMatch, at: At<'_>, reader: &mut Reader) -> Option<ValueMatch> {
+    reader.unknown(at, &of.rest);
+    typed_value(of.kind.as_deref(), &of.value, at, reader)
+}
+
+/// An exact value or a regular expression, as `type` says.
+pub fn typed_value(kind: Option<&str>, value: &str, at: At<'_>, reader: &mut Reader) -> Option<ValueMatch> {
+    match kind {
+        None | Some("Exact") => Some(ValueMatch::Exact(value.into())),
+        Some("RegularExpression") => Some(ValueMatch::Regex(value.into())),
+        Some(other) => {
+            reader.unsupported(at.field("type"), unknown_type(other, "Exact or RegularExpression"));
+            None
+        }
+    }
+}
+
+fn unknown_type(found: &str, expected: &str) -> String {
+    format!("this version of Culvert does not do the match {found:?}, expected {expected}")
+}
+
+fn method_match(method: &str, at: At<'_>, reader: &mut Reader) -> Option<Method> {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    let found = known.iter().find(|known| known.as_str() == method);
+    if found.is_none() {
+        let expected = "expected GET, HEAD, POST, PUT, DELETE, CONNECT, OPTIONS, TRACE or PATCH";
+        reader.unsupported(at, format!("invalid value: {method:?}, {expected}"));
+    }
+    found.cloned()
+}
+
+/// `0s` is no limit (GEP-1742).
+fn timeouts(of: &HttpRouteTimeouts, at: At<'_>, reader: &mut Reader) -> Timeouts {
+    reader.unknown(at, &of.rest);
+    let mut read = |text: Option<&String>, at: At<'_>| match duration::parse(text?) {
+        Ok(duration) => Some(duration).filter(|duration| !duration.is_zero()),
+        Err(message) => {
+            reader.unsupported(at, message);
+            None
+        }
+    };
+    let request = read(of.request.as_ref(), at.field("request"));
+    let backend_request = read(of.backend_request.as_ref(), at.field("backendRequest"));
+    Timeouts { request, backend_request }
+}

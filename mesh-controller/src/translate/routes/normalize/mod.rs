@@ -1,0 +1,202 @@
+//! HTTPRoutes and GRPCRoutes, of every version ever served, to one shape: the only code that knows the kinds apart.
+//!
+//! What the API server would have filled in is filled in here: no rules is one for every request (HTTPRoute), no matches
+//! is everything, no weight is 1, no path is the prefix `/`, no type is `Exact` or `PathPrefix`, no status is 302.
+//!
+//! A rule with anything that this version does not do, a field it does not know among them, is not left out and not read
+//! as if that were not there. It keeps the matches that could be read and answers 500: what is unknown could only have
+//! narrowed them, so nothing that the rule was meant for is passed on by another rule of lower precedence.
+
+mod duration;
+mod filters;
+mod grpc;
+mod http;
+pub mod reader;
+
+use std::sync::Arc;
+
+use culvert_objects::types::{BackendRef, GrpcRouteRule, HttpRouteRule, ParentRef};
+use culvert_objects::{FieldError, Object, read};
+use culvert_routing::model::{Filter, Hostname, Match, RouteKey, RouteKind, Timeouts};
+use serde_json::Value;
+
+use filters::Allowed;
+use reader::{At, Fault, Reader, UNKNOWN_FIELD};
+
+/// Largest weight (schema).
+const MOST_WEIGHT: u32 = 1_000_000;
+
+/// A route with its parents and backends not looked up yet.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub key: RouteKey,
+    /// Seconds since the epoch.
+    pub created: i64,
+    pub parents: Vec<Parent>,
+    /// Empty: any.
+    pub hostnames: Vec<Hostname>,
+    pub rules: Vec<DraftRule>,
+    /// Of the route as a whole: no rule of it can be honoured.
+    pub faults: Vec<Fault>,
+}
+
+/// One of `spec.parentRefs`.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// As written: its status echoes it.
+    pub written: Value,
+    pub read: Result<ParentRef, FieldError>,
+}
+
+/// One of `spec.rules`.
+#[derive(Clone, Debug)]
+pub struct DraftRule {
+    pub name: Option<Arc<str>>,
+    pub matches: Vec<Match>,
+    pub filters: Vec<Filter>,
+    pub backends: Vec<DraftBackend>,
+    pub timeouts: Timeouts,
+    /// Not empty: the rule refuses.
+    pub faults: Vec<Fault>,
+}
+
+/// One of `rules[].backendRefs`, with the defaults filled in.
+#[derive(Clone, Debug)]
+pub struct DraftBackend {
+    pub group: String,
+    pub kind: String,
+    /// None: the route's.
+    pub namespace: Option<String>,
+    pub name: String,
+    pub port: Option<u16>,
+    pub weight: u32,
+    pub filters: Vec<Filter>,
+}
+
+/// One shape for a route of either kind.
+pub fn normalize(route: &Object, kind: RouteKind) -> Draft {
+    let created = route.metadata.creation_timestamp.map_or(0, |created| created.timestamp());
+    let key = RouteKey { kind, namespace: route.namespace().into(), name: route.name().into() };
+    let mut draft = Draft {
+        key,
+        created,
+        parents: parents(route),
+        hostnames: Vec::new(),
+        rules: Vec::new(),
+        faults: Vec::new(),
+    };
+    let mut rules: &[Value] = &[];
+    let spec = route.body.get("spec").and_then(Value::as_object);
+    for (field, value) in spec.into_iter().flatten() {
+        let at = At::Root("spec");
+        let at = at.field(field);
+        match (field.as_str(), value) {
+            ("parentRefs", _) => {}
+            ("rules", Value::Array(written)) => rules = written,
+            ("hostnames", value) => draft.read_hostnames(value, at),
+            // What it is without the field.
+            ("useDefaultGateways", Value::String(none)) if none == "None" => {}
+            ("rules", _) => draft.faults.push(Fault::unsupported(at, "expected a list of rules")),
+            _ => draft.faults.push(Fault::unsupported(at, UNKNOWN_FIELD)),
+        }
+    }
+    draft.read_rules(rules);
+    draft
+}
+
+/// The parents of a route of any kind.
+pub fn parents(route: &Object) -> Vec<Parent> {
+    let written = route.body.get("spec").and_then(|spec| spec.get("parentRefs")).and_then(Value::as_array);
+    let parent = |(index, written): (usize, &Value)| Parent {
+        written: written.clone(),
+        read: read(written, &format!("spec.parentRefs[{index}]")),
+    };
+    written.into_iter().flatten().enumerate().map(parent).collect()
+}
+
+impl Draft {
+    fn read_hostnames(&mut self, written: &Value, at: At<'_>) {
+        let names: Vec<String> = match read(written, "spec.hostnames") {
+            Ok(names) => names,
+            Err(error) => return self.faults.push(Fault::unsupported(error.field, error.message)),
+        };
+        for (index, name) in names.iter().enumerate() {
+            match Hostname::parse(name) {
+                Ok(name) => self.hostnames.push(name),
+                Err(error) => self.faults.push(Fault::unsupported(at.item(index), error.to_string())),
+            }
+        }
+    }
+
+    fn read_rules(&mut self, written: &[Value]) {
+        let default = Value::Object(serde_json::Map::new());
+        let written = match (self.key.kind, written) {
+            (RouteKind::Http, []) => std::slice::from_ref(&default),
+            (_, written) => written,
+        };
+        let rules = written.iter().enumerate();
+        self.rules = rules.map(|(index, rule)| read_rule(self.key.kind, rule, index)).collect();
+    }
+}
+
+fn read_rule(kind: RouteKind, written: &Value, index: usize) -> DraftRule {
+    let at = At::Root("spec");
+    let at = at.field("rules");
+    let at = at.item(index);
+    let prefix = || format!("spec.rules[{index}]");
+    let rule = match kind {
+        RouteKind::Http => {
+            read::<HttpRouteRule>(written, &prefix()).map(|rule| http::rule(&rule, at, Reader::default()))
+        }
+        RouteKind::Grpc => {
+            read::<GrpcRouteRule>(written, &prefix()).map(|rule| grpc::rule(&rule, at, Reader::default()))
+        }
+    };
+    rule.unwrap_or_else(|error| unreadable(kind, error))
+}
+
+/// The match of everything, in a route of this kind.
+pub fn everything(kind: RouteKind) -> Match {
+    match kind {
+        RouteKind::Http => http::everything(),
+        RouteKind::Grpc => grpc::everything(),
+    }
+}
+
+/// A rule of which nothing is known.
+fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
+    DraftRule {
+        name: None,
+        matches: vec![everything(kind)],
+        filters: Vec::new(),
+        backends: Vec::new(),
+        timeouts: Timeouts::default(),
+        faults: vec![Fault::unsupported(error.field, error.message)],
+    }
+}
+
+fn text(text: Option<&str>) -> Option<Arc<str>> {
+    text.map(Arc::from)
+}
+
+fn backends(refs: &[BackendRef], allowed: Allowed, at: At<'_>, reader: &mut Reader) -> Vec<DraftBackend> {
+    let mut read = Vec::with_capacity(refs.len());
+    for (index, backend) in refs.iter().enumerate() {
+        let at = at.item(index);
+        reader.unknown(at, &backend.rest);
+        let weight = backend.weight.unwrap_or(1);
+        if weight > MOST_WEIGHT {
+            reader.unsupported(at.field("weight"), format!("{weight}, expected at most {MOST_WEIGHT}"));
+        }
+        read.push(DraftBackend {
+            group: backend.group.clone().unwrap_or_default(),
+            kind: backend.kind.clone().unwrap_or_else(|| "Service".to_owned()),
+            namespace: backend.namespace.clone().filter(|namespace| !namespace.is_empty()),
+            name: backend.name.clone(),
+            port: backend.port,
+            weight,
+            filters: filters::read(&backend.filters, allowed, at.field("filters"), reader),
+        });
+    }
+    read
+}

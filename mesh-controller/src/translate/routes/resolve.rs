@@ -1,0 +1,207 @@
+//! Backends: what a reference leads to, and what `ResolvedRefs` says where it leads nowhere.
+//!
+//! A backend that cannot be resolved stays in its rule with its weight, and that share of requests answers 500
+//! (`HTTPBackendRef`). A reference into another namespace needs a ReferenceGrant only where it is followed for a Gateway;
+//! for a Service parent the client could have called that Service itself (GEP-1294). So one route resolves differently
+//! for its parents.
+
+use std::collections::HashSet;
+
+use culvert_objects::types::{GATEWAY_GROUP, Protocol, ReferenceGrantSpec};
+use culvert_objects::{Kind, Objects};
+use culvert_routing::model::{Backend, RouteKey, RouteKind, Target};
+
+use super::normalize::{Draft, DraftBackend};
+use super::services::{Nature, PortFacts, Services};
+
+/// On whose behalf references are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A client in the mesh: any Service of any namespace.
+    Mesh,
+    /// A Gateway: other namespaces must grant it.
+    Gateway,
+}
+
+/// The reason of `ResolvedRefs=False`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnresolvedReason {
+    InvalidKind,
+    RefNotPermitted,
+    BackendNotFound,
+    UnsupportedProtocol,
+}
+
+impl UnresolvedReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UnresolvedReason::InvalidKind => "InvalidKind",
+            UnresolvedReason::RefNotPermitted => "RefNotPermitted",
+            UnresolvedReason::BackendNotFound => "BackendNotFound",
+            UnresolvedReason::UnsupportedProtocol => "UnsupportedProtocol",
+        }
+    }
+}
+
+/// A reference that leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    pub reason: UnresolvedReason,
+    /// Of the rule and the backend, from 0.
+    pub at: (usize, usize),
+    pub message: String,
+}
+
+/// Grants of references from routes to Services.
+#[derive(Debug, Default)]
+pub struct Grants {
+    granted: HashSet<Grant>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Grant {
+    from: (RouteKind, String),
+    namespace: String,
+    /// None: any Service of the namespace.
+    name: Option<String>,
+}
+
+impl Grants {
+    /// Every ReferenceGrant, also under its former name. A grant with fields that nobody knows grants nothing: they could
+    /// only narrow it.
+    pub fn of(objects: &Objects) -> Self {
+        let mut granted = HashSet::new();
+        for kind in [Kind::ReferenceGrant, Kind::ReferencePolicy] {
+            for object in objects.of_kind(kind) {
+                let Ok(spec) = object.spec::<ReferenceGrantSpec>() else { continue };
+                let from =
+                    spec.from.iter().filter(|from| from.group == GATEWAY_GROUP && from.rest.is_empty());
+                for from in from {
+                    let route = match from.kind.as_str() {
+                        "HTTPRoute" => RouteKind::Http,
+                        "GRPCRoute" => RouteKind::Grpc,
+                        _ => continue,
+                    };
+                    let to = spec.to.iter();
+                    let to =
+                        to.filter(|to| to.group.is_empty() && to.kind == "Service" && to.rest.is_empty());
+                    granted.extend(to.map(|to| Grant {
+                        from: (route, from.namespace.clone()),
+                        namespace: object.namespace().to_owned(),
+                        name: to.name.clone().filter(|name| !name.is_empty()),
+                    }));
+                }
+            }
+        }
+        Self { granted }
+    }
+
+    fn allow(&self, route: &RouteKey, namespace: &str, name: &str) -> bool {
+        let grant = |name: Option<&str>| Grant {
+            from: (route.kind, route.namespace.to_string()),
+            namespace: namespace.to_owned(),
+            name: name.map(str::to_owned),
+        };
+        !self.granted.is_empty()
+            && (self.granted.contains(&grant(None)) || self.granted.contains(&grant(Some(name))))
+    }
+}
+
+/// Follows references.
+pub struct Resolver<'a> {
+    pub services: Services<'a>,
+    pub grants: Grants,
+}
+
+impl Resolver<'_> {
+    /// The backends of each rule, and every reference that leads nowhere.
+    pub fn backends(&mut self, draft: &Draft, side: Side) -> (Vec<Vec<Backend>>, Vec<Unresolved>) {
+        let mut problems = Vec::new();
+        let mut rules = Vec::with_capacity(draft.rules.len());
+        for (rule, of) in draft.rules.iter().enumerate() {
+            let mut backends = Vec::with_capacity(of.backends.len());
+            for (index, backend) in of.backends.iter().enumerate() {
+                let target = self.follow(&draft.key, backend, side).unwrap_or_else(|(reason, message)| {
+                    problems.push(Unresolved { reason, at: (rule, index), message: message.clone() });
+                    Target::Invalid(message.into())
+                });
+                backends.push(Backend { weight: backend.weight, filters: backend.filters.clone(), target });
+            }
+            rules.push(backends);
+        }
+        (rules, problems)
+    }
+
+    fn follow(
+        &mut self,
+        route: &RouteKey,
+        to: &DraftBackend,
+        side: Side,
+    ) -> Result<Target, (UnresolvedReason, String)> {
+        use UnresolvedReason::{BackendNotFound, InvalidKind, RefNotPermitted};
+        if !to.group.is_empty() || to.kind != "Service" {
+            let (kind, group) = (&to.kind, &to.group);
+            return Err((
+                InvalidKind,
+                format!("{kind} of group {group:?}, expected a Service of the core group"),
+            ));
+        }
+        let namespace = to.namespace.as_deref().unwrap_or(&route.namespace);
+        let (name, written) = (&to.name, format!("Service {namespace}/{}", to.name));
+        let elsewhere = *namespace != *route.namespace;
+        if side == Side::Gateway && elsewhere && !self.grants.allow(route, namespace, name) {
+            return Err((RefNotPermitted, format!("no ReferenceGrant in {namespace} permits {written}")));
+        }
+        let Some(service) = self.services.find(namespace, name) else {
+            return Err((BackendNotFound, format!("there is no {written}")));
+        };
+        if service.nature == Nature::ExternalName {
+            // It would let whoever writes a Service point the mesh at any address (CVE-2021-25740).
+            return Err((
+                InvalidKind,
+                format!("{written} is an ExternalName, expected a Service with endpoints"),
+            ));
+        }
+        let Some(port) = to.port else {
+            return Err((
+                BackendNotFound,
+                format!("no port is given for {written}, expected one of its ports"),
+            ));
+        };
+        let of_number = || service.ports.iter().filter(|at| at.number == port);
+        match of_number().find(|at| at.protocol == Protocol::Tcp).or_else(|| of_number().next()) {
+            None => Err((BackendNotFound, format!("{written} has no port {port}"))),
+            Some(found) => match speaks_no_http(found) {
+                Some(what) => Err((
+                    UnresolvedReason::UnsupportedProtocol,
+                    format!("port {port} of {written} is {what}, expected a port of plain HTTP"),
+                )),
+                None => Ok(Target::Service { namespace: namespace.into(), name: name.as_str().into(), port }),
+            },
+        }
+    }
+}
+
+/// Why requests cannot be sent to a port: its transport, or an `appProtocol` that contradicts HTTP or asks for TLS, which this
+/// version does not do towards backends (GEP-1911). An unknown one declares nothing.
+fn speaks_no_http(port: &PortFacts) -> Option<String> {
+    match port.protocol {
+        Protocol::Udp => return Some("UDP".to_owned()),
+        Protocol::Sctp => return Some("SCTP".to_owned()),
+        Protocol::Tcp => {}
+    }
+    let declared = port.app_protocol.as_deref()?;
+    let refused = matches!(
+        declared.to_ascii_lowercase().as_str(),
+        "https"
+            | "tls"
+            | "kubernetes.io/wss"
+            | "tcp"
+            | "mongo"
+            | "mysql"
+            | "postgres"
+            | "postgresql"
+            | "redis"
+    );
+    refused.then(|| format!("declared as {declared}"))
+}

@@ -1,0 +1,92 @@
+//! What a route is told, per parent (conformance of the Gateway API, "Route status").
+//!
+//! * `Accepted`: attached, or why not. A route of which no rule can be honoured is `Accepted=False`, `UnsupportedValue` or
+//!   `IncompatibleFilters`; it is in force nevertheless, and its rules answer 500, so that nothing falls through to
+//!   where it was not meant to go.
+//! * `PartiallyInvalid=True`, beside `Accepted=True`: some rules cannot be honoured and answer 500. The message starts
+//!   with "Dropped Rule", as the API asks.
+//! * `ResolvedRefs`: whether every backend was found, also where the route is not accepted.
+
+use crate::status::DesiredCondition;
+
+use super::attach::Refusal;
+use super::compile::Refused;
+use super::normalize::reader::{Fault, FaultReason};
+use super::resolve::Unresolved;
+
+/// What is known of a route at one parent.
+pub struct Facts<'a> {
+    /// Where it is attached, in words, or why it is not.
+    pub attached: Result<String, Refusal>,
+    /// Rules that refuse.
+    pub refused: &'a [Refused],
+    /// How many rules there are.
+    pub rules: usize,
+    /// What stops the route as a whole at this parent.
+    pub fault: &'a [Fault],
+    pub unresolved: &'a [Unresolved],
+}
+
+impl Facts<'_> {
+    /// Whether nothing of the route can be honoured.
+    pub fn is_hopeless(&self) -> bool {
+        !self.fault.is_empty() || (self.rules > 0 && self.refused.len() == self.rules)
+    }
+
+    /// The conditions, all of them.
+    pub fn conditions(&self) -> Vec<DesiredCondition> {
+        let mut conditions = vec![self.accepted(), self.resolved_refs()];
+        if self.attached.is_ok() && !self.is_hopeless() && !self.refused.is_empty() {
+            conditions.push(self.partially_invalid());
+        }
+        conditions
+    }
+
+    fn accepted(&self) -> DesiredCondition {
+        match &self.attached {
+            Err(refusal) => DesiredCondition::no("Accepted", refusal.reason, refusal.message.clone()),
+            Ok(_) if self.is_hopeless() => {
+                let reason =
+                    reason(self.fault.iter().chain(self.refused.iter().flat_map(|rule| &rule.faults)));
+                let message =
+                    format!("no rule can be honoured, requests are answered with 500: {}", self.faults());
+                DesiredCondition::no("Accepted", reason, message)
+            }
+            Ok(where_to) => DesiredCondition::yes("Accepted", "Accepted", where_to.clone()),
+        }
+    }
+
+    fn faults(&self) -> String {
+        let mut lines: Vec<String> = self.fault.iter().map(ToString::to_string).collect();
+        for fault in self.refused.iter().flat_map(|rule| &rule.faults).map(ToString::to_string) {
+            if !lines.contains(&fault) {
+                lines.push(fault);
+            }
+        }
+        lines.join("; ")
+    }
+
+    fn partially_invalid(&self) -> DesiredCondition {
+        let rules: Vec<String> =
+            self.refused.iter().map(|rule| format!("rules[{}] ({})", rule.rule, rule.why())).collect();
+        let message = format!("Dropped Rule: these answer 500: {}", rules.join(", "));
+        DesiredCondition::yes("PartiallyInvalid", FaultReason::UnsupportedValue.as_str(), message)
+    }
+
+    fn resolved_refs(&self) -> DesiredCondition {
+        let Some(first) = self.unresolved.first() else {
+            return DesiredCondition::yes("ResolvedRefs", "ResolvedRefs", "every backend was found");
+        };
+        let line = |at: &Unresolved| format!("rules[{}].backendRefs[{}]: {}", at.at.0, at.at.1, at.message);
+        let lines: Vec<String> = self.unresolved.iter().map(line).collect();
+        DesiredCondition::no("ResolvedRefs", first.reason.as_str(), lines.join("; "))
+    }
+}
+
+fn reason<'a>(faults: impl Iterator<Item = &'a Fault>) -> &'static str {
+    let reasons: Vec<FaultReason> = faults.map(|fault| fault.reason).collect();
+    match reasons.iter().all(|reason| *reason == FaultReason::IncompatibleFilters) {
+        true => FaultReason::IncompatibleFilters.as_str(),
+        false => FaultReason::UnsupportedValue.as_str(),
+    }
+}
