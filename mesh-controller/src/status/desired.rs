@@ -5,6 +5,9 @@ use culvert_objects::types::ConditionStatus;
 use culvert_objects::{Object, ObjectKey};
 use serde_json::{Map, Value, json};
 
+/// Longest message of a condition that is written whole, in bytes; the API takes 32,768.
+const LONGEST_MESSAGE: usize = 30_000;
+
 /// A status as wanted. Only what Culvert owns of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredStatus {
@@ -49,7 +52,12 @@ impl DesiredCondition {
     }
 
     fn new(kind: &str, status: ConditionStatus, reason: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.to_owned(), status, reason: reason.to_owned(), message: message.into() }
+        let mut message: String = message.into();
+        if message.len() > LONGEST_MESSAGE {
+            message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+            message.push_str(" ...");
+        }
+        Self { kind: kind.to_owned(), status, reason: reason.to_owned(), message }
     }
 
     /// With the time of the last flip: that of `before` unless its status was another.
@@ -148,6 +156,12 @@ impl DesiredStatus {
 mod tests {
     use super::*;
     use culvert_objects::Kind;
+
+    #[test]
+    fn a_message_is_no_longer_than_the_api_takes() {
+        let condition = DesiredCondition::no("Accepted", "A", "\u{e4}".repeat(40_000));
+        assert!(condition.message.len() < 32_768 && condition.message.ends_with("\u{e4} ..."));
+    }
 
     #[test]
     fn the_time_of_a_condition_changes_only_when_it_flips() {
