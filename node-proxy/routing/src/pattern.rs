@@ -17,7 +17,8 @@ const NESTING_LIMIT: u32 = 100;
 /// An expression between `\A` and `\z`.
 pub(crate) struct Pattern {
     source: Box<str>,
-    literal: Box<str>,
+    first_segments: Box<str>,
+    last_segment: Option<Box<str>>,
     search: Search,
 }
 
@@ -42,22 +43,24 @@ impl Pattern {
         // Parsed alone: text put around it could be broken out of by an unbalanced parenthesis or a comment.
         let hir = syntax::parse_with(source, &config)
             .map_err(|error| PatternError::Syntax(reason(&error.to_string())))?;
-        let literal = literal_prefix(&hir);
+        let first_segments = first_segments(&hir).into();
+        let last_segment = last_segment(&hir).map(Into::into);
         let whole = Hir::concat(vec![Hir::look(Look::Start), hir, Hir::look(Look::End)]);
         let search = match table(&whole) {
             Some(table) => Search::Table(Box::new(table)),
             None => Search::Engine(Box::new(engine(&whole)?)),
         };
-        Ok(Pattern { source: source.into(), literal: literal.into(), search })
+        Ok(Pattern { source: source.into(), first_segments, last_segment, search })
     }
 
-    pub(crate) fn source(&self) -> &str {
-        &self.source
+    /// The whole segments that every path that matches starts with, for an index.
+    pub(crate) fn first_segments(&self) -> &str {
+        &self.first_segments
     }
 
-    /// What every value that matches starts with.
-    pub(crate) fn literal(&self) -> &str {
-        &self.literal
+    /// The segment that every path that matches ends with, if the expression has one, for an index.
+    pub(crate) fn last_segment(&self) -> Option<&str> {
+        self.last_segment.as_deref()
     }
 
     pub(crate) fn is_match(&self, value: &[u8]) -> bool {
@@ -100,27 +103,49 @@ fn reason(message: &str) -> String {
     last.trim().trim_start_matches("error: ").to_owned()
 }
 
-fn literal_prefix(hir: &Hir) -> String {
-    let mut prefix = Vec::new();
-    extend_literal(hir, &mut prefix);
-    let valid = match std::str::from_utf8(&prefix) {
-        Ok(valid) => valid,
-        Err(error) => std::str::from_utf8(&prefix[..error.valid_up_to()]).unwrap_or_default(),
-    };
-    valid.to_owned()
+fn first_segments(hir: &Hir) -> String {
+    let mut literal = Vec::new();
+    read_literal(hir, &mut literal, Direction::Forward);
+    let whole = literal.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    literal.truncate(whole);
+    // Between slashes, so between characters, unless the expression asks for bytes that no path has.
+    String::from_utf8(literal).unwrap_or_default()
 }
 
-/// Appends what `hir` must match first; whether that is all that it matches.
-fn extend_literal(hir: &Hir, prefix: &mut Vec<u8>) -> bool {
-    match hir.kind() {
-        HirKind::Empty => true,
-        HirKind::Literal(literal) => {
-            prefix.extend_from_slice(&literal.0);
+fn last_segment(hir: &Hir) -> Option<String> {
+    let mut literal = Vec::new();
+    read_literal(hir, &mut literal, Direction::Backward);
+    literal.truncate(literal.iter().position(|byte| *byte == b'/')?);
+    literal.reverse();
+    String::from_utf8(literal).ok()
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Forward,
+    /// From the end, with the bytes in reverse.
+    Backward,
+}
+
+/// Appends what every match of `hir` must begin (end) with; whether that is all that it matches.
+fn read_literal(hir: &Hir, literal: &mut Vec<u8>, direction: Direction) -> bool {
+    match (hir.kind(), direction) {
+        (HirKind::Empty | HirKind::Look(_), _) => true,
+        (HirKind::Literal(text), Direction::Forward) => {
+            literal.extend(text.0.iter());
             true
         }
-        HirKind::Capture(capture) => extend_literal(&capture.sub, prefix),
-        HirKind::Concat(parts) => parts.iter().all(|part| extend_literal(part, prefix)),
-        HirKind::Look(_) => true,
-        HirKind::Class(_) | HirKind::Repetition(_) | HirKind::Alternation(_) => false,
+        (HirKind::Literal(text), Direction::Backward) => {
+            literal.extend(text.0.iter().rev());
+            true
+        }
+        (HirKind::Capture(capture), _) => read_literal(&capture.sub, literal, direction),
+        (HirKind::Concat(parts), Direction::Forward) => {
+            parts.iter().all(|part| read_literal(part, literal, direction))
+        }
+        (HirKind::Concat(parts), Direction::Backward) => {
+            parts.iter().rev().all(|part| read_literal(part, literal, direction))
+        }
+        (HirKind::Class(_) | HirKind::Repetition(_) | HirKind::Alternation(_), _) => false,
     }
 }

@@ -1,8 +1,16 @@
 //! All rules of a parent, found by request.
 
+mod bucket;
+mod index;
+mod tree;
+
 use std::sync::Arc;
 
+use self::bucket::Search;
+use self::index::HostIndex;
+
 use crate::compile::{CompiledRoute, CompiledRule};
+use crate::conditions::Conditions;
 use crate::mismatch::Mismatch;
 use crate::model::{Hostname, Match};
 use crate::precedence::{Criterion, Precedence};
@@ -13,6 +21,7 @@ use crate::request::RequestView;
 pub struct RouteTable {
     /// In order of precedence.
     entries: Vec<Entry>,
+    index: HostIndex,
 }
 
 /// One match of one rule under one hostname.
@@ -41,12 +50,16 @@ impl RouteTable {
     pub fn new(routes: Vec<Arc<CompiledRoute>>) -> RouteTable {
         let mut entries: Vec<Entry> = routes.iter().flat_map(|route| entries_of(route)).collect();
         entries.sort_by(|a, b| a.precedence.cmp(&b.precedence));
-        RouteTable { entries }
+        let index = HostIndex::new(&entries);
+        RouteTable { entries, index }
     }
 
-    /// The rule for a request; `None`: no rule matches, which is answered with 404.
+    /// The rule for a request; `None`: no rule matches, which is answered with 404. Allocates nothing, unless a regular
+    /// expression is asked about a value that is put together from more than 4 KiB.
     pub fn select<'t>(&'t self, request: &RequestView<'_>) -> Option<Selected<'t>> {
-        let entry = self.entries.iter().find(|entry| entry.matches(request))?;
+        let mut search = Search::new(&self.entries, request);
+        self.index.search(&mut search);
+        let entry = &self.entries[search.found()?];
         Some(Selected { rule: &entry.rule, matched: entry.source() })
     }
 
@@ -90,9 +103,8 @@ impl Entry {
         &self.rule.matches()[self.matched]
     }
 
-    fn matches(&self, request: &RequestView<'_>) -> bool {
-        self.hostname.as_ref().is_none_or(|hostname| hostname.matches(request.host))
-            && self.rule.conditions()[self.matched].accepts(request)
+    fn conditions(&self) -> &Conditions {
+        &self.rule.conditions()[self.matched]
     }
 }
 
@@ -119,8 +131,7 @@ impl<'t> Candidate<'t> {
         if let Some(hostname) = self.hostname().filter(|hostname| !hostname.matches(request.host)) {
             return Err(Mismatch::Hostname { wanted: hostname.clone(), actual: request.host.to_owned() });
         }
-        let conditions = &self.entry.rule.conditions()[self.entry.matched];
-        conditions.mismatch(self.matched(), request).map_or(Ok(()), Err)
+        self.entry.conditions().mismatch(self.matched(), request).map_or(Ok(()), Err)
     }
 
     /// Why `winner` goes before this one for requests that both match.
