@@ -7,10 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use culvert_controller::render;
-use culvert_controller::translate::{Environment, Statuses, default_settings, translate, workloads};
+use culvert_controller::translate::{
+    Environment, Reported, Statuses, default_settings, translate, workloads,
+};
 use culvert_objects::mesh_config::LastGood;
 use culvert_objects::{Objects, manifest};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 const OUTPUT: &str = "# Output\n";
 
@@ -39,7 +41,8 @@ fn output(input: &str, file: &Path) -> String {
         let made = workloads(&objects, &environment, &translation.in_force, &pods_last);
         let again = translate(&objects, &environment, &mesh_last);
         assert_eq!(again.mesh, translation.mesh);
-        assert_eq!(again.routes, translation.routes);
+        assert_eq!((&again.listeners, &again.routes), (&translation.listeners, &translation.routes));
+        assert_eq!((&again.gateways, &again.wanted), (&translation.gateways, &translation.wanted));
         assert_eq!(again.statuses, translation.statuses);
         assert_eq!(workloads(&objects, &environment, &again.in_force, &pods_last).facts, made.facts);
 
@@ -56,11 +59,20 @@ fn output(input: &str, file: &Path) -> String {
             .map(|(name, service)| (name.clone(), render::service(service)))
             .collect();
         insert(&mut all, "services", services);
+        let listeners = translation.listeners.iter();
+        let listeners = listeners.map(|(name, listener)| (name.clone(), render::listener(listener)));
+        insert(&mut all, "listeners", listeners.collect());
         let routes = translation.routes.iter().map(|(name, route)| (name.clone(), render::route(route)));
         insert(&mut all, "routes", routes.collect());
         let facts = made.facts.iter().map(|(uid, facts)| (uid.clone(), render::workload(facts)));
         insert(&mut all, "workloads", facts.collect());
-        insert(&mut all, "statuses", statuses(&translation.statuses, &made.statuses));
+        let mut of_mesh = translation.statuses;
+        for (key, facts) in &translation.gateways {
+            facts.complete(of_mesh.get_mut(key).unwrap(), |_| Reported::Nothing);
+        }
+        insert(&mut all, "statuses", statuses(&of_mesh, &made.statuses));
+        let wanted = translation.wanted.iter();
+        insert(&mut all, "wanted", wanted.map(|object| (object.key().to_string(), json!(object))).collect());
         output = all.into();
         mesh_last = translation.in_force.last_good().clone();
         pods_last = made.last_good;

@@ -20,6 +20,10 @@ pub const CA_SERVICE_ACCOUNT: &str = "culvert-ca";
 pub const TOKEN_AUDIENCE: &str = "culvert.dev";
 /// Pod condition that says whether the pod is captured.
 pub const ENROLLED_CONDITION: &str = "culvert.dev/Enrolled";
+/// `controllerName` of the GatewayClasses whose Gateways Culvert serves.
+pub const GATEWAY_CONTROLLER: &str = "culvert.dev/gateway-controller";
+/// Label on everything that is made for a Gateway: its name, or what stands for one that is too long for a label.
+pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// Prefix of the setting annotations on namespaces and pods.
 pub const ANNOTATION_PREFIX: &str = "culvert.dev/";
 

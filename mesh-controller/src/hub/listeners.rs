@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use culvert_api::mesh as pb;
 
-use crate::translate::Facts;
+use crate::translate::{Facts, Reported};
 
 /// What became of the listeners in each pod of a Gateway: by the uid of its workload, then by the listener's resource.
 #[derive(Debug, Default)]
@@ -15,17 +15,6 @@ pub struct Listeners {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    Failed(String),
-}
-
-/// What became of one listener in all pods of its Gateway that were reported of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reported {
-    /// In all of them.
-    Open,
-    /// In none yet.
-    Nothing,
-    /// One of them could not open it.
     Failed(String),
 }
 

@@ -16,11 +16,12 @@ use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
 use crate::snapshot::{Builder, Key, Sealed, Snapshot};
 use crate::status::{DesiredStatus, StatusQueue};
-use crate::translate::{Facts, Statuses, Translation, Workloads};
+use crate::translate::{Facts, GatewayFacts, Statuses, Translation, Workloads};
 
 pub struct State {
     mesh: Option<pb::MeshSettings>,
     services: BTreeMap<String, pb::Service>,
+    listener_resources: BTreeMap<String, pb::Listener>,
     routes: BTreeMap<String, pb::Route>,
     facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
@@ -31,6 +32,9 @@ pub struct State {
     builder: Builder,
     generation: u64,
     board: Board,
+    gateways: BTreeMap<ObjectKey, GatewayFacts>,
+    /// Of Gateways, without what proxies report.
+    gateway_statuses: Statuses,
     /// Of pods, without enrolment.
     pod_statuses: Statuses,
     /// Streams that wait for the next snapshot to be published.
@@ -58,6 +62,7 @@ impl State {
         Self {
             mesh: None,
             services: BTreeMap::new(),
+            listener_resources: BTreeMap::new(),
             routes: BTreeMap::new(),
             facts: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -67,6 +72,8 @@ impl State {
             builder: Builder::default(),
             generation: 0,
             board: Board { queue, current: existing.into_iter().map(|key| (key, None)).collect() },
+            gateways: BTreeMap::new(),
+            gateway_statuses: Statuses::new(),
             pod_statuses: Statuses::new(),
             waiting: Vec::new(),
             metrics,
@@ -77,6 +84,13 @@ impl State {
     pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
         self.follow_mesh(translation.mesh);
         share(&mut self.builder, &mut self.services, translation.services, Key::service, Body::Service);
+        share(
+            &mut self.builder,
+            &mut self.listener_resources,
+            translation.listeners,
+            Key::listener,
+            Body::Listener,
+        );
         share(&mut self.builder, &mut self.routes, translation.routes, Key::route, Body::Route);
         self.book.follow(&workloads.facts, now);
         let before = std::mem::replace(&mut self.facts, workloads.facts);
@@ -93,6 +107,10 @@ impl State {
         self.listeners.follow(&self.facts);
         self.pod_statuses = workloads.statuses;
         let mut wanted = translation.statuses;
+        self.gateways = translation.gateways;
+        let of_gateway = |key: &ObjectKey| Some((key.clone(), wanted.get(key)?.clone()));
+        self.gateway_statuses = self.gateways.keys().filter_map(of_gateway).collect();
+        wanted.extend(self.gateway_statuses());
         wanted.extend(self.pod_statuses.clone());
         for (uid, entry) in self.book.iter() {
             if let Some(status) = pod_key(&self.facts, uid).and_then(|key| wanted.get_mut(key)) {
@@ -100,6 +118,18 @@ impl State {
             }
         }
         self.board.replace(wanted);
+    }
+
+    /// With what proxies report.
+    fn gateway_statuses(&self) -> Statuses {
+        let complete = |(key, status): (&ObjectKey, &DesiredStatus)| {
+            let mut status = status.clone();
+            if let Some(facts) = self.gateways.get(key) {
+                facts.complete(&mut status, |listener| self.listeners.of(listener));
+            }
+            (key.clone(), status)
+        };
+        self.gateway_statuses.iter().map(complete).collect()
     }
 
     fn follow_mesh(&mut self, mesh: pb::MeshSettings) {
@@ -189,8 +219,13 @@ impl State {
                 touched.iter().for_each(|uid| self.touch(uid));
             }
             Event::Listeners { node, report } => {
-                let (_, ignored) = self.listeners.report(&node, report, &self.facts);
+                let (differs, ignored) = self.listeners.report(&node, report, &self.facts);
                 (0..ignored).for_each(|_| self.metrics.report_ignored());
+                if differs {
+                    for (key, status) in self.gateway_statuses() {
+                        self.board.put(&key, Some(status));
+                    }
+                }
             }
             Event::Refused { stream, key, reason } => self.refused(stream, key, reason),
             Event::Heartbeat { stream, version } => {
@@ -355,6 +390,7 @@ impl Overview {
         json!({
             "generation": state.generation,
             "services": state.services.len(),
+            "listeners": state.listener_resources.len(),
             "routes": state.routes.len(),
             "workloads": state.facts.len(),
             "streams": state.streams.values().map(stream).collect::<Vec<_>>(),

@@ -108,6 +108,7 @@ pub fn workload(facts: &Facts) -> Value {
         "node": workload.node,
         "addresses": workload.addresses.iter().map(|bytes| address(bytes)).collect::<Vec<_>>(),
         "hostNetwork": workload.host_network,
+        "gateway": workload.gateway,
         "locality": place.trim_matches('/'),
         "labels": {
             "workload": format!("{} {}", labels.workload_type, labels.workload).trim(),

@@ -1,7 +1,7 @@
 //! What the status of an object should say, without times.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use culvert_objects::types::ConditionStatus;
+use culvert_objects::types::{ConditionStatus, GATEWAY_GROUP};
 use culvert_objects::{Object, ObjectKey};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +20,8 @@ pub struct DesiredStatus {
     pub conditions: Vec<DesiredCondition>,
     /// Entries of a route's `status.parents`.
     pub parents: Vec<DesiredParent>,
+    /// Entries of a Gateway's `status.listeners`.
+    pub listeners: Vec<DesiredListener>,
     /// Further fields of `status`.
     pub fields: Map<String, Value>,
 }
@@ -39,6 +41,16 @@ pub struct DesiredParent {
     /// As the route has it.
     pub parent_ref: Value,
     pub controller_name: String,
+    pub conditions: Vec<DesiredCondition>,
+}
+
+/// One entry of a Gateway's `status.listeners`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredListener {
+    pub name: String,
+    /// Kinds of routes, of the group of the Gateway API.
+    pub supported_kinds: Vec<String>,
+    pub attached_routes: u32,
     pub conditions: Vec<DesiredCondition>,
 }
 
@@ -88,6 +100,7 @@ impl DesiredStatus {
             generation: object.metadata.generation,
             conditions: Vec::new(),
             parents: Vec::new(),
+            listeners: Vec::new(),
             fields: Map::new(),
         }
     }
@@ -106,7 +119,10 @@ impl DesiredStatus {
 
     /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
-        self.conditions.is_empty() && self.parents.is_empty() && self.fields.is_empty()
+        self.conditions.is_empty()
+            && self.parents.is_empty()
+            && self.listeners.is_empty()
+            && self.fields.is_empty()
     }
 
     /// The document to write. `before` is the one written last, if it was of the same object.
@@ -135,6 +151,20 @@ impl DesiredStatus {
                 })
             };
             body.insert("parents".to_owned(), self.parents.iter().map(parent).collect());
+        }
+        if !self.listeners.is_empty() {
+            let before = list(status, "listeners");
+            let listener = |listener: &DesiredListener| {
+                let same = before.iter().find(|at| at.get("name") == Some(&json!(listener.name)));
+                let kind = |kind: &String| json!({"group": GATEWAY_GROUP, "kind": kind});
+                json!({
+                    "name": listener.name,
+                    "supportedKinds": listener.supported_kinds.iter().map(kind).collect::<Vec<_>>(),
+                    "attachedRoutes": listener.attached_routes,
+                    "conditions": conditions(&listener.conditions, &list(same, "conditions")),
+                })
+            };
+            body.insert("listeners".to_owned(), self.listeners.iter().map(listener).collect());
         }
         body.extend(self.fields.clone());
         let mut metadata = Map::new();

@@ -26,16 +26,18 @@ pub fn of_pod(pod: &Object) -> pb::WorkloadLabels {
     }
 }
 
-/// Name and kind (lower case) of what made the pod. A ReplicaSet of a Deployment stands for the Deployment: its name is
-/// the Deployment's with the template hash, which is also a label of the pod.
+/// The Deployment that made a pod. There is a ReplicaSet between the two: its name is the Deployment's with the template hash,
+/// which is also a label of the pod.
+pub fn deployment(pod: &Object) -> Option<&str> {
+    let owner = pod.controller().filter(|owner| owner.kind == "ReplicaSet")?;
+    owner.name.strip_suffix(pod.label(TEMPLATE_HASH)?)?.strip_suffix('-')
+}
+
+/// Name and kind (lower case) of what made the pod; a ReplicaSet of a Deployment stands for the Deployment.
 fn owner(pod: &Object) -> (String, String) {
     let Some(owner) = pod.controller() else { return (pod.name().to_owned(), "pod".to_owned()) };
-    if owner.kind == "ReplicaSet" {
-        let hash = pod.label(TEMPLATE_HASH).map(|hash| format!("-{hash}"));
-        let deployment = hash.and_then(|hash| owner.name.strip_suffix(&hash));
-        if let Some(deployment) = deployment {
-            return (deployment.to_owned(), "deployment".to_owned());
-        }
+    match deployment(pod) {
+        Some(deployment) => (deployment.to_owned(), "deployment".to_owned()),
+        None => (owner.name.clone(), owner.kind.to_ascii_lowercase()),
     }
-    (owner.name.clone(), owner.kind.to_ascii_lowercase())
 }

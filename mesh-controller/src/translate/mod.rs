@@ -3,6 +3,7 @@
 //! Two passes over the same objects. [`translate`] makes what concerns the whole mesh; [`workloads`] makes one
 //! workload per pod and per endpoint without a pod, so that a pod's change resends nothing but that pod.
 
+mod gateways;
 mod labels;
 mod membership;
 mod mesh;
@@ -15,11 +16,14 @@ use std::collections::BTreeMap;
 
 use culvert_api::mesh as pb;
 use culvert_objects::mesh_config::LastGood;
-use culvert_objects::{ObjectKey, Objects};
+use culvert_objects::{Object, ObjectKey, Objects};
 use ipnet::IpNet;
 
 use crate::status::DesiredStatus;
 
+use gateways::Gateways;
+
+pub use gateways::{GatewayFacts, Reported};
 pub use mesh::InForce;
 pub use workloads::{Facts, PodFacts, Workloads, workloads};
 
@@ -46,8 +50,14 @@ pub struct Translation {
     /// By `namespace/name`.
     pub services: BTreeMap<String, pb::Service>,
     /// By the name of the resource.
+    pub listeners: BTreeMap<String, pb::Listener>,
+    /// By the name of the resource.
     pub routes: BTreeMap<String, pb::Route>,
+    /// Without what proxies report: that is added to Gateways by [`GatewayFacts::complete`].
     pub statuses: Statuses,
+    pub gateways: BTreeMap<ObjectKey, GatewayFacts>,
+    /// Objects that Gateways need.
+    pub wanted: Vec<Object>,
     /// The settings in force for the mesh and per namespace; input of [`workloads`].
     pub in_force: InForce,
 }
@@ -58,8 +68,18 @@ pub fn translate(objects: &Objects, environment: &Environment, last: &LastGood) 
     let in_force = mesh::in_force(objects, last, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
     let services = services::resources(objects);
-    let routes = routes::translate(objects, &mut statuses);
-    Translation { mesh, services, routes, statuses, in_force }
+    let gateways = Gateways::of(objects, &mut statuses);
+    let (routes, attached) = routes::translate(objects, &gateways, &mut statuses);
+    Translation {
+        mesh,
+        services,
+        listeners: gateways.listeners(),
+        routes,
+        gateways: gateways.facts(objects, &attached, &mut statuses),
+        wanted: gateways.wanted(),
+        statuses,
+        in_force,
+    }
 }
 
 /// What a workload is told when nobody says otherwise.

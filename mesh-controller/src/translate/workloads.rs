@@ -9,6 +9,7 @@ use culvert_objects::mesh_config::LastGood;
 use culvert_objects::types::{PodSpec, PodStatus};
 use culvert_objects::{Kind, Object, ObjectKey, Objects};
 
+use super::gateways::Gateways;
 use super::membership::{Memberships, Outside, OutsideName, PodIndex};
 use super::{Environment, InForce, Statuses, labels, probes, services};
 use crate::status::DesiredStatus;
@@ -49,7 +50,9 @@ pub fn workloads(
     let pods: Vec<Pod<'_>> = objects.of_kind(Kind::Pod).filter_map(|pod| Pod::read(pod)).collect();
     let memberships = Memberships::of(objects, &index(&pods));
     let mut all = Workloads::default();
-    let mut maker = Maker { objects, environment, in_force, localities: HashMap::new() };
+    // What classes and Gateways are told is said by the other pass.
+    let gateways = Gateways::of(objects, &mut Statuses::new());
+    let mut maker = Maker { objects, environment, in_force, gateways, localities: HashMap::new() };
     for pod in &pods {
         let facts = maker.of_pod(pod, &memberships, last, &mut all);
         all.facts.insert(facts.workload.uid.clone(), facts);
@@ -101,6 +104,7 @@ struct Maker<'a> {
     objects: &'a Objects,
     environment: &'a Environment,
     in_force: &'a InForce,
+    gateways: Gateways,
     localities: HashMap<String, pb::Locality>,
 }
 
@@ -129,6 +133,7 @@ impl Maker<'_> {
             addresses: pod.addresses.iter().map(|address| services::address_bytes(*address)).collect(),
             host_network: spec.host_network,
             locality: Some(self.locality(&node)),
+            gateway: self.gateways.of_pod(object, labels::deployment(object)).unwrap_or_default(),
             labels: Some(labels::of_pod(object)),
             memberships: memberships.of_pod(namespace, name),
             settings: Some(settings),

@@ -7,6 +7,7 @@
 mod attach;
 mod compile;
 mod emit;
+mod gateway;
 mod mesh;
 mod normalize;
 mod resolve;
@@ -20,6 +21,7 @@ use culvert_objects::{Kind, Object, Objects};
 use culvert_routing::model::RouteKind;
 
 use super::Statuses;
+use super::gateways::{Attached, Gateways};
 use crate::status::{DesiredParent, DesiredStatus};
 use attach::Taken;
 use normalize::Draft;
@@ -34,15 +36,22 @@ pub type Routes = BTreeMap<String, pb::Route>;
 type Said = BTreeMap<usize, DesiredParent>;
 
 /// Translates every route, and says in statuses what became of each.
-pub fn translate(objects: &Objects, statuses: &mut Statuses) -> Routes {
-    let resolver = Resolver { services: Services::new(objects), grants: Grants::of(objects) };
-    let mut pass = Pass { resolver, taken: Taken::default(), routes: Routes::new() };
+pub fn translate(objects: &Objects, gateways: &Gateways, statuses: &mut Statuses) -> (Routes, Attached) {
+    let mut pass = Pass {
+        objects,
+        gateways,
+        resolver: Resolver { services: Services::new(objects), grants: Grants::of(objects) },
+        taken: Taken::default(),
+        attached: Attached::new(),
+        routes: Routes::new(),
+    };
     // Kinds in their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
     for (kind, of_kind) in [(RouteKind::Grpc, Kind::GrpcRoute), (RouteKind::Http, Kind::HttpRoute)] {
         for object in objects.of_kind(of_kind) {
             let draft = normalize::normalize(object, kind);
             let mut said = Said::new();
             mesh::at_services(&mut pass, &draft, &mut said);
+            gateway::at_listeners(&mut pass, &draft, &mut said);
             put(object, said, statuses);
         }
     }
@@ -53,13 +62,16 @@ pub fn translate(objects: &Objects, statuses: &mut Statuses) -> Routes {
         let said = said.filter_map(|(index, parent)| Some((index, mesh::unevaluated(&parent, object)?)));
         put(object, said.collect(), statuses);
     }
-    pass.routes
+    (pass.routes, pass.attached)
 }
 
 /// What one pass over all routes knows.
 struct Pass<'a> {
+    objects: &'a Objects,
+    gateways: &'a Gateways,
     resolver: Resolver<'a>,
     taken: Taken,
+    attached: Attached,
     routes: Routes,
 }
 

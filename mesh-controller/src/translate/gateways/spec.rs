@@ -1,0 +1,116 @@
+//! One Gateway: its listeners, and what stops it as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use culvert_objects::Object;
+use culvert_objects::types::{GatewayAddress, GatewayInfrastructure, GatewaySpec};
+use serde_json::Value;
+
+use super::conflicts;
+use super::listener::Listener;
+
+/// A Gateway of a class of Culvert's.
+#[derive(Debug)]
+pub struct Gateway {
+    pub object: Arc<Object>,
+    pub listeners: Vec<Listener>,
+    /// Why nothing of it is served: reason and message.
+    pub refused: Option<(&'static str, String)>,
+    pub infrastructure: GatewayInfrastructure,
+}
+
+impl Gateway {
+    /// None when its class is somebody else's. `classes` says of each of Culvert's whether it is accepted.
+    pub fn read(object: &Arc<Object>, classes: &BTreeMap<String, bool>) -> Option<Self> {
+        let spec: GatewaySpec = match object.spec() {
+            Ok(spec) => spec,
+            Err(error) => {
+                // The class alone says whose it is.
+                let class = object.body.get("spec").and_then(|spec| spec.get("gatewayClassName"));
+                classes.get(class.and_then(Value::as_str)?)?;
+                let spec = GatewaySpec::default();
+                return Some(Self::refused(object, spec, ("UnsupportedValue", error.to_string())));
+            }
+        };
+        let is_accepted = *classes.get(&spec.gateway_class_name)?;
+        let refused = match is_accepted {
+            true => fault(&spec),
+            false => Some(("Pending", format!("GatewayClass {} is not accepted", spec.gateway_class_name))),
+        };
+        let key = super::super::services::key(object.namespace(), object.name());
+        let listeners = spec.listeners.iter().enumerate();
+        let mut listeners: Vec<Listener> =
+            listeners.map(|(index, listener)| Listener::read(listener, &key, index)).collect();
+        conflicts::mark(&mut listeners);
+        let infrastructure = spec.infrastructure.unwrap_or_default();
+        Some(Self { object: object.clone(), listeners, refused, infrastructure })
+    }
+
+    fn refused(object: &Arc<Object>, spec: GatewaySpec, refused: (&'static str, String)) -> Self {
+        let infrastructure = spec.infrastructure.unwrap_or_default();
+        Self { object: object.clone(), listeners: Vec::new(), refused: Some(refused), infrastructure }
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.object.namespace()
+    }
+
+    pub fn name(&self) -> &str {
+        self.object.name()
+    }
+
+    /// `namespace/name`.
+    pub fn key(&self) -> String {
+        super::super::services::key(self.namespace(), self.name())
+    }
+
+    /// The listeners that proxies open, with the Gateway's key.
+    pub fn served(&self) -> impl Iterator<Item = (&str, &Listener)> {
+        let usable = self.listeners.iter().filter(|listener| self.serves(listener));
+        usable
+            .map(|listener| (listener.resource.rsplit_once('/').map_or("", |(gateway, _)| gateway), listener))
+    }
+
+    /// Whether proxies open a listener of it.
+    pub fn serves(&self, listener: &Listener) -> bool {
+        self.refused.is_none() && listener.is_usable()
+    }
+}
+
+/// What stops a Gateway as a whole.
+fn fault(spec: &GatewaySpec) -> Option<(&'static str, String)> {
+    for (field, value) in &spec.rest {
+        // ListenerSets have their own status; that they are allowed changes nothing of the Gateway.
+        let harmless = field == "allowedListeners" || (field == "defaultScope" && value == "None");
+        if !harmless {
+            return Some((
+                "UnsupportedValue",
+                format!("spec.{field}: this version of Culvert does not do this field"),
+            ));
+        }
+    }
+    if let Some(infrastructure) = &spec.infrastructure {
+        if let Some(parameters) = &infrastructure.parameters_ref {
+            let message = format!(
+                "spec.infrastructure.parametersRef: {} {} is not known; Gateways have no parameters in this version",
+                parameters.kind, parameters.name
+            );
+            return Some(("InvalidParameters", message));
+        }
+        if let Some(field) = infrastructure.rest.keys().next() {
+            let message =
+                format!("spec.infrastructure.{field}: this version of Culvert does not do this field");
+            return Some(("UnsupportedValue", message));
+        }
+    }
+    // An address without value asks for one to be assigned, as a Gateway without addresses does.
+    let assigned = |address: &GatewayAddress| {
+        matches!(address.kind.as_deref(), None | Some("IPAddress"))
+            && address.value.as_deref().unwrap_or_default().is_empty()
+    };
+    let index = spec.addresses.iter().position(|address| !assigned(address))?;
+    let message =
+        format!("spec.addresses[{index}]: this version of Culvert assigns addresses, it takes none");
+    Some(("UnsupportedAddress", message))
+}
