@@ -1,9 +1,10 @@
 //! Culvert's controller: objects in, resources for node proxies and statuses out.
 //!
 //! [`translate`] is the pure part. [`hub`] follows objects and reports and publishes [`snapshot`]s; [`serve`] brings them
-//! to the node proxies; [`status`] writes what the objects are told.
+//! to the node proxies; [`status`] writes what the objects are told, [`wanted`] the objects that Gateways need.
 
 pub mod certificate;
+mod files;
 pub mod hub;
 pub mod metrics;
 pub mod render;
@@ -12,6 +13,7 @@ pub mod serve;
 pub mod snapshot;
 pub mod status;
 pub mod translate;
+pub mod wanted;
 
 /// The `controllerName` of what the mesh itself does.
 pub const CONTROLLER_NAME: &str = "culvert.dev/node-proxy";

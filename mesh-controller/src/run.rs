@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::serve::Streams;
 use crate::status::StatusWriter;
 use crate::translate::Environment;
+use crate::wanted;
 
 /// How long the trust bundle may take to appear: the CA writes it when it starts.
 const BUNDLE: Duration = Duration::from_secs(60);
@@ -40,6 +41,10 @@ pub struct Flags {
     /// Directory that statuses are written to.
     #[arg(long)]
     pub statuses: PathBuf,
+    /// Directory that objects which Gateways need are written to, in the layout of the statuses; whoever runs the controller
+    /// makes them. Without it Gateways have no pods.
+    #[arg(long)]
+    pub wanted: Option<PathBuf>,
     /// Where node proxies connect.
     #[arg(long, default_value = "0.0.0.0:15010")]
     pub listen: SocketAddr,
@@ -122,6 +127,13 @@ async fn serve(flags: Flags, log: LogControl) -> anyhow::Result<()> {
     // Set once, here; nobody else has it.
     let _ = overview.set(hub.overview());
 
+    let wanted = flags.wanted.clone().map(|directory| wanted::write(directory, hub.wanted()));
+    let wanted = async {
+        match wanted {
+            Some(writer) => writer.await,
+            None => std::future::pending().await,
+        }
+    };
     let verifier = Verifier::open(&flags.token_keys, &flags.token_issuer, TOKEN_AUDIENCE)?;
     let streams = Streams::new(Arc::new(verifier), handle, metrics.clone());
     let own = OwnCertificate {
@@ -148,6 +160,7 @@ async fn serve(flags: Flags, log: LogControl) -> anyhow::Result<()> {
     tokio::select! {
         served = server => served,
         () = hub.run() => anyhow::bail!("the source of the objects ended"),
+        () = wanted => anyhow::bail!("the writer of wanted objects ended"),
         () = writer.run() => anyhow::bail!("the status writer ended"),
         () = own.run(publish) => anyhow::bail!("the certificate's task ended"),
     }

@@ -71,6 +71,9 @@ fn output(input: &str, file: &Path) -> String {
             facts.complete(of_mesh.get_mut(key).unwrap(), |_| Reported::Nothing);
         }
         insert(&mut all, "statuses", statuses(&of_mesh, &made.statuses));
+        for object in &translation.wanted {
+            assert_eq!(culvert_objects::schema::check(object), [], "{}", object.key());
+        }
         let wanted = translation.wanted.iter();
         insert(&mut all, "wanted", wanted.map(|object| (object.key().to_string(), json!(object))).collect());
         output = all.into();

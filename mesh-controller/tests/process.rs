@@ -126,6 +126,18 @@ fn write_objects(at: &Path, mesh: &str) {
     std::fs::rename(at.join(".new"), at.join("all.yaml")).unwrap();
 }
 
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: culvert, listeners: [{name: web, port: 80, protocol: HTTP}]}
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_waits_serves_follows_and_ends() {
     let directory = tempfile::tempdir().unwrap();
@@ -144,6 +156,7 @@ async fn the_process_waits_serves_follows_and_ends() {
             .arg("run")
             .args(["--objects".as_ref(), at("objects").as_os_str()])
             .args(["--statuses".as_ref(), at("statuses").as_os_str()])
+            .args(["--wanted".as_ref(), at("wanted").as_os_str()])
             .args(["--token-keys".as_ref(), at("keys.json").as_os_str()])
             .args(["--token".as_ref(), at("token").as_os_str()])
             .args(["--trust-bundle".as_ref(), at("roots.pem").as_os_str()])
@@ -192,6 +205,12 @@ async fn the_process_waits_serves_follows_and_ends() {
     };
     assert!(enrolled, "{seen:#?}");
     until("the status follows", || says("\"Waiting\"")).await;
+    let wanted = at("wanted").join("Deployment/shop/edge-culvert.json");
+    assert!(!wanted.exists());
+    std::fs::write(at("objects").join("edge.yaml"), GATEWAY).unwrap();
+    until("a Gateway's Deployment is wanted", || wanted.exists()).await;
+    std::fs::remove_file(at("objects").join("edge.yaml")).unwrap();
+    until("it is wanted no more", || !wanted.exists()).await;
     assert!(get(admin, "/config").contains("Pod/shop/cart/u"));
     assert!(get(admin, "/metrics").contains("culvert_controller_streams 1"), "{}", get(admin, "/metrics"));
 

@@ -221,6 +221,86 @@ async fn a_refused_resource_is_remembered_until_it_is_replaced() {
     assert!(!mesh.overview.json().to_string().contains("too odd"));
 }
 
+const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: culvert}
+spec: {controllerName: culvert.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: culvert, listeners: [{name: web, port: 80, protocol: HTTP}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: edge-culvert, namespace: shop}
+spec: {type: LoadBalancer, clusterIP: 10.2.0.9, ports: [{port: 80}]}
+status: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: e
+  namespace: shop
+  uid: uid-e
+  labels: {gateway.networking.k8s.io/gateway-name: edge, pod-template-hash: h}
+  ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: edge-culvert-h, uid: r, controller: true}]
+spec: {nodeName: one, containers: [{name: c}]}
+status: {podIP: 10.1.0.7}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{name: edge}, {group: \"\", kind: Service, name: cart}]}
+---
+";
+
+#[tokio::test(start_paused = true)]
+async fn listeners_and_routes_come_after_what_they_name_and_go_before_it() {
+    let mesh = Mesh::start(&[BASE, GATEWAY].concat()).await;
+    let (mut own, mut peer) = (mesh.proxy("one", &[]).await, mesh.proxy("two", &[]).await);
+    let (edge, cart) = ("HTTPRoute/shop/r@shop/edge/web", "HTTPRoute/shop/r@shop/cart");
+    let all = ["mesh", &uid("e"), "shop/cart", "shop/edge-culvert", "shop/edge/web", cart, edge];
+    let first = own.follow().await;
+    assert_eq!(first.names(), all);
+    assert_eq!(first.workload("e").gateway, "shop/edge");
+    assert_eq!(peer.follow().await.names(), all, "every node has them");
+
+    let changed = GATEWAY.replace("name: edge}, {group", "name: edge, sectionName: web}, {group");
+    mesh.set(&[BASE, &changed].concat());
+    peer.hears_nothing().await;
+    mesh.set(
+        &[BASE, &GATEWAY.replace("spec: {parentRefs", "spec: {rules: [{name: a}], parentRefs")].concat(),
+    );
+    assert_eq!(peer.batch().await.names(), [cart, edge]);
+    mesh.set(BASE);
+    let gone = peer.batch().await.removals;
+    assert_eq!(gone, [edge, cart, "shop/edge/web", "shop/edge-culvert", &uid("e")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_is_programmed_when_the_node_of_its_pod_reports_it_open() {
+    let mesh = Mesh::start(&[BASE, GATEWAY].concat()).await;
+    let (own, peer) = (mesh.proxy("one", &[]).await, mesh.proxy("two", &[]).await);
+    mesh.wait_status("Gateway/shop/edge", "no node proxy has opened it").await;
+    let report = |failure: &str| {
+        let state = pb::ListenerState { listener: "shop/edge/web".into(), failure: failure.into() };
+        let workload = pb::WorkloadListeners { uid: uid("e"), listeners: vec![state] };
+        In::Listeners(pb::ListenerReport { workloads: vec![workload] })
+    };
+    own.say(report("address in use")).await;
+    mesh.wait_status("Gateway/shop/edge", "address in use").await;
+    peer.say(report("")).await;
+    own.say(report("")).await;
+    mesh.wait_status("Gateway/shop/edge", "its listeners say of each whether it is open").await;
+    mesh.wait_status("Gateway/shop/edge", "open in the pods of the Gateway").await;
+    mesh.wait_status("Gateway/shop/edge", "\"value\": \"192.0.2.1\"").await;
+    mesh.wait_status("HTTPRoute/shop/r", "attached to listener shop/edge/web").await;
+    mesh.set(&[BASE, &GATEWAY.replace("uid: uid-e", "uid: uid-f")].concat());
+    mesh.wait_status("Gateway/shop/edge", "no node proxy has opened it").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_stream_ends_and_a_talking_one_does_not() {
     let mesh = Mesh::start(BASE).await;

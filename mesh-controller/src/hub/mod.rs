@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_api::mesh as pb;
 use culvert_objects::mesh_config::LastGood;
-use culvert_objects::{ObjectKey, Objects};
+use culvert_objects::{Kind, ManifestError, ObjectKey, Objects};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::{Key, Snapshot};
 use crate::status::StatusQueue;
 use crate::translate::{self, Environment, Translation, Workloads};
+use crate::wanted::Wanted;
 
 pub use state::Overview;
 use state::State;
@@ -90,6 +91,7 @@ pub struct Hub {
     events: mpsc::Receiver<Event>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     trust_domain: watch::Sender<String>,
+    wanted: watch::Sender<Arc<Wanted>>,
     state: Arc<Mutex<State>>,
     last_good: Arc<(LastGood, LastGood)>,
     metrics: Metrics,
@@ -119,6 +121,7 @@ impl Hub {
             events,
             snapshots,
             trust_domain,
+            wanted: watch::channel(Arc::default()).0,
             state: Arc::new(Mutex::new(state)),
             last_good: Arc::default(),
             metrics: config.metrics,
@@ -131,6 +134,11 @@ impl Hub {
     /// What is in force, for the admin server.
     pub fn overview(&self) -> Overview {
         Overview::new(self.state.clone())
+    }
+
+    /// The objects that Gateways need, now and as they change.
+    pub fn wanted(&self) -> watch::Receiver<Arc<Wanted>> {
+        self.wanted.subscribe()
     }
 
     /// Runs until the source of the objects ends.
@@ -181,6 +189,7 @@ impl Hub {
         let (environment, last) = (self.environment.clone(), self.last_good.clone());
         let started = std::time::Instant::now();
         let (size, problems) = (objects.len(), objects.problems().len());
+        let is_partial = objects.problems().iter().any(may_hide_a_gateway);
         // Off the runtime: at ten thousand pods this takes longer than a heartbeat may wait.
         let made = tokio::task::spawn_blocking(move || {
             let (mesh, pods) = &*last;
@@ -194,7 +203,18 @@ impl Hub {
             return;
         };
         self.metrics.translated(started.elapsed(), size, problems);
+        self.want(Wanted { objects: translation.wanted.clone(), is_partial });
         self.put_in_force(translation, workloads);
+    }
+
+    fn want(&mut self, wanted: Wanted) {
+        self.wanted.send_if_modified(|current| {
+            let differs = **current != wanted;
+            if differs {
+                *current = Arc::new(wanted);
+            }
+            differs
+        });
     }
 
     fn put_in_force(&mut self, translation: Translation, workloads: Workloads) {
@@ -206,6 +226,11 @@ impl Hub {
         });
         self.state().follow(translation, workloads, Instant::now());
     }
+}
+
+/// Whether a Gateway may be missing from the objects because of it.
+fn may_hide_a_gateway(problem: &ManifestError) -> bool {
+    problem.object.as_ref().is_none_or(|key| matches!(key.kind, Kind::Gateway | Kind::GatewayClass))
 }
 
 async fn until(deadline: Option<Instant>) {

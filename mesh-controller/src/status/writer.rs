@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use culvert_objects::{Kind, ObjectKey, Scope};
+use culvert_objects::ObjectKey;
 use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::DesiredStatus;
+use crate::files;
 use crate::metrics::{Metrics, StatusResult};
 
 /// Files written at the same time.
@@ -76,9 +77,7 @@ impl StatusWriter {
     /// # Errors
     /// When the directory cannot be made or listed.
     pub fn existing(&self) -> io::Result<Vec<ObjectKey>> {
-        std::fs::create_dir_all(&self.directory)?;
-        let files = culvert_objects::manifest::files_below(&self.directory)?;
-        Ok(files.iter().filter_map(|file| key_of(file.strip_prefix(&self.directory).ok()?)).collect())
+        files::existing(&self.directory)
     }
 
     /// Writes until the process ends.
@@ -126,48 +125,25 @@ impl StatusWriter {
     }
 }
 
-/// The object of a status file, by its path below the directory.
-fn key_of(path: &Path) -> Option<ObjectKey> {
-    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
-    let [kind, namespace, file] = parts[..] else { return None };
-    let (kind, name) = (kind.parse::<Kind>().ok()?, file.strip_suffix(".json")?);
-    Some(match kind.scope() {
-        Scope::Cluster => ObjectKey::cluster(kind, name),
-        Scope::Namespaced => ObjectKey::namespaced(kind, namespace, name),
-    })
-}
-
 fn put(path: &Path, status: &DesiredStatus) -> io::Result<StatusResult> {
     let before = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     let document = status.json(before.as_ref(), chrono::Utc::now());
     if before.as_ref() == Some(&document) {
         return Ok(StatusResult::Unchanged);
     }
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
-    else {
-        return Err(io::Error::other("not a path of a file"));
-    };
-    std::fs::create_dir_all(directory)?;
-    // Readers see the old document or the new one. Not synced: statuses are made anew after a crash.
-    let temporary = directory.join(format!(".{name}.new"));
-    std::fs::write(&temporary, serde_json::to_vec_pretty(&document)?)?;
-    std::fs::rename(&temporary, path)?;
+    files::replace(path, &document)?;
     Ok(StatusResult::Written)
 }
 
 fn remove(path: &Path) -> io::Result<StatusResult> {
-    match std::fs::remove_file(path) {
-        Ok(()) => Ok(StatusResult::Removed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(StatusResult::Unchanged),
-        Err(error) => Err(error),
-    }
+    Ok(if files::remove(path)? { StatusResult::Removed } else { StatusResult::Unchanged })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::status::DesiredCondition;
-    use culvert_objects::Object;
+    use culvert_objects::{Kind, Object};
 
     async fn until(holds: impl Fn() -> bool) {
         for _ in 0..500 {

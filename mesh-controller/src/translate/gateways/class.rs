@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use culvert_api::names::GATEWAY_CONTROLLER;
-use culvert_objects::types::GatewayClassSpec;
+use culvert_objects::types::{ConditionStatus, GatewayClassSpec};
 use culvert_objects::{Kind, Objects};
 use serde_json::{Value, json};
 
@@ -49,10 +49,12 @@ pub fn ours(objects: &Objects, statuses: &mut Statuses) -> BTreeMap<String, bool
             continue;
         }
         let condition = accepted(&spec);
-        let is_accepted = condition.status == culvert_objects::types::ConditionStatus::True;
+        let is_accepted = condition.status == ConditionStatus::True;
         let mut status = DesiredStatus::of(object).with_condition(condition);
-        let features: Vec<Value> = FEATURES.iter().map(|name| json!({"name": name})).collect();
-        status.fields.insert("supportedFeatures".to_owned(), features.into());
+        if is_accepted {
+            let features: Vec<Value> = FEATURES.iter().map(|name| json!({"name": name})).collect();
+            status.fields.insert("supportedFeatures".to_owned(), features.into());
+        }
         statuses.insert(object.key(), status);
         classes.insert(object.name().to_owned(), is_accepted);
     }

@@ -9,10 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Gateway, names};
 
-/// Image of the pods; any that has a shell.
-const IMAGE: &str = "culvert/pause";
-/// Waits to be told to end, and a little longer: connections of the Gateway are in the pod's namespace, and end with it.
-const COMMAND: [&str; 3] = ["/bin/sh", "-c", "trap 'sleep 5; exit 0' TERM; sleep infinity & wait $!"];
+/// Image of the pods: it waits to be told to end, and then a little longer, because connections of the Gateway are in the
+/// pod's namespace and end with it.
+const IMAGE: &str = "culvert/gateway";
 
 /// None for a Gateway of which no listener is served.
 pub fn of(gateway: &Gateway) -> Vec<Object> {
@@ -38,7 +37,7 @@ pub fn of(gateway: &Gateway) -> Vec<Object> {
             "metadata": {"labels": pod_labels, "annotations": annotations},
             "spec": {
                 "serviceAccountName": name,
-                "containers": [{"name": "pause", "image": IMAGE, "command": COMMAND}],
+                "containers": [{"name": "gateway", "image": IMAGE}],
             },
         },
     });
