@@ -3,9 +3,11 @@
 
 mod client;
 mod errors;
+mod hex;
 mod identity;
 mod ports;
 mod serve;
+mod websocket;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -24,6 +24,8 @@ pub(crate) enum Behaviour {
     Silent,
     /// Accepts and resets.
     Reset,
+    /// Answers with the bytes it is told, and remembers what it was sent.
+    Script,
 }
 
 /// A port and what it does.
@@ -49,7 +51,7 @@ impl Behaviour {
     /// By the container port's name, as Kubernetes users write it; `http` when the name says nothing.
     fn of_name(name: &str) -> Self {
         // Longer names before their prefixes.
-        const NAMES: [(&str, Behaviour); 9] = [
+        const NAMES: [(&str, Behaviour); 10] = [
             ("tcp-first", Behaviour::TcpFirst),
             ("tcp", Behaviour::Tcp),
             ("grpc", Behaviour::Grpc),
@@ -58,6 +60,7 @@ impl Behaviour {
             ("chargen", Behaviour::Chargen),
             ("silent", Behaviour::Silent),
             ("reset", Behaviour::Reset),
+            ("script", Behaviour::Script),
             ("http", Behaviour::Http),
         ];
         let known = NAMES.iter().find(|(prefix, _)| name.starts_with(prefix));

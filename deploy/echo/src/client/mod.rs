@@ -14,6 +14,7 @@ mod stats;
 mod storm;
 mod tcp;
 mod udp;
+mod ws;
 
 use clap::Subcommand;
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub(crate) enum ClientCommand {
     Fetch(fetch::FetchArgs),
     /// gRPC echo or health requests.
     Grpc(grpc::GrpcArgs),
+    /// A WebSocket conversation.
+    Ws(ws::WsArgs),
     /// One TCP exchange.
     #[command(subcommand)]
     Tcp(tcp::TcpCommand),
@@ -59,6 +62,7 @@ pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Get(args) => get::run(args).await?,
         ClientCommand::Fetch(args) => fetch::run(args).await?,
         ClientCommand::Grpc(args) => grpc::run(args).await?,
+        ClientCommand::Ws(args) => ws::run(args).await?,
         ClientCommand::Tcp(command) => tcp::run(command).await?,
         ClientCommand::Udp(args) => udp::run(args).await?,
         ClientCommand::Hold(args) => hold::run(args).await?,

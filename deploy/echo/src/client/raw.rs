@@ -4,6 +4,7 @@ use super::connect::{lookup_one, open};
 use super::stats::Counts;
 use super::{Succeeded, print};
 use crate::errors::kind_of;
+use crate::hex;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use futures::stream::{self, StreamExt};
@@ -23,6 +24,12 @@ pub(crate) struct RawArgs {
     /// These bytes, in hexadecimal.
     #[arg(long, default_value = "")]
     hex: String,
+    /// These characters, with \r, \n, \t, \0, \\ and \xHH, before those of --hex.
+    #[arg(long, default_value = "")]
+    text: String,
+    /// These, as --text, once the peer has said something.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    then: String,
     /// So many random bytes after them.
     #[arg(long, default_value_t = 0)]
     random: usize,
@@ -45,6 +52,8 @@ struct Report {
     bytes_received: u64,
     /// The first 256 bytes of the first answer, in hexadecimal.
     answer: String,
+    /// The first 8192 bytes of it, as text.
+    answer_text: String,
     /// Of the connection that lasted longest.
     longest_ms: u64,
 }
@@ -59,13 +68,15 @@ struct Ended {
 pub(crate) async fn run(args: RawArgs) -> anyhow::Result<Succeeded> {
     let deadline = Duration::from_millis(args.timeout);
     let address = lookup_one(&args.target, deadline).await?;
-    let prefix = decode_hex(&args.hex).context("--hex")?;
+    let mut prefix = hex::unescape(&args.text).context("--text")?;
+    prefix.extend(hex::decode(&args.hex).context("--hex")?);
+    let then = hex::unescape(&args.then).context("--then")?;
     let ended: Vec<_> = stream::iter(0..args.connections)
         .map(|_| {
             let mut bytes = prefix.clone();
             bytes.resize(prefix.len() + args.random, 0);
             rand::rng().fill_bytes(&mut bytes[prefix.len()..]);
-            send(address, bytes, Duration::from_millis(args.drip), deadline)
+            send(address, Script { bytes, then: &then, drip: Duration::from_millis(args.drip) }, deadline)
         })
         .buffer_unordered(256)
         .collect()
@@ -80,17 +91,29 @@ pub(crate) async fn run(args: RawArgs) -> anyhow::Result<Succeeded> {
         connections: ended.len(),
         outcomes,
         bytes_received: ended.iter().map(|one| one.received).sum(),
-        answer: answer.iter().map(|byte| format!("{byte:02x}")).collect(),
+        answer: hex::encode(&answer[..answer.len().min(256)]),
+        answer_text: String::from_utf8_lossy(answer).into_owned(),
         longest_ms: u64::try_from(longest.as_millis()).unwrap_or(u64::MAX),
     })?;
     Ok(Succeeded::Something)
 }
 
-async fn send(address: SocketAddr, bytes: Vec<u8>, drip: Duration, deadline: Duration) -> Ended {
+/// What is sent on a connection.
+struct Script<'a> {
+    bytes: Vec<u8>,
+    /// Once the peer has said something.
+    then: &'a [u8],
+    drip: Duration,
+}
+
+/// Bytes of an answer that are kept.
+const KEPT: usize = 8192;
+
+async fn send(address: SocketAddr, script: Script<'_>, deadline: Duration) -> Ended {
     let started = Instant::now();
     let mut answer = Vec::new();
     let mut received = 0;
-    let outcome = converse(address, &bytes, drip, deadline, &mut answer, &mut received).await;
+    let outcome = converse(address, &script, deadline, &mut answer, &mut received).await;
     let how = match &outcome {
         Ok(()) => "closed",
         Err(error) => kind_of(error),
@@ -101,22 +124,26 @@ async fn send(address: SocketAddr, bytes: Vec<u8>, drip: Duration, deadline: Dur
 /// Ends well when the peer closes.
 async fn converse(
     address: SocketAddr,
-    bytes: &[u8],
-    drip: Duration,
+    script: &Script<'_>,
     deadline: Duration,
     answer: &mut Vec<u8>,
     received: &mut u64,
 ) -> io::Result<()> {
     let stream = open(address, deadline).await?;
     let (mut reader, mut writer) = stream.into_split();
+    let spoke = tokio::sync::Notify::new();
     let write = async {
-        if drip.is_zero() {
-            writer.write_all(bytes).await?;
+        if script.drip.is_zero() {
+            writer.write_all(&script.bytes).await?;
         } else {
-            for byte in bytes {
+            for byte in &script.bytes {
                 writer.write_all(&[*byte]).await?;
-                sleep(drip).await;
+                sleep(script.drip).await;
             }
+        }
+        if !script.then.is_empty() {
+            timeout(deadline, spoke.notified()).await?;
+            writer.write_all(script.then).await?;
         }
         sleep(deadline).await;
         Err::<(), _>(io::ErrorKind::TimedOut.into())
@@ -128,8 +155,9 @@ async fn converse(
                 0 => return Ok(()),
                 read => {
                     *received += read as u64;
-                    let keep = read.min(256_usize.saturating_sub(answer.len()));
+                    let keep = read.min(KEPT.saturating_sub(answer.len()));
                     answer.extend_from_slice(&buffer[..keep]);
+                    spoke.notify_one();
                 }
             }
         }
@@ -232,29 +260,5 @@ async fn midstream(stream: &mut TcpStream) -> io::Result<()> {
         result = read => result,
         // All written and not yet answered in full: as good a moment as any.
         result = write => result,
-    }
-}
-
-fn decode_hex(text: &str) -> anyhow::Result<Vec<u8>> {
-    let digits: Vec<char> = text.chars().filter(|digit| !digit.is_whitespace()).collect();
-    anyhow::ensure!(digits.len().is_multiple_of(2), "odd number of digits");
-    digits
-        .chunks(2)
-        .map(|pair| {
-            let pair: String = pair.iter().collect();
-            u8::from_str_radix(&pair, 16).with_context(|| format!("{pair:?} is not hexadecimal"))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hexadecimal_with_spaces() {
-        assert_eq!(decode_hex("16 03 01").unwrap(), [0x16, 3, 1]);
-        assert!(decode_hex("1").is_err());
-        assert!(decode_hex("zz").is_err());
     }
 }

@@ -1,30 +1,35 @@
-//! HTTP/1.1 and h2c on one port: every request is answered with what was seen of it.
+//! HTTP/1.1 and h2c on one port: every request is answered with what was seen of it, or as its query wishes.
 
 use super::accept;
+use super::wishes::{Ending, Reading, Wishes};
 use crate::identity::PodIdentity;
+use crate::websocket::{self, Frame as Message, Opcode};
 use bytes::Bytes;
-use futures::stream;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use futures::stream::{self, BoxStream, StreamExt};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
-type Body = BoxBody<Bytes, Infallible>;
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+type Frames = BoxStream<'static, io::Result<Frame<Bytes>>>;
 
-/// Longest `?delay=` and largest `?size=`, so that a typing error does not hold a test for ever.
-const MAX_DELAY: Duration = Duration::from_secs(600);
-const MAX_SIZE: u64 = 16 << 30;
 const CHUNK: usize = 64 * 1024;
+const TRAILER: &str = "x-echo-trailer";
+/// Bytes of one request's head, at most: proxies are to refuse what is too large, not this server.
+const LARGEST_HEAD: usize = 1 << 20;
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -36,14 +41,7 @@ struct Answer<'a> {
     path: &'a str,
     headers: IndexMap<&'a str, Vec<String>>,
     body_bytes: u64,
-}
-
-/// What the query asks of the answer.
-#[derive(Debug, PartialEq)]
-struct Wishes {
-    status: StatusCode,
-    delay: Duration,
-    size: Option<u64>,
+    trailers: IndexMap<&'a str, Vec<String>>,
 }
 
 /// Serves for ever.
@@ -63,148 +61,182 @@ async fn serve_connection(stream: TcpStream, remote: SocketAddr, identity: Arc<P
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(None).half_close(true);
-    builder.http2().timer(TokioTimer::new());
+    builder.http1().max_buf_size(LARGEST_HEAD).max_headers(1000);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(LARGEST_HEAD as u32);
     // How a client's connection ends is the client's business.
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 async fn answer(request: Request<Incoming>, remote: SocketAddr, identity: &PodIdentity) -> Response<Body> {
-    let (parts, body) = request.into_parts();
-    let wishes = match parse_query(parts.uri.query().unwrap_or("")) {
+    let wishes = match Wishes::parse(request.uri().query().unwrap_or("")) {
         Ok(wishes) => wishes,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
-    let body_bytes = drain(body).await;
-    // A sleep of nothing still takes a tick of the timer.
-    if !wishes.delay.is_zero() {
-        tokio::time::sleep(wishes.delay).await;
-    }
-    let mut response = match wishes.size {
-        Some(size) => Response::new(filler(size)),
-        None => {
-            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-            let answer = Answer {
-                identity,
-                remote: remote.to_string(),
-                protocol: if parts.version == Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" },
-                method: parts.method.as_str(),
-                path,
-                headers: headers_of(&parts.headers, &parts.uri),
-                body_bytes,
-            };
-            let mut json = serde_json::to_vec(&answer).unwrap_or_default();
-            json.push(b'\n');
-            let mut response = Response::new(Full::new(Bytes::from(json)).boxed());
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
+    let mut response = match websocket::handshake_key(request.headers()).map(websocket::accept_key) {
+        Some(key) if request.uri().path().ends_with("/ws") => upgrade(request, &key),
+        _ => respond(request, &wishes, remote, identity).await,
     };
-    *response.status_mut() = wishes.status;
     if let Ok(pod) = HeaderValue::from_str(&identity.pod) {
         response.headers_mut().insert("x-echo-pod", pod);
+    }
+    for (name, value) in &wishes.headers {
+        response.headers_mut().append(name, value.clone());
     }
     response
 }
 
-/// Every value of every header; over HTTP/2 the authority as `host`, so that tests read one key.
-fn headers_of<'a>(headers: &'a http::HeaderMap, uri: &http::Uri) -> IndexMap<&'a str, Vec<String>> {
-    let mut seen: IndexMap<&str, Vec<String>> = IndexMap::new();
-    for (name, value) in headers {
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        seen.entry(name.as_str()).or_default().push(value);
+async fn respond(
+    request: Request<Incoming>,
+    wishes: &Wishes,
+    remote: SocketAddr,
+    identity: &PodIdentity,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let (body_bytes, trailers) = match wishes.reading {
+        Reading::Whole => drain(body).await,
+        Reading::Nothing => (0, HeaderMap::new()),
+    };
+    // A sleep of nothing still takes a tick of the timer.
+    if !wishes.delay.is_zero() {
+        tokio::time::sleep(wishes.delay).await;
     }
+    let mut response = if let Some(count) = wishes.chunks {
+        Response::new(finished(lines(count, wishes.every), wishes))
+    } else if let Some(size) = wishes.size {
+        Response::new(finished(filler(size), wishes))
+    } else {
+        let answer = Answer {
+            identity,
+            remote: remote.to_string(),
+            protocol: if parts.version == Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" },
+            method: parts.method.as_str(),
+            path: parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+            headers: headers_of(&parts.headers, &parts.uri),
+            body_bytes,
+            trailers: lists(&trailers),
+        };
+        let mut json = serde_json::to_vec(&answer).unwrap_or_default();
+        json.push(b'\n');
+        let mut response = Response::new(document(json, wishes));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    };
+    *response.status_mut() = wishes.status;
+    if wishes.trailer.is_some() {
+        response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(TRAILER));
+    }
+    response
+}
+
+/// Switches to WebSocket and echoes every message.
+fn upgrade(request: Request<Incoming>, key: &str) -> Response<Body> {
+    let Ok(accept) = HeaderValue::from_str(key) else {
+        return text(StatusCode::BAD_REQUEST, "key".to_owned());
+    };
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            // How a client's connection ends is the client's business.
+            let _ = echo_messages(upgraded).await;
+        }
+    });
+    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+async fn echo_messages(upgraded: Upgraded) -> io::Result<()> {
+    let mut stream = TokioIo::new(upgraded);
+    while let Some(mut message) = websocket::read(&mut stream).await? {
+        if message.opcode == Opcode::Ping {
+            message = Message { opcode: Opcode::Pong, ..message };
+        }
+        websocket::write(&mut stream, &message, None).await?;
+        if message.opcode == Opcode::Close {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Every value of every header; over HTTP/2 the authority as `host`, so that tests read one key.
+fn headers_of<'a>(headers: &'a HeaderMap, uri: &http::Uri) -> IndexMap<&'a str, Vec<String>> {
+    let mut seen = lists(headers);
     if let Some(authority) = uri.authority().filter(|_| !seen.contains_key("host")) {
         seen.insert("host", vec![authority.to_string()]);
     }
     seen
 }
 
-async fn drain(mut body: Incoming) -> u64 {
-    let mut total = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        total += frame.data_ref().map_or(0, |data| data.len() as u64);
+fn lists(headers: &HeaderMap) -> IndexMap<&str, Vec<String>> {
+    let mut seen: IndexMap<&str, Vec<String>> = IndexMap::new();
+    for (name, value) in headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        seen.entry(name.as_str()).or_default().push(value);
     }
-    total
+    seen
 }
 
-fn filler(size: u64) -> Body {
+async fn drain(mut body: Incoming) -> (u64, HeaderMap) {
+    let (mut total, mut trailers) = (0, HeaderMap::new());
+    while let Some(Ok(frame)) = body.frame().await {
+        total += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Ok(last) = frame.into_trailers() {
+            trailers = last;
+        }
+    }
+    (total, trailers)
+}
+
+/// With its length said in advance, unless something else is to follow.
+fn document(bytes: Vec<u8>, wishes: &Wishes) -> Body {
+    if wishes.trailer.is_none() && wishes.ending == Ending::Whole {
+        return whole(bytes);
+    }
+    finished(stream::iter([Ok(Frame::data(Bytes::from(bytes)))]).boxed(), wishes)
+}
+
+fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The frames and what is to come after them.
+fn finished(frames: Frames, wishes: &Wishes) -> Body {
+    let trailers = wishes.trailer.clone().map(|value| {
+        Ok(Frame::trailers(HeaderMap::from_iter([(http::HeaderName::from_static(TRAILER), value)])))
+    });
+    let broken = (wishes.ending == Ending::Broken).then(|| Err(io::ErrorKind::ConnectionAborted.into()));
+    StreamBody::new(frames.chain(stream::iter(broken)).chain(stream::iter(trailers))).boxed_unsync()
+}
+
+fn filler(size: u64) -> Frames {
     let block = Bytes::from(vec![b'x'; CHUNK]);
-    let chunks = stream::unfold(size, move |left| {
+    stream::unfold(size, move |left| {
         let block = block.clone();
         async move {
             let take = left.min(CHUNK as u64);
             (take > 0).then(|| (Ok(Frame::data(block.slice(..take as usize))), left - take))
         }
-    });
-    StreamBody::new(chunks).boxed()
+    })
+    .boxed()
+}
+
+fn lines(count: u64, every: Duration) -> Frames {
+    stream::iter(0..count)
+        .then(move |index| async move {
+            if index > 0 && !every.is_zero() {
+                tokio::time::sleep(every).await;
+            }
+            Ok(Frame::data(Bytes::from(format!("chunk {index}\n"))))
+        })
+        .boxed()
 }
 
 fn text(status: StatusCode, message: String) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(message + "\n")).boxed());
+    let mut response = Response::new(whole(message + "\n"));
     *response.status_mut() = status;
     response
-}
-
-fn parse_query(query: &str) -> Result<Wishes, String> {
-    let mut wishes = Wishes { status: StatusCode::OK, delay: Duration::ZERO, size: None };
-    for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-        match key {
-            "status" => {
-                let status = value.parse().ok().and_then(|code: u16| StatusCode::from_u16(code).ok());
-                wishes.status = status
-                    .filter(|status| !status.is_informational())
-                    .ok_or_else(|| format!("status {value:?}: expected 200 to 999"))?;
-            }
-            "delay" => {
-                wishes.delay =
-                    parse_duration(value).filter(|delay| *delay <= MAX_DELAY).ok_or_else(|| {
-                        format!(
-                            "delay {value:?}: expected a number with ms or s, at most {} s",
-                            MAX_DELAY.as_secs()
-                        )
-                    })?;
-            }
-            "size" => {
-                let size = value.parse().ok().filter(|size| *size <= MAX_SIZE);
-                wishes.size = Some(size.ok_or_else(|| {
-                    format!("size {value:?}: expected a number of bytes, at most {MAX_SIZE}")
-                })?);
-            }
-            _ => {}
-        }
-    }
-    Ok(wishes)
-}
-
-/// `100ms`, `2s`; a bare number is milliseconds.
-fn parse_duration(text: &str) -> Option<Duration> {
-    if let Some(millis) = text.strip_suffix("ms") {
-        return millis.parse().ok().map(Duration::from_millis);
-    }
-    if let Some(seconds) = text.strip_suffix('s') {
-        return seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    }
-    text.parse().ok().map(Duration::from_millis)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_query_says_how_to_answer() {
-        let wishes = parse_query("a=b&status=418&delay=100ms&size=7").unwrap();
-        assert_eq!(
-            wishes,
-            Wishes { status: StatusCode::IM_A_TEAPOT, delay: Duration::from_millis(100), size: Some(7) }
-        );
-        assert_eq!(parse_query("delay=1.5s").unwrap().delay, Duration::from_millis(1500));
-    }
-
-    #[test]
-    fn a_query_that_cannot_be_honoured_is_an_error() {
-        for bad in ["status=abc", "status=100", "delay=soon", "delay=9999s", "size=-1", "delay=-1s"] {
-            assert!(parse_query(bad).is_err(), "{bad}");
-        }
-    }
 }

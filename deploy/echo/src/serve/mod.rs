@@ -2,8 +2,10 @@
 
 mod grpc;
 mod http;
+mod script;
 mod tcp;
 mod udp;
+mod wishes;
 
 use crate::identity::PodIdentity;
 use crate::ports::{self, Behaviour, PortSpec};
@@ -12,7 +14,7 @@ use clap::Args;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -46,6 +48,9 @@ pub(crate) struct ServeArgs {
     /// Accept and reset.
     #[arg(long, value_name = "PORT")]
     reset: Vec<u16>,
+    /// Answer with the bytes that the request's query gives in hexadecimal.
+    #[arg(long, value_name = "PORT")]
+    script: Vec<u16>,
     /// NAME=PORT[/UDP],...: the name decides the behaviour, as container port names do.
     #[arg(long, env = "CULVERT_ECHO_PORTS", default_value = "", value_name = "LIST")]
     ports: String,
@@ -70,6 +75,7 @@ impl ServeArgs {
             (&self.chargen, Behaviour::Chargen),
             (&self.silent, Behaviour::Silent),
             (&self.reset, Behaviour::Reset),
+            (&self.script, Behaviour::Script),
         ];
         for (given, behaviour) in flags {
             for port in given {
@@ -110,10 +116,12 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 fn start(spec: PortSpec, identity: &Arc<PodIdentity>) -> io::Result<()> {
     let addresses: [SocketAddr; 2] =
         [(Ipv4Addr::UNSPECIFIED, spec.port).into(), (Ipv6Addr::UNSPECIFIED, spec.port).into()];
+    // One memory for both families of a port.
+    let received = Arc::default();
     let mut bound = 0;
     let mut failure = None;
     for address in addresses {
-        match start_on(address, spec.behaviour, identity) {
+        match start_on(address, spec.behaviour, identity, &received) {
             Ok(()) => bound += 1,
             // A machine without IPv6 serves IPv4 alone.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
@@ -127,7 +135,12 @@ fn start(spec: PortSpec, identity: &Arc<PodIdentity>) -> io::Result<()> {
     }
 }
 
-fn start_on(address: SocketAddr, behaviour: Behaviour, identity: &Arc<PodIdentity>) -> io::Result<()> {
+fn start_on(
+    address: SocketAddr,
+    behaviour: Behaviour,
+    identity: &Arc<PodIdentity>,
+    received: &Arc<Mutex<script::Received>>,
+) -> io::Result<()> {
     let identity = Arc::clone(identity);
     if behaviour == Behaviour::Udp {
         let socket = UdpSocket::from_std(bound(address, Type::DGRAM)?.into())?;
@@ -146,6 +159,10 @@ fn start_on(address: SocketAddr, behaviour: Behaviour, identity: &Arc<PodIdentit
         Behaviour::Chargen => tokio::spawn(each(listener, tcp::chargen)),
         Behaviour::Silent => tokio::spawn(each(listener, tcp::silent)),
         Behaviour::Reset => tokio::spawn(each(listener, tcp::reset)),
+        Behaviour::Script => {
+            let received = Arc::clone(received);
+            tokio::spawn(each(listener, move |stream| script::serve(stream, Arc::clone(&received))))
+        }
         Behaviour::Udp => unreachable!("bound above"),
     };
     Ok(())

@@ -1,30 +1,25 @@
 //! HTTP requests.
 
-use super::connect::{lookup_one, open};
+mod exchange;
+
 use super::stats::{Counts, Latencies, Percentiles};
 use super::{Succeeded, print};
 use crate::errors::kind_of;
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::Args;
+use exchange::{Answer, Failure, exchange};
 use futures::future::join_all;
-use http::{Request, Uri, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{HeaderMap, Uri};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
-use std::error::Error;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::time::{sleep_until, timeout};
-
-/// Bodies up to this many bytes are looked into for the pod that answered.
-const LOOK_INTO: usize = 64 * 1024;
+use tokio::time::sleep_until;
 
 #[derive(Args)]
 pub(crate) struct GetArgs {
-    /// http://HOST[:PORT][/PATH]
+    /// http://HOST[:PORT][/PATH]; the path is sent as it is written.
     url: Uri,
     /// Requests in all.
     #[arg(long, default_value_t = 1)]
@@ -46,9 +41,24 @@ pub(crate) struct GetArgs {
     http2: bool,
     #[arg(long, default_value = "GET")]
     method: http::Method,
-    /// NAME: VALUE
+    /// NAME: VALUE; Host takes the place of the URL's.
     #[arg(long = "header", value_name = "HEADER")]
     headers: Vec<String>,
+    /// Body of each request.
+    #[arg(long, default_value = "")]
+    body: String,
+    /// Sends the body so many times, without saying its length in advance.
+    #[arg(long, value_name = "TIMES", num_args = 0..=1, default_missing_value = "1")]
+    chunked: Option<u32>,
+    /// Milliseconds between two chunks.
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    every: u64,
+    /// NAME: VALUE after a chunked body.
+    #[arg(long = "trailer", value_name = "TRAILER", requires = "chunked")]
+    trailers: Vec<String>,
+    /// Sends the whole URL as the target (HTTP/1.1).
+    #[arg(long, conflicts_with = "http2")]
+    absolute: bool,
     /// Milliseconds for each step: name, connection, answer.
     #[arg(long, default_value_t = 10_000)]
     timeout: u64,
@@ -70,7 +80,17 @@ struct Report {
     /// The longest time without any answer, in milliseconds: how long an outage was.
     longest_gap_ms: u64,
     /// The last answer, parsed if it is JSON.
-    last: serde_json::Value,
+    last: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_status: Option<u16>,
+    /// By name in lower case; several values of one name joined by ", ".
+    last_headers: Map<String, Value>,
+    last_trailers: Map<String, Value>,
+    /// From the request to the first byte of the body, and to the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_first_byte_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
 }
@@ -92,13 +112,11 @@ struct Sum {
     errors: Counts,
     pods: Counts,
     latencies: Latencies,
-    last: serde_json::Value,
+    last: Option<Answer>,
     last_error: Option<String>,
     last_answer: Option<Instant>,
     longest_gap: Duration,
 }
-
-type Failure = Box<dyn Error>;
 
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<Succeeded> {
     if args.url.scheme_str() != Some("http") {
@@ -111,24 +129,33 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<Succeeded> {
     let plan = Rc::new(Plan { args, target, started, next: Cell::new(0), sum: RefCell::default() });
     let workers = (0..connections).map(|_| worker(Rc::clone(&plan)));
     tokio::task::LocalSet::new().run_until(join_all(workers)).await;
-    let mut sum = plan.sum.take();
-    let seconds = plan.started.elapsed().as_secs_f64();
-    let report = Report {
+    let report = report(plan.sum.take(), plan.started.elapsed());
+    print(&report)?;
+    Ok(Succeeded::count(report.ok))
+}
+
+fn report(mut sum: Sum, elapsed: Duration) -> Report {
+    let seconds = elapsed.as_secs_f64();
+    let last = sum.last.as_ref();
+    Report {
         requests: sum.requests,
         ok: sum.ok,
-        statuses: sum.statuses,
-        errors: sum.errors,
-        pods: sum.pods,
         latency_ms: sum.latencies.percentiles(),
         seconds,
         rps: sum.requests as f64 / seconds,
         bytes: sum.bytes,
-        longest_gap_ms: u64::try_from(sum.longest_gap.as_millis()).unwrap_or(u64::MAX),
-        last: sum.last,
+        longest_gap_ms: millis(sum.longest_gap),
+        last: last.map_or(Value::Null, content),
+        last_status: last.map(|last| last.status),
+        last_headers: last.map(|last| joined(&last.headers)).unwrap_or_default(),
+        last_trailers: last.map(|last| joined(&last.trailers)).unwrap_or_default(),
+        last_first_byte_ms: last.and_then(|last| last.first_byte).map(millis),
+        last_ms: last.map(|last| millis(last.whole)),
         last_error: sum.last_error,
-    };
-    print(&report)?;
-    Ok(Succeeded::count(report.ok))
+        statuses: sum.statuses,
+        errors: sum.errors,
+        pods: sum.pods,
+    }
 }
 
 async fn worker(plan: Rc<Plan>) {
@@ -166,11 +193,11 @@ impl Plan {
         Some(due)
     }
 
-    fn note(&self, from: Instant, outcome: Result<(u16, Bytes, u64), Failure>) {
+    fn note(&self, from: Instant, outcome: Result<Answer, Failure>) {
         let mut sum = self.sum.borrow_mut();
         sum.requests += 1;
-        let (status, body, bytes) = match outcome {
-            Ok(outcome) => outcome,
+        let answer = match outcome {
+            Ok(answer) => answer,
             Err(error) => {
                 sum.errors.add(kind_of(error.as_ref()));
                 let seconds = from.elapsed().as_secs_f64();
@@ -183,102 +210,60 @@ impl Plan {
         sum.longest_gap = sum.longest_gap.max(gap);
         sum.last_answer = Some(now);
         sum.latencies.add(now - from);
-        sum.statuses.add(status.to_string());
-        sum.ok += u64::from((200..300).contains(&status));
-        sum.bytes += bytes;
-        if let Ok(json) = serde_json::from_slice::<serde_json::Value>(&body) {
-            if let Some(pod) = json.get("pod").and_then(|pod| pod.as_str()) {
-                sum.pods.add(pod);
-            }
-            sum.last = json;
-        } else {
-            sum.last = String::from_utf8_lossy(&body[..body.len().min(1024)]).into_owned().into();
+        sum.statuses.add(answer.status.to_string());
+        sum.ok += u64::from((200..300).contains(&answer.status));
+        sum.bytes += answer.bytes;
+        if let Some(pod) = answer.pod() {
+            sum.pods.add(pod);
         }
+        sum.last = Some(answer);
     }
 }
 
-enum Sender {
-    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
-    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+/// The body's start, parsed if it is JSON.
+fn content(answer: &Answer) -> Value {
+    let text = |body: &[u8]| String::from_utf8_lossy(&body[..body.len().min(1024)]).into_owned().into();
+    serde_json::from_slice(&answer.body).unwrap_or_else(|_| text(&answer.body))
 }
 
-impl Sender {
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<http::Response<Incoming>> {
-        match self {
-            Self::Http1(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-            Self::Http2(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await
-            }
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        match self {
-            Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
-        }
-    }
-}
-
-/// One request; a connection that failed is forgotten, so that the next request makes a new one.
-async fn exchange(plan: &Plan, connection: &mut Option<Sender>) -> Result<(u16, Bytes, u64), Failure> {
-    let deadline = Duration::from_millis(plan.args.timeout);
-    let mut sender = match connection.take().filter(|sender| !sender.is_closed()) {
-        Some(sender) => sender,
-        None => connect(plan, deadline).await?,
+fn joined(headers: &HeaderMap) -> Map<String, Value> {
+    let one = |name: &http::HeaderName| {
+        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let values: Vec<_> = values.collect();
+        (name.to_string(), Value::from(values.join(", ")))
     };
-    let answered = timeout(deadline, async {
-        let response = sender.send(request(plan)?).await?;
-        let status = response.status().as_u16();
-        let mut body = response.into_body();
-        let mut kept = Vec::new();
-        let mut total = 0;
-        while let Some(frame) = body.frame().await {
-            if let Some(data) = frame?.data_ref() {
-                total += data.len() as u64;
-                kept.extend_from_slice(&data[..data.len().min(LOOK_INTO - kept.len().min(LOOK_INTO))]);
-            }
-        }
-        Ok::<_, Failure>((status, Bytes::from(kept), total))
-    });
-    let answer = answered.await??;
-    *connection = Some(sender);
-    Ok(answer)
+    headers.keys().map(one).collect()
 }
 
-async fn connect(plan: &Plan, deadline: Duration) -> Result<Sender, Failure> {
-    let address = lookup_one(&plan.target, deadline).await?;
-    let io = TokioIo::new(open(address, deadline).await?);
-    if plan.args.http2 {
-        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
-        let (sender, driver) = timeout(deadline, handshake).await??;
-        tokio::task::spawn_local(driver);
-        return Ok(Sender::Http2(sender));
-    }
-    let (sender, driver) = hyper::client::conn::http1::handshake(io).await?;
-    tokio::task::spawn_local(driver);
-    Ok(Sender::Http1(sender))
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn request(plan: &Plan) -> Result<Request<Full<Bytes>>, Failure> {
-    let url = &plan.args.url;
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::builder().method(plan.args.method.clone());
-    if plan.args.http2 {
-        request = request.uri(url.clone());
-    } else {
-        request = request
-            .uri(url.path_and_query().map_or("/", |path| path.as_str()))
-            .header(header::HOST, authority);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn answer(body: &'static str, pod: Option<&'static str>) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.append("vary", "a".parse().unwrap());
+        headers.append("vary", "b".parse().unwrap());
+        pod.map(|pod| headers.insert("x-echo-pod", pod.parse().unwrap()));
+        Answer { body: Bytes::from(body), headers, ..Answer::default() }
     }
-    for line in &plan.args.headers {
-        let (name, value) =
-            line.split_once(':').ok_or_else(|| format!("header {line:?}: expected NAME: VALUE"))?;
-        request = request.header(name.trim(), value.trim());
+
+    #[test]
+    fn the_pod_is_read_from_the_header_or_the_body() {
+        assert_eq!(answer("{\"pod\":\"a\"}", None).pod().as_deref(), Some("a"));
+        assert_eq!(answer("not JSON", Some("b")).pod().as_deref(), Some("b"));
+        assert_eq!(answer("not JSON", None).pod(), None);
     }
-    Ok(request.body(Full::default())?)
+
+    #[test]
+    fn the_last_answer_is_told_whole() {
+        let sum = Sum { last: Some(answer("plain", None)), ..Sum::default() };
+        let report = report(sum, Duration::from_secs(1));
+        assert_eq!(report.last, "plain");
+        assert_eq!(report.last_headers["vary"], "a, b");
+    }
 }
