@@ -1,9 +1,10 @@
-//! Measures a whole translation: `cargo run --release -p culvert-controller --example translate [PODS [SERVICES]]`.
-//! Asserts what it measures: every pod is an endpoint of one Service, and in the first snapshot.
+//! Measures a whole translation: `cargo run --release -p culvert-controller --example translate [PODS [SERVICES [ROUTES]]]`.
+//! Asserts what it measures: every pod is an endpoint of one Service, and every route, of ten rules, is
+//! accepted at its Service. The first round starts from nothing, the others after an edit of one route.
 
 use std::time::Instant;
 
-use culvert_controller::translate::{Environment, translate, workloads};
+use culvert_controller::translate::{Environment, Memory, translate_again, workloads};
 use culvert_objects::mesh_config::LastGood;
 use culvert_objects::{Object, Objects};
 use serde_json::json;
@@ -22,7 +23,24 @@ fn pod(n: usize, service: usize, address: &str) -> serde_json::Value {
         "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}})
 }
 
-fn cluster(pods: usize, services: usize) -> anyhow::Result<Objects> {
+fn route(n: usize, services: usize) -> serde_json::Value {
+    let rule = |rule: usize| {
+        json!({"matches": [
+                {"path": {"type": "PathPrefix", "value": format!("/v{rule}/items")}, "method": "GET"},
+                {"path": {"type": "Exact", "value": format!("/v{rule}")},
+                    "headers": [{"name": "x-canary", "value": "yes"}, {"name": "x-user", "type": "RegularExpression", "value": "a[0-9]+"}]}],
+            "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-rule", "value": rule.to_string()}]}}],
+            "timeouts": {"request": "10s"},
+            "backendRefs": [{"name": format!("s{}", n % services), "port": 80, "weight": 90},
+                {"name": format!("s{}", (n + 1) % services), "port": 80, "weight": 10}]})
+    };
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": format!("r{n}"), "namespace": "shop", "generation": 1},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": format!("s{}", n % services)}],
+            "rules": (0..10).map(rule).collect::<Vec<_>>()}})
+}
+
+fn cluster(pods: usize, services: usize, routes: usize) -> anyhow::Result<Objects> {
     let mut objects = vec![object(json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "shop", "labels": {"culvert.dev/mesh": "enabled"}}}))?];
     let address = |net: usize, n: usize| format!("10.{net}.{}.{}", n / 250, n % 250 + 1);
@@ -42,6 +60,9 @@ fn cluster(pods: usize, services: usize) -> anyhow::Result<Objects> {
             "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints}))?);
     }
+    for n in 0..routes {
+        objects.push(object(route(n, services))?);
+    }
     Ok(objects.into_iter().collect())
 }
 
@@ -49,19 +70,33 @@ fn main() -> anyhow::Result<()> {
     let mut numbers = std::env::args().skip(1).map(|number| number.parse::<usize>());
     let pods = numbers.next().transpose()?.unwrap_or(10_000);
     let services = numbers.next().transpose()?.unwrap_or(1_000);
-    let objects = cluster(pods, services)?;
+    let routes = numbers.next().transpose()?.unwrap_or(5_000);
+    let mut objects = cluster(pods, services, routes)?;
     let environment = Environment { cluster: "c".into(), network: "n".into(), ..Default::default() };
     let last = LastGood::default();
+    let mut memory = Memory::default();
     for round in 1..=5 {
+        if routes > 0 {
+            objects.insert(std::sync::Arc::new(object(route(round % routes, services))?));
+        }
         let started = Instant::now();
-        let translation = translate(&objects, &environment, &last);
+        let translation = translate_again(&objects, &environment, &last, &mut memory);
         let of_mesh = started.elapsed();
         let made = workloads(&objects, &environment, &translation.in_force, &last);
         let all = started.elapsed();
         let members = made.facts.values().filter(|facts| facts.workload.memberships.len() == 1).count();
         anyhow::ensure!(members == pods && translation.services.len() == services);
+        anyhow::ensure!(
+            translation
+                .routes
+                .values()
+                .flat_map(|route| &route.rules)
+                .filter(|rule| rule.refuse.is_empty())
+                .count()
+                == 10 * routes
+        );
         println!(
-            "round {round}: {pods} pods, {services} services: mesh {of_mesh:?}, workloads {:?}",
+            "round {round}: {pods} pods, {services} services, {routes} routes: mesh {of_mesh:?}, workloads {:?}",
             all - of_mesh
         );
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_controller::render;
 use culvert_controller::translate::{
-    Environment, Reported, Statuses, default_settings, translate, workloads,
+    Environment, Memory, Reported, Statuses, default_settings, translate, translate_again, workloads,
 };
 use culvert_objects::mesh_config::LastGood;
 use culvert_objects::{Objects, manifest};
@@ -129,6 +129,34 @@ fn objects_become_the_resources_and_statuses_written_beside_them() {
         }
     }
     assert!(wrong.is_empty(), "UPDATE_GOLDEN=1 writes these:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_remembered_of_earlier_passes_changes_nothing() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let environment = environment();
+    let last = LastGood::default();
+    let mut compared = 0;
+    for file in manifest::files_below(&directory).unwrap() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (input, _) = text.split_once(OUTPUT).unwrap();
+        let all: Objects = manifest::parse(input, &file).objects.into_iter().map(|at| at.object).collect();
+        let mut memory = Memory::default();
+        // Each object goes and comes back while the others stay the very same.
+        let without = all.iter().map(|object| {
+            let mut fewer = all.clone();
+            fewer.remove(&object.key());
+            fewer
+        });
+        for objects in without.flat_map(|fewer| [all.clone(), fewer]) {
+            let remembered = translate_again(&objects, &environment, &last, &mut memory);
+            let fresh = translate(&objects, &environment, &last);
+            assert_eq!(remembered.routes, fresh.routes, "{}", file.display());
+            assert_eq!(remembered.statuses, fresh.statuses, "{}", file.display());
+            compared += remembered.routes.len();
+        }
+    }
+    assert!(compared > 100, "{compared}");
 }
 
 #[test]

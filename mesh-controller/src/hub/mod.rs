@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::snapshot::{Key, Snapshot};
 use crate::status::StatusQueue;
-use crate::translate::{self, Environment, Translation, Workloads};
+use crate::translate::{self, Environment, Memory, Translation, Workloads};
 use crate::wanted::Wanted;
 
 pub use state::Overview;
@@ -94,6 +94,7 @@ pub struct Hub {
     wanted: watch::Sender<Arc<Wanted>>,
     state: Arc<Mutex<State>>,
     last_good: Arc<(LastGood, LastGood)>,
+    memory: Memory,
     metrics: Metrics,
 }
 
@@ -124,6 +125,7 @@ impl Hub {
             wanted: watch::channel(Arc::default()).0,
             state: Arc::new(Mutex::new(state)),
             last_good: Arc::default(),
+            memory: Memory::default(),
             metrics: config.metrics,
         };
         hub.translate().await;
@@ -190,18 +192,20 @@ impl Hub {
         let started = std::time::Instant::now();
         let (size, problems) = (objects.len(), objects.problems().len());
         let is_partial = objects.problems().iter().any(may_hide_a_gateway);
+        let mut memory = std::mem::take(&mut self.memory);
         // Off the runtime: at ten thousand pods this takes longer than a heartbeat may wait.
         let made = tokio::task::spawn_blocking(move || {
             let (mesh, pods) = &*last;
-            let translation = translate::translate(&objects, &environment, mesh);
+            let translation = translate::translate_again(&objects, &environment, mesh, &mut memory);
             let workloads = translate::workloads(&objects, &environment, &translation.in_force, pods);
-            (translation, workloads)
+            (translation, workloads, memory)
         });
         // Only a panic stops it; what was published before stays in force.
-        let Ok((translation, workloads)) = made.await else {
+        let Ok((translation, workloads, memory)) = made.await else {
             tracing::error!("the objects could not be translated; what was published before stays in force");
             return;
         };
+        self.memory = memory;
         self.metrics.translated(started.elapsed(), size, problems);
         self.want(Wanted { objects: translation.wanted.clone(), is_partial });
         self.put_in_force(translation, workloads);

@@ -22,7 +22,7 @@ pub struct State {
     mesh: Option<pb::MeshSettings>,
     services: BTreeMap<String, pb::Service>,
     listener_resources: BTreeMap<String, pb::Listener>,
-    routes: BTreeMap<String, pb::Route>,
+    routes: BTreeMap<String, Arc<pb::Route>>,
     facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
@@ -83,15 +83,7 @@ impl State {
     /// Takes over a new translation.
     pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
         self.follow_mesh(translation.mesh);
-        share(&mut self.builder, &mut self.services, translation.services, Key::service, Body::Service);
-        share(
-            &mut self.builder,
-            &mut self.listener_resources,
-            translation.listeners,
-            Key::listener,
-            Body::Listener,
-        );
-        share(&mut self.builder, &mut self.routes, translation.routes, Key::route, Body::Route);
+        self.follow_shared(translation.services, translation.listeners, translation.routes);
         self.book.follow(&workloads.facts, now);
         let before = std::mem::replace(&mut self.facts, workloads.facts);
         for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
@@ -118,6 +110,24 @@ impl State {
             }
         }
         self.board.replace(wanted);
+    }
+
+    fn follow_shared(
+        &mut self,
+        services: BTreeMap<String, pb::Service>,
+        listeners: BTreeMap<String, pb::Listener>,
+        routes: BTreeMap<String, Arc<pb::Route>>,
+    ) {
+        let builder = &mut self.builder;
+        let listener = |of: &pb::Listener| Body::Listener(of.clone());
+        let route = |of: &Arc<pb::Route>| Body::Route((**of).clone());
+        // Most routes are the very ones of the pass before.
+        let same = |a: &Arc<pb::Route>, b: &Arc<pb::Route>| Arc::ptr_eq(a, b) || a == b;
+        share(builder, &mut self.services, services, Key::service, pb::Service::eq, |of| {
+            Body::Service(of.clone())
+        });
+        share(builder, &mut self.listener_resources, listeners, Key::listener, pb::Listener::eq, listener);
+        share(builder, &mut self.routes, routes, Key::route, same, route);
     }
 
     /// With what proxies report.
@@ -284,19 +294,22 @@ fn pod_key<'a>(facts: &'a BTreeMap<String, Facts>, uid: &str) -> Option<&'a Obje
 }
 
 /// Puts the resources of one type that every node sees in the builder, where they differ from those before.
-fn share<T: Clone + PartialEq>(
+fn share<T>(
     builder: &mut Builder,
     current: &mut BTreeMap<String, T>,
     next: BTreeMap<String, T>,
     key: fn(&str) -> Key,
-    body: fn(T) -> Body,
+    same: fn(&T, &T) -> bool,
+    body: fn(&T) -> Body,
 ) {
     for name in current.keys().filter(|name| !next.contains_key(*name)) {
         builder.share(&key(name), None);
     }
-    for (name, resource) in next.iter().filter(|(name, resource)| current.get(*name) != Some(resource)) {
-        let key = key(name);
-        builder.share(&key, Some(Arc::new(Sealed::new(key.clone(), body(resource.clone())))));
+    for (name, resource) in &next {
+        if !current.get(name).is_some_and(|before| same(before, resource)) {
+            let key = key(name);
+            builder.share(&key, Some(Arc::new(Sealed::new(key.clone(), body(resource)))));
+        }
     }
     *current = next;
 }

@@ -13,6 +13,7 @@ mod services;
 mod workloads;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::mesh_config::LastGood;
@@ -25,6 +26,7 @@ use gateways::Gateways;
 
 pub use gateways::{GatewayFacts, Reported};
 pub use mesh::InForce;
+pub use routes::Memory;
 pub use workloads::{Facts, PodFacts, Workloads, workloads};
 
 /// Statuses wanted, by object.
@@ -52,7 +54,7 @@ pub struct Translation {
     /// By the name of the resource.
     pub listeners: BTreeMap<String, pb::Listener>,
     /// By the name of the resource.
-    pub routes: BTreeMap<String, pb::Route>,
+    pub routes: BTreeMap<String, Arc<pb::Route>>,
     /// Without what proxies report: that is added to Gateways by [`GatewayFacts::complete`].
     pub statuses: Statuses,
     pub gateways: BTreeMap<ObjectKey, GatewayFacts>,
@@ -64,12 +66,23 @@ pub struct Translation {
 
 /// Translates everything but workloads. `last` holds the settings that were valid in the pass before.
 pub fn translate(objects: &Objects, environment: &Environment, last: &LastGood) -> Translation {
+    translate_again(objects, environment, last, &mut Memory::default())
+}
+
+/// As [`translate`], with what the passes before have made of objects that are still the same: the result is no other, it comes
+/// sooner.
+pub fn translate_again(
+    objects: &Objects,
+    environment: &Environment,
+    last: &LastGood,
+    memory: &mut Memory,
+) -> Translation {
     let mut statuses = Statuses::new();
     let in_force = mesh::in_force(objects, last, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
     let services = services::resources(objects);
     let gateways = Gateways::of(objects, &mut statuses);
-    let (routes, attached) = routes::translate(objects, &gateways, &mut statuses);
+    let (routes, attached) = routes::translate(objects, &gateways, memory, &mut statuses);
     Translation {
         mesh,
         services,

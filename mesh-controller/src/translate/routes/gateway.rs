@@ -6,13 +6,14 @@
 
 use std::collections::BTreeSet;
 
+use culvert_api::mesh as pb;
 use culvert_api::names::GATEWAY_CONTROLLER;
 use culvert_objects::types::{ParentKind, ParentRef};
 use culvert_routing::hostname;
 use culvert_routing::model::Hostname;
 
 use super::attach::Refusal;
-use super::compile::compile;
+use super::memory::Entry;
 use super::normalize::Draft;
 use super::normalize::reader::Fault;
 use super::resolve::Side;
@@ -20,7 +21,6 @@ use super::status::Facts;
 use super::{Pass, Said, emit, parent_faults};
 use crate::status::DesiredParent;
 use crate::translate::gateways::{Gateway, Listener};
-use culvert_api::mesh as pb;
 
 /// A parentRef to a Gateway of ours.
 struct Claim<'g> {
@@ -32,27 +32,18 @@ struct Claim<'g> {
 }
 
 /// Attaches a route to the listeners of its Gateways.
-pub fn at_listeners(pass: &mut Pass<'_>, draft: &Draft, said: &mut Said) {
+pub fn at_listeners(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
+    let draft = entry.draft.clone();
     let claims: Vec<Claim<'_>> =
-        (0..draft.parents.len()).filter_map(|index| claim(pass, draft, index)).collect();
-    if claims.is_empty() {
-        return;
-    }
-    let (backends, unresolved) = pass.resolver.backends(draft, Side::Gateway);
+        (0..draft.parents.len()).filter_map(|index| claim(pass, &draft, index)).collect();
     let mut counted: BTreeSet<&str> = BTreeSet::new();
     for claim in &claims {
         // References to one Gateway may meet at one listener, so what stops one of them stops all.
         let of_gateway = claims.iter().filter(|other| std::ptr::eq(other.gateway, claim.gateway));
-        let of_refs = of_gateway.flat_map(|other| other.fault.iter().cloned());
-        let fault: Vec<Fault> = draft.faults.iter().cloned().chain(of_refs).collect();
-        let compiled = compile(draft, backends.clone(), &fault);
-        let facts = Facts {
-            attached: claim.attached.as_ref().map(|listeners| words(listeners)).map_err(Refusal::clone),
-            refused: &compiled.refused,
-            rules: draft.rules.len(),
-            fault: &fault,
-            unresolved: &unresolved,
-        };
+        let of_refs = of_gateway.flat_map(|other| other.fault.iter().cloned()).collect();
+        let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Gateway, of_refs);
+        let attached = claim.attached.as_ref().map(|listeners| words(listeners)).map_err(Refusal::clone);
+        let facts = Facts::new(attached, &draft, &in_force);
         let parent = DesiredParent {
             parent_ref: draft.parents[claim.index].written.clone(),
             controller_name: GATEWAY_CONTROLLER.to_owned(),
@@ -67,7 +58,8 @@ pub fn at_listeners(pass: &mut Pass<'_>, draft: &Draft, said: &mut Said) {
             if first && claim.gateway.serves(listener) {
                 let parent = pb::route::Parent::Listener(listener.resource.clone());
                 let key = emit::name(&draft.key, &listener.resource);
-                pass.routes.insert(key, emit::route(compiled.route.route(), hostnames, parent));
+                let route = entry.emit(&key, &in_force, hostnames, parent);
+                pass.routes.insert(key, route);
             }
         }
     }

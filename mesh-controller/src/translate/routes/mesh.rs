@@ -1,6 +1,7 @@
 //! Routes at Services: what the mesh says of them, and the resources that come of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::Object;
@@ -9,10 +10,10 @@ use culvert_routing::model::RouteKey;
 use serde_json::Value;
 
 use super::attach::{self, Attachment, Group, Refusal, ServiceName};
-use super::compile::{Compiled, compile};
+use super::memory::{Entry, InForce};
 use super::normalize::reader::Fault;
 use super::normalize::{Draft, Parent};
-use super::resolve::{Side, Unresolved};
+use super::resolve::Side;
 use super::services::Services;
 use super::status::Facts;
 use super::{Pass, Said, emit, parent_faults};
@@ -26,41 +27,36 @@ struct Claim {
     fault: Vec<Fault>,
 }
 
-/// A route as it is in force at one Service.
+/// A route at one Service.
 struct AtService {
-    compiled: Compiled,
-    fault: Vec<Fault>,
+    in_force: Arc<InForce>,
     ports: BTreeSet<u16>,
 }
 
 /// Attaches a route to its Services.
-pub fn at_services(pass: &mut Pass<'_>, draft: &Draft, said: &mut Said) {
+pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
+    let draft = entry.draft.clone();
     let claims: Vec<Claim> = (draft.parents.iter().enumerate())
-        .filter_map(|(index, parent)| claim(index, parent, draft, &mut pass.resolver.services))
+        .filter_map(|(index, parent)| claim(index, parent, &draft, &mut pass.resolver.services))
         .collect();
-    if claims.is_empty() {
-        return;
-    }
-    let (backends, unresolved) = pass.resolver.backends(draft, Side::Mesh);
     let mut services: BTreeMap<ServiceName, AtService> = BTreeMap::new();
     for name in claims.iter().filter_map(|claim| claim.attachment.as_ref().ok()).map(|at| &at.service) {
         if !services.contains_key(name) {
             // References to one Service are one resource, so what stops one of them stops all.
             let same = |claim: &&Claim| claim.attachment.as_ref().is_ok_and(|at| at.service == *name);
-            let of_refs = claims.iter().filter(same).flat_map(|claim| claim.fault.clone());
-            let fault: Vec<Fault> = draft.faults.iter().cloned().chain(of_refs).collect();
-            let compiled = compile(draft, backends.clone(), &fault);
-            services.insert(name.clone(), AtService { compiled, fault, ports: BTreeSet::new() });
+            let of_refs = claims.iter().filter(same).flat_map(|claim| claim.fault.clone()).collect();
+            let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Mesh, of_refs);
+            services.insert(name.clone(), AtService { in_force, ports: BTreeSet::new() });
         }
     }
     for claim in claims {
-        let conditions = conditions(pass, draft, &claim, &mut services, &unresolved);
+        let conditions = conditions(pass, entry, &claim, &mut services);
         let parent_ref = draft.parents[claim.index].written.clone();
         said.insert(claim.index, of_mesh(parent_ref, conditions));
     }
     for (name, at) in services.into_iter().filter(|(_, at)| !at.ports.is_empty()) {
         let attachment = Attachment { service: name.clone(), ports: at.ports };
-        if !is_hopeless(draft, &at.compiled, &at.fault) {
+        if !Facts::new(Ok(String::new()), &draft, &at.in_force).is_hopeless() {
             pass.taken.take(&draft.key, &attachment);
         }
         let parent = pb::ServiceParent {
@@ -73,7 +69,7 @@ pub fn at_services(pass: &mut Pass<'_>, draft: &Draft, said: &mut Said) {
         };
         let key = emit::name(&draft.key, &parent.service);
         // Hostnames play no part: the destination's address decides (GEP-1294).
-        let route = emit::route(at.compiled.route.route(), &[], pb::route::Parent::Service(parent));
+        let route = entry.emit(&key, &at.in_force, &[], pb::route::Parent::Service(parent));
         pass.routes.insert(key, route);
     }
 }
@@ -102,38 +98,27 @@ fn claim(index: usize, parent: &Parent, draft: &Draft, services: &mut Services<'
 }
 
 fn conditions(
-    pass: &Pass<'_>,
-    draft: &Draft,
+    pass: &mut Pass<'_>,
+    entry: &mut Entry,
     claim: &Claim,
     services: &mut BTreeMap<ServiceName, AtService>,
-    unresolved: &[Unresolved],
 ) -> Vec<DesiredCondition> {
-    let at = match &claim.attachment {
-        Ok(attachment) => services.get_mut(&attachment.service).map(|at| (attachment, at)),
-        Err(_) => None,
+    let draft = entry.draft.clone();
+    let attachment = match &claim.attachment {
+        Ok(attachment) => attachment,
+        Err(refusal) => {
+            let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Mesh, Vec::new());
+            return Facts::new(Err(refusal.clone()), &draft, &in_force).conditions();
+        }
     };
-    let Some((attachment, at)) = at else {
-        let refusal = claim.attachment.as_ref().err().cloned();
-        let refusal = refusal.unwrap_or_else(|| Refusal::new("Pending", "not looked at yet"));
-        let facts =
-            Facts { attached: Err(refusal), refused: &[], rules: draft.rules.len(), fault: &[], unresolved };
-        return facts.conditions();
-    };
+    let Some(at) = services.get_mut(&attachment.service) else { return Vec::new() };
     let (left, taken) = pass.taken.left(&draft.key, attachment);
     let attached = match left.is_empty() {
         true => Err(Refusal::new("Conflicted", conflict(&taken, &attachment.service))),
-        false => Ok(attached(draft, &attachment.service, &left, &taken)),
+        false => Ok(attached(&draft, &attachment.service, &left, &taken)),
     };
     at.ports.extend(left);
-    Facts { attached, refused: &at.compiled.refused, rules: draft.rules.len(), fault: &at.fault, unresolved }
-        .conditions()
-}
-
-fn is_hopeless(draft: &Draft, compiled: &Compiled, fault: &[Fault]) -> bool {
-    let attached = Ok(String::new());
-    let facts =
-        Facts { attached, refused: &compiled.refused, rules: draft.rules.len(), fault, unresolved: &[] };
-    facts.is_hopeless()
+    Facts::new(attached, &draft, &at.in_force).conditions()
 }
 
 fn list(ports: impl Iterator<Item = u16>) -> String {

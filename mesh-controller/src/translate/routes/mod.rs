@@ -8,6 +8,7 @@ mod attach;
 mod compile;
 mod emit;
 mod gateway;
+mod memory;
 mod mesh;
 mod normalize;
 mod resolve;
@@ -15,6 +16,7 @@ mod services;
 mod status;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::{Kind, Object, Objects};
@@ -29,18 +31,28 @@ use normalize::reader::{At, Fault, UNKNOWN_FIELD};
 use resolve::{Grants, Resolver};
 use services::Services;
 
+pub use memory::Memory;
+
 /// Route resources by name.
-pub type Routes = BTreeMap<String, pb::Route>;
+pub type Routes = BTreeMap<String, Arc<pb::Route>>;
 
 /// Entries of `status.parents` by the index of their parentRef.
 type Said = BTreeMap<usize, DesiredParent>;
 
 /// Translates every route, and says in statuses what became of each.
-pub fn translate(objects: &Objects, gateways: &Gateways, statuses: &mut Statuses) -> (Routes, Attached) {
+pub fn translate(
+    objects: &Objects,
+    gateways: &Gateways,
+    memory: &mut Memory,
+    statuses: &mut Statuses,
+) -> (Routes, Attached) {
+    let mut before = std::mem::take(memory);
+    let grants = Grants::of(objects);
+    memory.grants = if *before.grants == grants { before.grants.clone() } else { Arc::new(grants) };
     let mut pass = Pass {
         objects,
         gateways,
-        resolver: Resolver { services: Services::new(objects), grants: Grants::of(objects) },
+        resolver: Resolver { services: Services::new(objects), grants: memory.grants.clone() },
         taken: Taken::default(),
         attached: Attached::new(),
         routes: Routes::new(),
@@ -48,11 +60,12 @@ pub fn translate(objects: &Objects, gateways: &Gateways, statuses: &mut Statuses
     // Kinds in their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
     for (kind, of_kind) in [(RouteKind::Grpc, Kind::GrpcRoute), (RouteKind::Http, Kind::HttpRoute)] {
         for object in objects.of_kind(of_kind) {
-            let draft = normalize::normalize(object, kind);
+            let mut entry = before.take(object, kind);
             let mut said = Said::new();
-            mesh::at_services(&mut pass, &draft, &mut said);
-            gateway::at_listeners(&mut pass, &draft, &mut said);
+            mesh::at_services(&mut pass, &mut entry, &mut said);
+            gateway::at_listeners(&mut pass, &mut entry, &mut said);
             put(object, said, statuses);
+            memory.keep(entry);
         }
     }
     for object in

@@ -6,6 +6,7 @@
 //! for its parents.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use culvert_objects::types::{GATEWAY_GROUP, Protocol, ReferenceGrantSpec};
 use culvert_objects::{Kind, Objects};
@@ -15,7 +16,7 @@ use super::normalize::{Draft, DraftBackend};
 use super::services::{Nature, PortFacts, Services};
 
 /// On whose behalf references are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// A client in the mesh: any Service of any namespace.
     Mesh,
@@ -53,7 +54,7 @@ pub struct Unresolved {
 }
 
 /// Grants of references from routes to Services.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     granted: HashSet<Grant>,
 }
@@ -110,7 +111,7 @@ impl Grants {
 /// Follows references.
 pub struct Resolver<'a> {
     pub services: Services<'a>,
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
 }
 
 impl Resolver<'_> {

@@ -11,23 +11,36 @@ use crate::status::DesiredCondition;
 
 use super::attach::Refusal;
 use super::compile::Refused;
+use super::memory::InForce;
+use super::normalize::Draft;
 use super::normalize::reader::{Fault, FaultReason};
 use super::resolve::Unresolved;
 
 /// What is known of a route at one parent.
 pub struct Facts<'a> {
     /// Where it is attached, in words, or why it is not.
-    pub attached: Result<String, Refusal>,
+    attached: Result<String, Refusal>,
     /// Rules that refuse.
-    pub refused: &'a [Refused],
+    refused: &'a [Refused],
     /// How many rules there are.
-    pub rules: usize,
+    rules: usize,
     /// What stops the route as a whole at this parent.
-    pub fault: &'a [Fault],
-    pub unresolved: &'a [Unresolved],
+    fault: &'a [Fault],
+    unresolved: &'a [Unresolved],
 }
 
-impl Facts<'_> {
+impl<'a> Facts<'a> {
+    /// Of a route that is attached somewhere, or not.
+    pub fn new(attached: Result<String, Refusal>, draft: &Draft, in_force: &'a InForce) -> Self {
+        Self {
+            attached,
+            refused: &in_force.compiled.refused,
+            rules: draft.rules.len(),
+            fault: &in_force.fault,
+            unresolved: &in_force.unresolved,
+        }
+    }
+
     /// Whether nothing of the route can be honoured.
     pub fn is_hopeless(&self) -> bool {
         !self.fault.is_empty() || (self.rules > 0 && self.refused.len() == self.rules)
