@@ -8,7 +8,7 @@ pub fn matches(hostname: &str, host: &str) -> bool {
     }
     let wanted: Vec<&str> = hostname.split('.').skip(1).collect();
     let actual: Vec<&str> = host.split('.').collect();
-    if actual.len() <= wanted.len() {
+    if actual.len() <= wanted.len() || actual[0].is_empty() {
         return false;
     }
     let mut at = actual.len();
@@ -40,10 +40,10 @@ pub fn intersection(listener: Option<&str>, route: &[String]) -> Option<Vec<Stri
             (true, true) if matches(listener, &hostname[2..]) => Some(hostname.clone()),
             (true, true) => matches(hostname, &listener[2..]).then(|| listener.to_owned()),
         };
-        if let Some(narrower) = narrower {
-            if !common.contains(&narrower) {
-                common.push(narrower);
-            }
+        if let Some(narrower) = narrower
+            && !common.contains(&narrower)
+        {
+            common.push(narrower);
         }
     }
     if common.is_empty() { None } else { Some(common) }

@@ -10,10 +10,8 @@ pub fn matches(kind: Kind, item: &Match, request: &Request, regex: WholeMatch<'_
     if !path_matches(&item.path, &request.path, regex) {
         return false;
     }
-    if let Some(method) = &item.method {
-        if *method != request.method {
-            return false;
-        }
+    if item.method.as_ref().is_some_and(|method| *method != request.method) {
+        return false;
     }
     for (index, (name, value)) in item.headers.iter().enumerate() {
         // "only the first entry with an equivalent name MUST be considered"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 
 use crate::mismatch::Mismatch;
-use crate::model::{Match, PathMatch, ValueMatch};
+use crate::model::{Match, PathMatch};
 use crate::pattern::Pattern;
 use crate::request::{RequestView, grpc_call};
 use crate::text::{with_header, with_parameter};
@@ -185,13 +185,4 @@ fn grpc_mismatch(failure: Failure, source: &Match, path: &str) -> Option<Mismatc
 
 fn lossy(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
-}
-
-/// The part of a value match that counts for precedence and indexes.
-impl ValueMatch {
-    pub fn text(&self) -> &str {
-        match self {
-            ValueMatch::Exact(text) | ValueMatch::Regex(text) => text,
-        }
-    }
 }

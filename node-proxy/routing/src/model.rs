@@ -84,7 +84,8 @@ pub enum Target {
 pub struct Match {
     pub path: PathMatch,
     pub method: Option<Method>,
-    /// Of several for one name only the first counts.
+    /// Of several for one name only the first counts. A header of several lines has them as one value, separated by
+    /// commas without a space (RFC 9110, 5.2).
     pub headers: Vec<HeaderMatch>,
     /// Of several for one name only the first counts.
     pub query: Vec<QueryMatch>,
@@ -111,13 +112,23 @@ pub enum ValueMatch {
     Regex(Arc<str>),
 }
 
+impl ValueMatch {
+    /// The value or the expression.
+    pub fn text(&self) -> &str {
+        match self {
+            ValueMatch::Exact(text) | ValueMatch::Regex(text) => text,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
     pub name: HeaderName,
     pub value: ValueMatch,
 }
 
-/// Names are compared as they are; of a repeated parameter the first value counts.
+/// Names are case-sensitive; of a repeated parameter the first value counts. In the request's names and values `%XX`
+/// stands for a byte, `+` for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryMatch {
     pub name: Arc<str>,

@@ -2,16 +2,12 @@
 
 use std::collections::HashMap;
 
-use http::HeaderName;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderName as Name, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 
 use super::{kind_allows, matches::check_path};
 use crate::error::{At, CompileError, FilterKind, PathProblem, RewrittenPart};
 use crate::filters::filter_kind;
-use crate::hostname::HostnameError;
-use crate::hostname::is_dns_name;
+use crate::hostname::{HostnameError, is_dns_name};
 use crate::model::{
     Action, Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, Rewrite, RouteKind, Rule,
     Timeouts,
@@ -138,9 +134,9 @@ fn filter_list(
 /// Headers of one connection or of message framing: an edit of them would break the next hop, or let one message pass
 /// for two. `host` has its own filter.
 fn belongs_to_connection(header: &HeaderName) -> bool {
-    const KEEP_ALIVE: Name = Name::from_static("keep-alive");
-    const PROXY_CONNECTION: Name = Name::from_static("proxy-connection");
-    const HTTP2_SETTINGS: Name = Name::from_static("http2-settings");
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
     let names = [
         CONNECTION,
         CONTENT_LENGTH,

@@ -7,7 +7,7 @@ use crate::conditions::{Conditions, HeaderTest, PathTest, QueryTest, ValueTest};
 use crate::error::{At, CompileError, PathProblem};
 use crate::model::{HeaderMatch, Match, PathMatch, QueryMatch, RouteKind, ValueMatch};
 use crate::path;
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, Values};
 use crate::text::LONGEST_VALUE;
 
 const LONGEST_PATH: usize = 1024;
@@ -50,7 +50,7 @@ fn path_test(path: &mut PathMatch, at: &At<'_>) -> Result<PathTest, CompileError
             *value = normal_path(value, &value_at)?;
             PathTest::Prefix(value.strip_suffix('/').unwrap_or(value).into())
         }
-        PathMatch::Regex(value) => PathTest::Regex(pattern(value, &value_at)?),
+        PathMatch::Regex(value) => PathTest::Regex(pattern(value, Values::Ascii, &value_at)?),
         PathMatch::Grpc { service, method } => {
             let at = at.field("method");
             let test = |value: &Option<ValueMatch>, field, is_name: fn(&str) -> bool| {
@@ -106,7 +106,7 @@ fn header_tests(headers: &[HeaderMatch], at: &At<'_>) -> Result<Vec<HeaderTest>,
     let mut tests = Vec::with_capacity(headers.len());
     for (entry, header) in headers.iter().enumerate() {
         let at = at.item("headers", entry);
-        let value = value_test(&header.value, &at.field("value"))?;
+        let value = value_test(&header.value, Values::Any, &at.field("value"))?;
         if seen.insert(&header.name) {
             tests.push(HeaderTest { name: header.name.clone(), value, entry });
         }
@@ -122,7 +122,7 @@ fn query_tests(query: &[QueryMatch], at: &At<'_>) -> Result<Vec<QueryTest>, Comp
         if parameter.name.is_empty() {
             return Err(CompileError::QueryName { at: at.field("name").to_string() });
         }
-        let value = value_test(&parameter.value, &at.field("value"))?;
+        let value = value_test(&parameter.value, Values::Any, &at.field("value"))?;
         if seen.insert(&parameter.name) {
             tests.push(QueryTest { name: Arc::clone(&parameter.name), value, entry });
         }
@@ -130,11 +130,11 @@ fn query_tests(query: &[QueryMatch], at: &At<'_>) -> Result<Vec<QueryTest>, Comp
     Ok(tests)
 }
 
-fn value_test(value: &ValueMatch, at: &At<'_>) -> Result<ValueTest, CompileError> {
+fn value_test(value: &ValueMatch, values: Values, at: &At<'_>) -> Result<ValueTest, CompileError> {
     check_length(value.text(), at)?;
     Ok(match value {
         ValueMatch::Exact(text) => ValueTest::Exact(Arc::clone(text)),
-        ValueMatch::Regex(text) => ValueTest::Regex(pattern(text, at)?),
+        ValueMatch::Regex(text) => ValueTest::Regex(pattern(text, values, at)?),
     })
 }
 
@@ -143,7 +143,7 @@ fn grpc_test(value: &ValueMatch, at: &At<'_>, is_name: fn(&str) -> bool) -> Resu
         ValueMatch::Exact(text) if !is_name(text) => {
             Err(CompileError::GrpcName { at: at.to_string(), value: text.to_string() })
         }
-        _ => value_test(value, at),
+        _ => value_test(value, Values::Ascii, at),
     }
 }
 
@@ -157,9 +157,9 @@ fn is_identifier(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn pattern(value: &str, at: &At<'_>) -> Result<Pattern, CompileError> {
+fn pattern(value: &str, values: Values, at: &At<'_>) -> Result<Pattern, CompileError> {
     check_length(value, at)?;
-    Pattern::compile(value).map_err(|error| CompileError::Regex {
+    Pattern::compile(value, values).map_err(|error| CompileError::Regex {
         at: at.to_string(),
         value: value.to_owned(),
         error,

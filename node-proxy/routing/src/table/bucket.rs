@@ -52,6 +52,8 @@ impl<'s, 'r> Search<'s, 'r> {
 pub(super) struct Bucket {
     /// Those that nothing below finds.
     ranks: Vec<u32>,
+    /// One that matches whatever comes here: nothing after it has its turn, and it need not be looked at.
+    certain: Option<u32>,
     split: Option<Box<Split>>,
 }
 
@@ -61,10 +63,12 @@ pub(super) struct Bucket {
 struct Split {
     first: u32,
     methods: Vec<(Method, Bucket)>,
-    headers: HashMap<HeaderName, HashMap<Box<[u8]>, Bucket>>,
-    query: HashMap<Box<[u8]>, HashMap<Box<[u8]>, Bucket>>,
+    headers: HashMap<HeaderName, Values>,
+    query: HashMap<Box<[u8]>, Values>,
     last_segments: HashMap<Box<str>, Bucket>,
 }
+
+type Values = HashMap<Box<[u8]>, Bucket>;
 
 /// Something that a request either has or has not.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,8 +93,9 @@ impl Bucket {
     /// `given`: the keys that led here.
     fn build<'e>(&mut self, entries: &'e [Entry], given: &mut Vec<Key<'e>>) {
         let conditions = |rank: &u32| entries[*rank as usize].conditions();
-        if let Some(last) = self.ranks.iter().position(|rank| is_certain(conditions(rank), given)) {
-            self.ranks.truncate(last + 1);
+        if let Some(at) = self.ranks.iter().position(|rank| is_certain(conditions(rank), given)) {
+            self.certain = Some(self.ranks[at]);
+            self.ranks.truncate(at);
         }
         if self.ranks.len() <= FEW {
             return;
@@ -116,7 +121,8 @@ impl Bucket {
 
     fn first(&self) -> u32 {
         let split = self.split.as_ref().map_or(NONE, |split| split.first);
-        self.ranks.first().copied().unwrap_or(NONE).min(split)
+        let list = self.ranks.first().copied().unwrap_or(NONE);
+        list.min(self.certain.unwrap_or(NONE)).min(split)
     }
 
     pub(super) fn search(&self, search: &mut Search<'_, '_>) {
@@ -126,6 +132,7 @@ impl Bucket {
         {
             split.search(search);
         }
+        search.best = search.best.min(self.certain.unwrap_or(NONE));
     }
 }
 
@@ -139,7 +146,7 @@ impl Split {
             last_segments: HashMap::new(),
         };
         for (key, ranks) in groups {
-            let mut bucket = Bucket { ranks, split: None };
+            let mut bucket = Bucket { ranks, certain: None, split: None };
             given.push(key);
             bucket.build(entries, given);
             given.pop();
@@ -181,7 +188,7 @@ impl Split {
     /// By the names asked for or by those of the request, whichever are fewer.
     fn search_headers(&self, search: &mut Search<'_, '_>) {
         let headers = search.request.headers;
-        let mut look = |name: &HeaderName, values: &HashMap<Box<[u8]>, Bucket>| {
+        let mut look = |name: &HeaderName, values: &Values| {
             if let Some(bucket) = with_header(headers, name, |value| values.get(value?)) {
                 bucket.search(search);
             }
@@ -227,7 +234,8 @@ fn keys(conditions: &Conditions) -> impl Iterator<Item = Key<'_>> {
     conditions.method.iter().map(Key::Method).chain(headers).chain(query).chain(last_segment)
 }
 
-/// Whether an entry accepts every request that those after it in its bucket accept: they never have their turn.
+/// Whether an entry accepts every request that comes to its bucket: it has no conditions but the path and those that led
+/// here. Of a repeated query parameter also the second value leads here, so a parameter is never certain.
 fn is_certain(conditions: &Conditions, given: &[Key<'_>]) -> bool {
     let is_exact = |value: &Option<ValueTest>| !matches!(value, Some(ValueTest::Regex(_)));
     let path = match &conditions.path {
@@ -235,6 +243,8 @@ fn is_certain(conditions: &Conditions, given: &[Key<'_>]) -> bool {
         PathTest::Regex(_) => false,
         PathTest::Grpc { service, method } => is_exact(service) && is_exact(method),
     };
-    let asked = usize::from(conditions.method.is_some()) + conditions.headers.len() + conditions.query.len();
-    path && keys(conditions).count() == asked && keys(conditions).all(|key| given.contains(&key))
+    let asked = usize::from(conditions.method.is_some()) + conditions.headers.len();
+    path && conditions.query.is_empty()
+        && keys(conditions).count() == asked
+        && keys(conditions).all(|key| given.contains(&key))
 }
