@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod balance;
 pub mod copy;
+pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod intercept;

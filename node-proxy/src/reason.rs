@@ -1,4 +1,5 @@
-//! Why Culvert refused or lost a connection: one closed list, the same word in log, metric and manual.
+//! Why Culvert refused or lost a connection or a request: one closed list, the same word in log, metric, `Proxy-Status`
+//! and manual (`docs/reasons.md`).
 
 /// A reason. [`Reason::as_str`] is the word that users see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,12 +36,42 @@ pub enum Reason {
     Drained,
     /// The destination is a port of the proxy itself.
     ProxyPort,
+    /// No rule of the routes that apply matches the request.
+    RouteNotFound,
+    /// The matching rule, or a route of this port, asks for what this version cannot do.
+    RouteUnsupported,
+    /// The matching rule has no backend, or all of them have weight 0.
+    NoBackend,
+    /// The backend chosen by weight is a reference that cannot be followed.
+    InvalidBackend,
+    /// A route applies to the port, and what the client sent is not HTTP.
+    ProtocolMismatch,
+    /// The request is malformed, ambiguous, or its path is refused by the path policy.
+    BadRequest,
+    /// The request head is larger than the limit.
+    HeadersTooLarge,
+    /// The request head did not arrive in time.
+    RequestHeaderTimeout,
+    /// The client stopped sending the body it had announced.
+    RequestBodyTimeout,
+    /// CONNECT was asked of a port that serves requests.
+    ConnectRefused,
+    /// The rule's `timeouts.request` has passed.
+    RequestTimeout,
+    /// The rule's `timeouts.backendRequest` has passed.
+    BackendTimeout,
+    /// The backend's connection was lost before the response was complete.
+    BackendReset,
+    /// The backend's response is not valid HTTP.
+    BadResponse,
+    /// The client gave the request up before its response was complete.
+    ClientCancelled,
     /// An input or output error of this node.
     Local,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 32] = [
         Self::Connect,
         Self::TlsHandshake,
         Self::PeerIdentity,
@@ -57,6 +88,21 @@ impl Reason {
         Self::IdleTimeout,
         Self::Drained,
         Self::ProxyPort,
+        Self::RouteNotFound,
+        Self::RouteUnsupported,
+        Self::NoBackend,
+        Self::InvalidBackend,
+        Self::ProtocolMismatch,
+        Self::BadRequest,
+        Self::HeadersTooLarge,
+        Self::RequestHeaderTimeout,
+        Self::RequestBodyTimeout,
+        Self::ConnectRefused,
+        Self::RequestTimeout,
+        Self::BackendTimeout,
+        Self::BackendReset,
+        Self::BadResponse,
+        Self::ClientCancelled,
         Self::Local,
     ];
 
@@ -78,6 +124,21 @@ impl Reason {
             Self::IdleTimeout => "IdleTimeout",
             Self::Drained => "Drained",
             Self::ProxyPort => "ProxyPort",
+            Self::RouteNotFound => "RouteNotFound",
+            Self::RouteUnsupported => "RouteUnsupported",
+            Self::NoBackend => "NoBackend",
+            Self::InvalidBackend => "InvalidBackend",
+            Self::ProtocolMismatch => "ProtocolMismatch",
+            Self::BadRequest => "BadRequest",
+            Self::HeadersTooLarge => "HeadersTooLarge",
+            Self::RequestHeaderTimeout => "RequestHeaderTimeout",
+            Self::RequestBodyTimeout => "RequestBodyTimeout",
+            Self::ConnectRefused => "ConnectRefused",
+            Self::RequestTimeout => "RequestTimeout",
+            Self::BackendTimeout => "BackendTimeout",
+            Self::BackendReset => "BackendReset",
+            Self::BadResponse => "BadResponse",
+            Self::ClientCancelled => "ClientCancelled",
             Self::Local => "Local",
         }
     }

@@ -52,6 +52,11 @@ impl EndpointLoad {
         self.failed_until.store(0, Ordering::Relaxed);
     }
 
+    /// A request was answered and the answer took so long to begin.
+    pub fn responded(&self, took: Duration) {
+        self.connected(took);
+    }
+
     /// A connection could not be made.
     pub fn failed(&self) {
         self.failed_until.store(now().saturating_add(nanos(FAILED_FOR)), Ordering::Relaxed);

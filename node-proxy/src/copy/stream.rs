@@ -29,6 +29,24 @@ pub struct TunnelStream {
     pub send: SendStream<Bytes>,
     pub recv: RecvStream,
     pub window: Rc<Window>,
+    /// Received, but not delivered yet; its flow-control capacity is not released.
+    pub early: Bytes,
+}
+
+impl TunnelStream {
+    pub fn new(send: SendStream<Bytes>, recv: RecvStream, window: Rc<Window>) -> Self {
+        Self { send, recv, window, early: Bytes::new() }
+    }
+
+    /// Returns when the far side has said something, or has ended its direction.
+    pub async fn speaks(&mut self) {
+        if self.early.is_empty() {
+            // An end or a reset is told again to whoever reads next.
+            if let Some(Ok(bytes)) = poll_fn(|cx| self.recv.poll_data(cx)).await {
+                self.early = bytes;
+            }
+        }
+    }
 }
 
 /// Bytes on their way into a tunnel, charged to their workload until the tunnel has sent them.
@@ -62,7 +80,7 @@ impl Copy<'_> {
         near: Side,
         stream: TunnelStream,
     ) -> Result<(), CopyError> {
-        let TunnelStream { mut send, mut recv, window } = stream;
+        let TunnelStream { mut send, mut recv, window, early } = stream;
         let _open = window.stream();
         let gone = async |side| match side == near {
             true => CopyError::Read { side, error: socket_error(&socket).await },
@@ -71,7 +89,7 @@ impl Copy<'_> {
         };
         let result = {
             let out = pin!(self.feed_stream(&socket, &mut send, near));
-            let back = pin!(self.drain_stream(&mut recv, &socket, &window, near));
+            let back = pin!(self.drain_stream(early, &mut recv, &socket, &window, near));
             match near {
                 Side::Client => self.both(out, back, gone).await,
                 Side::Server => self.both(back, out, gone).await,
@@ -168,6 +186,7 @@ impl Copy<'_> {
 
     async fn drain_stream(
         &self,
+        early: Bytes,
         recv: &mut RecvStream,
         to: &TcpStream,
         window: &Window,
@@ -176,7 +195,11 @@ impl Copy<'_> {
         let far = near.other();
         let mut pace = Pace(0);
         let mut drained = 0;
-        while let Some(data) = poll_fn(|cx| recv.poll_data(cx)).await {
+        let mut early = Some(early).filter(|early| !early.is_empty()).map(Ok);
+        while let Some(data) = match early.take() {
+            Some(early) => Some(early),
+            None => poll_fn(|cx| recv.poll_data(cx)).await,
+        } {
             let mut data = data.map_err(|error| match lost(far, error) {
                 // Everything that was sent before the reset has been delivered.
                 CopyError::StreamReset { side, error } => CopyError::Read {

@@ -91,7 +91,7 @@ impl Mesh {
                     let (response, send) =
                         sender.ready().await.unwrap().send_request(request, false).unwrap();
                     let recv = response.await.unwrap().into_body();
-                    copy.tunnelled(accepted, Side::Client, TunnelStream { send, recv, window }).await
+                    copy.tunnelled(accepted, Side::Client, TunnelStream::new(send, recv, window)).await
                 }
             }
         });

@@ -70,7 +70,7 @@ async fn serve(context: Rc<Context>, pod: Rc<PodHere>, client: Rc<Client>, strea
     let refusal = match admitted {
         Ok(admitted) => match answer(&mut respond, &own) {
             Ok(send) => {
-                let stream = TunnelStream { send, recv: request.into_body(), window };
+                let stream = TunnelStream::new(send, request.into_body(), window);
                 return carry(&context, &pod, meta, admitted, stream).await;
             }
             Err(error) => return context.shared.telemetry.refused(meta, Reason::Tunnel, &error),

@@ -26,18 +26,48 @@ use crate::worker::pod::PodHere;
 use crate::worker::socket::{CarriedSocket, connect};
 
 /// Endpoints tried for one connection, at most.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// A way to the server.
-pub(super) enum Upstream {
+pub(crate) enum Upstream {
     Tunnel(TunnelStream, Lease),
     Plain(CarriedSocket),
 }
 
-pub(super) struct Connected {
+impl Upstream {
+    /// Ends a connection on which nothing was sent.
+    pub fn close(self) {
+        match self {
+            Self::Tunnel(mut stream, _) => {
+                // Fails only for a stream that is gone already.
+                let _ = stream.send.send_data(bytes::Bytes::new(), true);
+            }
+            Self::Plain(socket) => socket.finish(),
+        }
+    }
+
+    /// Returns when the server has said something, or has closed.
+    pub async fn speaks(&mut self) {
+        match self {
+            Self::Tunnel(stream, _) => stream.speaks().await,
+            Self::Plain(socket) => {
+                // An error is told again to whoever reads next.
+                let _ = socket.readable().await;
+            }
+        }
+    }
+}
+
+pub(crate) struct Connected {
     pub upstream: Upstream,
     pub meta: ConnectionMeta,
     pub in_flight: Option<InFlight>,
+}
+
+/// Why an endpoint was not reached, and whether another may do better.
+pub(crate) struct Missed {
+    pub refusal: Refusal,
+    pub may_try_another: bool,
 }
 
 /// One attempt to reach one address of one workload.
@@ -111,7 +141,7 @@ impl Outbound {
             client: self.client.ip(),
             zone: &self.source.zone,
         };
-        let end = Instant::now() + total(self.timeouts());
+        let end = self.connect_deadline();
         let mut tried: Vec<Candidate> = Vec::new();
         let mut last: Option<Refusal> = None;
         while tried.len() < TRIES && Instant::now() < end {
@@ -122,34 +152,53 @@ impl Outbound {
                 };
             let in_flight = candidate.load.begin();
             let started = Instant::now();
-            let workload = self.decided(&candidate.workload).await;
-            let attempt = Attempt {
-                workload: &workload,
-                to: SocketAddr::new(candidate.address, candidate.target_port),
-                service: Some(service),
-                timeouts: self.timeouts(),
-                // One endpoint that does not answer must leave time for another.
-                deadline: end.min(started + total(self.timeouts()) / TRIES as u32),
-            };
-            match self.attempt(&attempt).await {
-                Ok(upstream) => {
+            match self.reach(&candidate, service, end).await {
+                Ok(connected) => {
                     candidate.load.connected(started.elapsed());
-                    let meta = self.attempt_meta(&attempt);
-                    return Ok(Connected { upstream, meta, in_flight: Some(in_flight) });
+                    return Ok(Connected { in_flight: Some(in_flight), ..connected });
                 }
-                Err(error) => {
-                    let meta = Box::new(self.attempt_meta(&attempt));
-                    let refusal = Refusal { meta, failure: error.failure };
-                    if !error.may_try_another {
-                        return Err(refusal);
-                    }
-                    candidate.load.failed();
-                    last = Some(refusal);
-                }
+                Err(Missed { refusal, may_try_another: false }) => return Err(refusal),
+                Err(missed) => last = Some(missed.refusal),
             }
             tried.push(candidate);
         }
         Err(last.unwrap_or_else(|| self.refusal(Reason::Connect, "no endpoint could be tried in time")))
+    }
+
+    /// Until when endpoints are tried for something that begins now.
+    pub(crate) fn connect_deadline(&self) -> Instant {
+        Instant::now() + total(self.timeouts())
+    }
+
+    /// Connects to one endpoint of a Service. One that does not answer leaves time before `end` for another, and is
+    /// avoided for a while.
+    pub(crate) async fn reach(
+        &self,
+        candidate: &Candidate,
+        service: &Arc<Service>,
+        end: Instant,
+    ) -> Result<Connected, Missed> {
+        let started = Instant::now();
+        let workload = self.decided(&candidate.workload).await;
+        let attempt = Attempt {
+            workload: &workload,
+            to: SocketAddr::new(candidate.address, candidate.target_port),
+            service: Some(service),
+            timeouts: self.timeouts(),
+            deadline: end.min(started + total(self.timeouts()) / TRIES as u32),
+        };
+        let result = self.attempt(&attempt).await;
+        let meta = self.attempt_meta(&attempt);
+        match result {
+            Ok(upstream) => Ok(Connected { upstream, meta, in_flight: None }),
+            Err(error) => {
+                if error.may_try_another {
+                    candidate.load.failed();
+                }
+                let refusal = Refusal { meta: Box::new(meta), failure: error.failure };
+                Err(Missed { refusal, may_try_another: error.may_try_another })
+            }
+        }
     }
 
     pub(super) async fn connect_to_workload(&self, workload: Arc<Workload>) -> Result<Connected, Refusal> {
@@ -201,7 +250,7 @@ impl Outbound {
         }
     }
 
-    fn not_picked(&self, error: &PickError) -> Refusal {
+    pub(crate) fn not_picked(&self, error: &PickError) -> Refusal {
         let reason = match error {
             PickError::NoPort { .. } => Reason::NoServicePort,
             PickError::NoEndpoint { .. } | PickError::Exhausted { .. } => Reason::NoEndpoint,
@@ -301,7 +350,7 @@ impl Outbound {
         match lease.connect(target.address, request, after).await {
             Ok((send, recv)) => {
                 let window = lease.window().clone();
-                Ok(Upstream::Tunnel(TunnelStream { send, recv, window }, lease))
+                Ok(Upstream::Tunnel(TunnelStream::new(send, recv, window), lease))
             }
             Err(error) => {
                 if may_try_new_tunnel(&error) {

@@ -2,39 +2,56 @@
 
 mod connect;
 pub mod decide;
+mod look;
+pub mod protocol;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::copy::{Copy, Direction, Side, socket_error};
+use crate::http;
 use crate::limits::ConnectionLimitReached;
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::{OutboundPolicy, OwnWorkload, Timeouts, Workload};
+use crate::state::model::{AppProtocol, OutboundPolicy, OwnWorkload, Service, Timeouts, Workload};
 use crate::telemetry::{ConnectionMeta, Failure, Reporter, Security, WhyPlaintext};
 use crate::worker::Context;
 use crate::worker::pod::PodHere;
 use crate::worker::socket::CarriedSocket;
-use connect::{Connected, Upstream};
+pub(crate) use connect::{Connected, Missed, TRIES, Upstream};
 use decide::{Action, Facts, Known};
+use look::Seen;
+use protocol::{Declared, Dial, First, Treatment, Version};
 
 /// One captured connection.
-struct Outbound {
-    context: Rc<Context>,
-    pod: Rc<PodHere>,
-    source: Arc<Workload>,
+pub(crate) struct Outbound {
+    pub context: Rc<Context>,
+    pub pod: Rc<PodHere>,
+    pub source: Arc<Workload>,
     own: Arc<OwnWorkload>,
-    client: SocketAddr,
-    destination: SocketAddr,
+    pub client: SocketAddr,
+    pub destination: SocketAddr,
 }
 
-/// Why a connection was refused, and what is known of it.
-struct Refusal {
-    meta: Box<ConnectionMeta>,
-    failure: Failure,
+/// Why a connection or a request was refused, and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub meta: Box<ConnectionMeta>,
+    pub failure: Failure,
+}
+
+/// What becomes of a connection.
+enum Treated {
+    /// One endpoint for all of it.
+    Bytes(Box<Connected>),
+    /// An endpoint for each of its requests.
+    Requests(Arc<Service>, Version),
+    /// The client closed before it had said anything.
+    Over,
 }
 
 /// Serves a captured connection until it ends. Whatever fails, the client sees a reset.
@@ -51,8 +68,12 @@ pub async fn serve(context: Rc<Context>, pod: Rc<PodHere>, socket: CarriedSocket
     };
     let outbound = Outbound { context, pod, source, own, client, destination };
     let _carrying = outbound.pod.state.carry();
-    match Box::pin(outbound.connect_for(&socket)).await {
-        Ok(connected) => outbound.carry(socket, connected).await,
+    match Box::pin(outbound.treat_for(&socket)).await {
+        Ok(Treated::Bytes(connected)) => outbound.carry(socket, *connected).await,
+        Ok(Treated::Requests(service, version)) => {
+            Box::pin(http::serve(outbound, service, version, socket)).await;
+        }
+        Ok(Treated::Over) => socket.finish(),
         Err(Refusal { meta, failure }) => {
             outbound.context.shared.telemetry.refused(*meta, failure.reason, &failure.message);
         }
@@ -102,8 +123,23 @@ fn unknown(
     }
 }
 
+fn bytes(connected: Connected) -> Treated {
+    Treated::Bytes(Box::new(connected))
+}
+
+/// Whether a pod is called at its own address although calls to its Service would be routed.
+fn is_routed_elsewhere(workload: &Workload, port: u16, snapshot: &Snapshot, client_namespace: &str) -> bool {
+    workload.memberships.iter().any(|membership| {
+        let mut ports = membership.ports.iter().filter(|(_, target)| *target == port);
+        ports.any(|(service_port, _)| {
+            let routes = snapshot.routes(&membership.service, *service_port);
+            routes.is_some_and(|routes| routes.for_clients_in(client_namespace).is_some())
+        })
+    })
+}
+
 impl Outbound {
-    fn timeouts(&self) -> Timeouts {
+    pub(crate) fn timeouts(&self) -> Timeouts {
         self.own.settings.timeouts
     }
 
@@ -111,19 +147,19 @@ impl Outbound {
         self.own.settings.outbound_policy
     }
 
-    fn meta(&self) -> ConnectionMeta {
+    pub(crate) fn meta(&self) -> ConnectionMeta {
         unknown(&self.context, &self.pod, self.source.clone(), self.client, self.destination)
     }
 
-    fn refusal(&self, reason: Reason, message: impl std::fmt::Display) -> Refusal {
+    pub(crate) fn refusal(&self, reason: Reason, message: impl std::fmt::Display) -> Refusal {
         Refusal { meta: Box::new(self.meta()), failure: Failure::new(reason, message) }
     }
 
-    /// Connects, unless the client gives up first.
-    async fn connect_for(&self, client: &CarriedSocket) -> Result<Connected, Refusal> {
+    /// Decides and connects, unless the client gives up first.
+    async fn treat_for(&self, client: &CarriedSocket) -> Result<Treated, Refusal> {
         tokio::select! {
             biased;
-            connected = self.connect() => connected,
+            treated = self.treat(client) => treated,
             error = socket_error(client) => {
                 let message = format!("the client gave up before it was connected: {error}");
                 Err(self.refusal(Reason::PeerReset, message))
@@ -131,13 +167,18 @@ impl Outbound {
         }
     }
 
-    async fn connect(&self) -> Result<Connected, Refusal> {
+    async fn treat(&self, client: &CarriedSocket) -> Result<Treated, Refusal> {
         let (action, snapshot) = self.decide().await;
         let destination = self.destination;
         match action {
-            Action::Balance(service) => self.connect_to_service(&service, &snapshot).await,
-            Action::Forward(workload) => self.connect_to_workload(workload).await,
-            Action::PassThrough => self.pass_through().await,
+            Action::Balance(service) => self.balance(client, service, &snapshot).await,
+            Action::Forward(workload) => {
+                if is_routed_elsewhere(&workload, destination.port(), &snapshot, &self.source.namespace) {
+                    self.context.shared.telemetry.past_routes();
+                }
+                self.connect_to_workload(workload).await.map(bytes)
+            }
+            Action::PassThrough => self.pass_through().await.map(bytes),
             Action::Hold => {
                 let message = format!(
                     "{} is in the cluster's ranges but neither a workload's nor a Service's",
@@ -153,6 +194,75 @@ impl Outbound {
             }
             Action::Refuse(reason) => Err(self.refusal(reason, format!("{destination} is refused"))),
         }
+    }
+
+    /// As the table in [`protocol`] says.
+    async fn balance(
+        &self,
+        client: &CarriedSocket,
+        service: Arc<Service>,
+        snapshot: &Snapshot,
+    ) -> Result<Treated, Refusal> {
+        let port = self.destination.port();
+        let declared = self.declared(&service, snapshot);
+        let seen = match declared.dial() {
+            Dial::PerRequest => self.look(client, Some(self.context.shared.http.head)).await?,
+            Dial::After(patience) => self.look(client, Some(patience)).await?,
+            // What is there already decides without a connection that nobody needs.
+            Dial::AtOnce if declared == Declared::Nothing => self.look(client, Some(Duration::ZERO)).await?,
+            Dial::AtOnce => Seen::First(First::Silence),
+        };
+        let treatment = match seen {
+            Seen::Closed if declared == Declared::Route => return Ok(Treated::Over),
+            Seen::Closed => Treatment::Bytes,
+            Seen::First(first) => protocol::treat(declared, first),
+        };
+        match treatment {
+            Treatment::Requests(version) => Ok(Treated::Requests(service, version)),
+            Treatment::Bytes => self.connect_to_service(&service, snapshot).await.map(bytes),
+            Treatment::Wait => {
+                let mut connected = self.connect_to_service(&service, snapshot).await?;
+                let seen = tokio::select! {
+                    biased;
+                    seen = self.look(client, None) => seen?,
+                    () = connected.upstream.speaks() => Seen::First(First::Server),
+                };
+                Ok(match seen {
+                    Seen::First(first) => match protocol::treat(declared, first) {
+                        // The connection that waited is closed in order: the server saw a client that said nothing.
+                        Treatment::Requests(version) => {
+                            connected.upstream.close();
+                            Treated::Requests(service, version)
+                        }
+                        Treatment::Bytes | Treatment::Wait | Treatment::Refuse(_) => bytes(connected),
+                    },
+                    Seen::Closed => bytes(connected),
+                })
+            }
+            Treatment::Refuse(reason) => {
+                let message = match reason {
+                    Reason::ProtocolMismatch => {
+                        format!("port {port} of {} has a route, and these bytes are not HTTP", service.key)
+                    }
+                    _ => format!("no request within {:?}", self.context.shared.http.head),
+                };
+                Err(self.refusal(reason, message))
+            }
+        }
+    }
+
+    fn declared(&self, service: &Service, snapshot: &Snapshot) -> Declared {
+        let port = self.destination.port();
+        let routes = snapshot.routes(&service.key, port);
+        let routed = routes.is_some_and(|routes| routes.for_clients_in(&self.source.namespace).is_some());
+        let opaque =
+            self.own.settings.opaque_ports.iter().any(|range| (range.first..=range.last).contains(&port));
+        let protocol = service
+            .ports
+            .iter()
+            .find(|known| known.port == port)
+            .map_or(AppProtocol::Undeclared, |known| known.app_protocol);
+        Declared::of(routed, opaque, protocol)
     }
 
     /// Decides on the snapshot in force; while the address is unknown and may become known, on those that follow.

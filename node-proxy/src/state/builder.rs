@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::model::{MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
+use super::model::{Listener, MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
+use super::routes::{Attached, Routes, Unusable};
 use super::snapshot::{Endpoint, EndpointSet, Origin, RefusedResource, Snapshot};
 
 /// Collects changes; [`Builder::freeze`] makes the snapshot that holds them.
@@ -18,6 +19,7 @@ pub struct Builder {
     vip_claims: Claims<ServiceKey>,
     members: HashMap<ServiceKey, Members>,
     touched: HashSet<ServiceKey>,
+    routes: Routes,
 }
 
 impl Default for Builder {
@@ -34,6 +36,7 @@ impl Builder {
             vip_claims: Claims::default(),
             members: HashMap::new(),
             touched: HashSet::new(),
+            routes: Routes::default(),
         }
     }
 
@@ -115,6 +118,33 @@ impl Builder {
         }
     }
 
+    /// Adds a route under its resource's name, or replaces it.
+    pub fn upsert_route(&mut self, name: &Arc<str>, route: Attached) {
+        self.routes.attach(name, route);
+    }
+
+    /// Remembers that a route cannot be used, unless a version of it works: requests to its parent are answered 500.
+    pub fn refuse_route(&mut self, name: &Arc<str>, unusable: Unusable) {
+        self.routes.refuse(name, unusable);
+    }
+
+    pub fn remove_route(&mut self, name: &str) {
+        self.routes.remove(name);
+    }
+
+    /// Forgets routes that were refused.
+    pub fn forget_refused_routes(&mut self) {
+        self.routes.forget_unusable();
+    }
+
+    pub fn upsert_listener(&mut self, listener: Listener) {
+        self.next.listeners.insert_mut(listener.name.clone(), Arc::new(listener));
+    }
+
+    pub fn remove_listener(&mut self, name: &str) {
+        self.next.listeners.remove_mut(name);
+    }
+
     /// The node that this proxy serves, as the controller says.
     pub fn set_node(&mut self, node: &str) {
         self.next.node = node.into();
@@ -137,6 +167,7 @@ impl Builder {
                 }
             }
         }
+        self.routes.freeze(&mut self.next.routes, &mut self.next.listener_routes);
         self.next.origin = origin;
         self.next.version = version.into();
         self.next.clone()

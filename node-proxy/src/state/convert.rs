@@ -20,6 +20,8 @@ use super::model::{
 };
 use super::snapshot::address_from_bytes;
 
+pub(super) mod routes;
+
 /// Why a resource cannot be accepted. Fields are named as in the contract.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConversionError {
@@ -51,6 +53,10 @@ pub enum ConversionError {
     MembershipTwice(String),
     #[error("interception: marks reach outside mark_mask {mask:#x}, or two are equal")]
     Marks { mask: u32 },
+    #[error("{field}: {value:?} is not {expected}")]
+    Text { field: &'static str, value: String, expected: &'static str },
+    #[error("the route does not compile: {0}")]
+    Compile(String),
 }
 
 type Result<T> = std::result::Result<T, ConversionError>;

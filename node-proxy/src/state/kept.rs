@@ -40,7 +40,7 @@ pub struct Kept {
 #[derive(Clone, Debug)]
 enum Content {
     /// As it is held; sharing it costs nothing.
-    Held(Map<ResourceId, HeldResource>),
+    Held(Map<ResourceId, HeldResource>, Map<ResourceId, HeldResource>),
     /// As it was read.
     Read(Vec<wire::Resource>),
 }
@@ -65,15 +65,21 @@ pub enum KeptError {
 }
 
 impl Kept {
-    pub(super) fn new(version: &str, node: &str, held: Map<ResourceId, HeldResource>) -> Self {
-        Self { version: version.to_owned(), node: node.to_owned(), content: Content::Held(held) }
+    /// `unusable` are resources that were refused, but change what is done.
+    pub(super) fn new(
+        version: &str,
+        node: &str,
+        held: Map<ResourceId, HeldResource>,
+        unusable: Map<ResourceId, HeldResource>,
+    ) -> Self {
+        Self { version: version.to_owned(), node: node.to_owned(), content: Content::Held(held, unusable) }
     }
 
     /// The resources, in the order in which they claimed their addresses.
     pub(super) fn resources(&self) -> Vec<wire::Resource> {
         match &self.content {
             Content::Read(resources) => resources.clone(),
-            Content::Held(_) => {
+            Content::Held(..) => {
                 self.encoded().iter().filter_map(|bytes| wire::Resource::decode(bytes.clone()).ok()).collect()
             }
         }
@@ -84,8 +90,8 @@ impl Kept {
             Content::Read(resources) => {
                 resources.iter().map(|resource| Bytes::from(resource.encode_to_vec())).collect()
             }
-            Content::Held(held) => {
-                let mut all: Vec<&HeldResource> = held.values().collect();
+            Content::Held(held, unusable) => {
+                let mut all: Vec<&HeldResource> = held.values().chain(unusable.values()).collect();
                 all.sort_by_key(|resource| resource.claimed);
                 all.into_iter().map(|resource| resource.encoded.clone()).collect()
             }

@@ -10,6 +10,7 @@ pub mod kept;
 pub mod model;
 mod publisher;
 pub mod resources;
+pub mod routes;
 pub mod snapshot;
 mod status;
 #[cfg(test)]
@@ -20,5 +21,6 @@ pub use control::{ControlChannels, ControlClient, ControlSettings};
 pub use convert::{ConversionError, Converter};
 pub use kept::{Keeper, Kept, KeptError};
 pub use resources::Resources;
+pub use routes::{Attached, RouteGroup, ServiceRoutes};
 pub use snapshot::{Endpoint, EndpointSet, Origin, RefusedResource, Snapshot, Snapshots};
 pub use status::{ControlReading, ControlStatus};

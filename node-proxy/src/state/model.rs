@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_identity::{Identity, TrustDomain};
+use culvert_routing::model::Hostname;
 use ipnet::IpNet;
 
 /// Names a workload for as long as it lives; never reused, unlike its address.
@@ -27,6 +28,13 @@ impl std::fmt::Display for WorkloadUid {
 /// `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey(pub Arc<str>);
+
+/// For lookups by text; equal and hashed as the text is.
+impl std::borrow::Borrow<str> for ServiceKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl std::fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -209,6 +217,18 @@ pub struct ServicePort {
     pub port: u16,
     pub name: String,
     pub app_protocol: AppProtocol,
+}
+
+/// A listener of a Gateway, which is opened in the namespaces of the Gateway's own pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Of the resource: `GATEWAY_NAMESPACE/GATEWAY/LISTENER`.
+    pub name: Arc<str>,
+    /// `namespace/name`.
+    pub gateway: Arc<str>,
+    pub port: u16,
+    /// `None`: any.
+    pub hostname: Option<Hostname>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use prost::bytes::Bytes;
 use thiserror::Error;
 
 use super::builder::Builder;
-use super::convert::{ConversionError, Converter};
+use super::convert::{self, ConversionError, Converter};
 use super::kept::Kept;
 use super::model::{ServiceKey, WorkloadUid};
 use super::snapshot::{Map, Origin, RefusedResource, Snapshot};
@@ -27,6 +27,8 @@ pub enum ResourceKind {
     MeshSettings,
     Workload,
     Service,
+    Listener,
+    Route,
 }
 
 impl ResourceKind {
@@ -35,6 +37,8 @@ impl ResourceKind {
             Self::MeshSettings => "mesh_settings",
             Self::Workload => "workload",
             Self::Service => "service",
+            Self::Listener => "listener",
+            Self::Route => "route",
         }
     }
 
@@ -43,6 +47,8 @@ impl ResourceKind {
             Ok(ResourceType::MeshSettings) => Some(Self::MeshSettings),
             Ok(ResourceType::Workload) => Some(Self::Workload),
             Ok(ResourceType::Service) => Some(Self::Service),
+            Ok(ResourceType::Listener) => Some(Self::Listener),
+            Ok(ResourceType::Route) => Some(Self::Route),
             Ok(ResourceType::Unspecified) | Err(_) => None,
         }
     }
@@ -52,6 +58,8 @@ impl ResourceKind {
             Self::MeshSettings => ResourceType::MeshSettings,
             Self::Workload => ResourceType::Workload,
             Self::Service => ResourceType::Service,
+            Self::Listener => ResourceType::Listener,
+            Self::Route => ResourceType::Route,
         }
     }
 }
@@ -105,6 +113,9 @@ pub struct Resources {
     builder: Builder,
     converter: Converter,
     held: Map<ResourceId, HeldResource>,
+    /// Routes that were refused without a version that works: kept on disk too, so that a restart does not pass on
+    /// unrouted what was answered 500 before.
+    unusable: Map<ResourceId, HeldResource>,
     refused: BTreeMap<ResourceId, RefusedResource>,
     refused_changed: bool,
     claims: u64,
@@ -149,7 +160,7 @@ impl Resources {
             self.builder.set_refused(self.refused.values().cloned().collect());
         }
         let snapshot = self.builder.freeze(origin, version);
-        let kept = Kept::new(version, &self.node, self.held.clone());
+        let kept = Kept::new(version, &self.node, self.held.clone(), self.unusable.clone());
         self.has_settings.then_some((snapshot, kept))
     }
 
@@ -179,6 +190,8 @@ impl Resources {
     pub fn forget_refused(&mut self) {
         self.refused_changed |= !self.refused.is_empty();
         self.refused.clear();
+        self.unusable = Map::new_sync();
+        self.builder.forget_refused_routes();
     }
 
     /// Resources refused at present.
@@ -197,6 +210,7 @@ impl Resources {
             Err(error) => error,
         };
         let refused = wire::Refused { key: key.clone(), version, reason: error.to_string() };
+        self.refuse_route(encoded, &refused);
         if let Some((kind, key)) = key.and_then(|key| Some((ResourceKind::from_wire(key.r#type)?, key))) {
             self.list_refused(ResourceId { kind, name: key.name.into() }, &refused);
         }
@@ -219,6 +233,15 @@ impl Resources {
             (ResourceKind::Service, Body::Service(service)) => {
                 self.builder.upsert_service(self.converter.service(&key.name, service)?)
             }
+            (ResourceKind::Listener, Body::Listener(listener)) => {
+                self.builder.upsert_listener(convert::routes::listener(&key.name, listener)?);
+                false
+            }
+            (ResourceKind::Route, Body::Route(route)) => {
+                let route = convert::routes::route(&key.name, route)?;
+                self.builder.upsert_route(&key.name.as_str().into(), route);
+                false
+            }
             _ => return Err(ConversionError::OtherType.into()),
         };
         Ok((ResourceId { kind, name: key.name.into() }, claims))
@@ -233,7 +256,29 @@ impl Resources {
             }
         };
         self.refused_changed |= self.refused.remove(&id).is_some();
+        self.unusable.remove_mut(&id);
         self.held.insert_mut(id, HeldResource { version: version.into(), encoded, claimed });
+    }
+
+    /// A refused route without a version that works stays in the way: what it asked for is not known.
+    fn refuse_route(&mut self, encoded: Bytes, refused: &wire::Refused) {
+        let Some(key) = refused.key.as_ref().filter(|key| key.r#type() == ResourceType::Route) else {
+            return;
+        };
+        let id = ResourceId { kind: ResourceKind::Route, name: key.name.as_str().into() };
+        if self.held.contains_key(&id) {
+            return;
+        }
+        let resource = wire::Resource::decode(encoded.clone()).unwrap_or_default();
+        let route = match &resource.body {
+            Some(Body::Route(route)) => Some(route),
+            _ => None,
+        };
+        if let Some(unusable) = convert::routes::unusable(&id.name, route, &refused.reason) {
+            self.builder.refuse_route(&id.name, unusable);
+            let version = refused.version.as_str().into();
+            self.unusable.insert_mut(id, HeldResource { version, encoded, claimed: u64::MAX });
+        }
     }
 
     fn list_refused(&mut self, id: ResourceId, refused: &wire::Refused) {
@@ -262,8 +307,11 @@ impl Resources {
             ResourceKind::MeshSettings => return,
             ResourceKind::Workload => self.builder.remove_workload(&WorkloadUid(id.name.clone())),
             ResourceKind::Service => self.builder.remove_service(&ServiceKey(id.name.clone())),
+            ResourceKind::Listener => self.builder.remove_listener(&id.name),
+            ResourceKind::Route => self.builder.remove_route(&id.name),
         }
         self.held.remove_mut(&id);
+        self.unusable.remove_mut(&id);
         self.refused_changed |= self.refused.remove(&id).is_some();
     }
 }

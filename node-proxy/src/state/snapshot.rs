@@ -8,7 +8,8 @@ use rpds::HashTrieMapSync;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::model::{MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
+use super::model::{Listener, MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
+use super::routes::{ParentRoutes, RouteGroup, ServiceRoutes};
 
 /// Where a snapshot comes from, and so whether anything may be decided on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +26,7 @@ pub enum Origin {
 /// A resource that this proxy could not accept. Its last good version, if any, is still in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RefusedResource {
-    /// `workload`, `service` or `mesh_settings`.
+    /// `workload`, `service`, `listener`, `route` or `mesh_settings`.
     pub kind: &'static str,
     pub name: Arc<str>,
     /// The refused version.
@@ -71,6 +72,9 @@ pub struct Snapshot {
     pub(super) services: Map<ServiceKey, Arc<Service>>,
     pub(super) vips: Map<IpAddr, Arc<Service>>,
     pub(super) endpoints: Map<ServiceKey, Arc<EndpointSet>>,
+    pub(super) routes: Map<ServiceKey, Arc<ParentRoutes>>,
+    pub(super) listeners: Map<Arc<str>, Arc<Listener>>,
+    pub(super) listener_routes: Map<Arc<str>, RouteGroup>,
     pub(super) populations: Map<(Arc<str>, Arc<WorkloadLabels>), Population>,
     pub(super) refused: Arc<[RefusedResource]>,
 }
@@ -89,6 +93,9 @@ impl Snapshot {
             services: Map::new_sync(),
             vips: Map::new_sync(),
             endpoints: Map::new_sync(),
+            routes: Map::new_sync(),
+            listeners: Map::new_sync(),
+            listener_routes: Map::new_sync(),
             populations: Map::new_sync(),
             refused: Arc::new([]),
         }
@@ -140,6 +147,18 @@ impl Snapshot {
         self.services.get(key)
     }
 
+    /// A Service by its two names. Nothing is allocated for the key.
+    pub fn service_named(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        // Both are DNS names: at most 63 and 253 bytes.
+        let mut key = [0; 320];
+        let length = namespace.len() + 1 + name.len();
+        let text = key.get_mut(..length)?;
+        text[..namespace.len()].copy_from_slice(namespace.as_bytes());
+        text[namespace.len()] = b'/';
+        text[namespace.len() + 1..].copy_from_slice(name.as_bytes());
+        self.services.get(std::str::from_utf8(text).ok()?)
+    }
+
     pub fn service_by_vip(&self, address: IpAddr) -> Option<&Arc<Service>> {
         self.vips.get(&address.to_canonical())
     }
@@ -147,6 +166,30 @@ impl Snapshot {
     /// The endpoints of a Service; `None` when it has none.
     pub fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<EndpointSet>> {
         self.endpoints.get(key)
+    }
+
+    /// The routes of a Service's port; `None` when it has none.
+    pub fn routes(&self, service: &ServiceKey, port: u16) -> Option<&Arc<ServiceRoutes>> {
+        self.routes.get(service)?.port(port)
+    }
+
+    /// Every Service that has routes.
+    pub fn routed_services(&self) -> impl Iterator<Item = (&ServiceKey, &Arc<ParentRoutes>)> {
+        self.routes.iter()
+    }
+
+    /// A listener by the name of its resource.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.get(name)
+    }
+
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values()
+    }
+
+    /// The routes of a listener; `None` when it has none.
+    pub fn listener_routes(&self, name: &str) -> Option<&RouteGroup> {
+        self.listener_routes.get(name)
     }
 
     /// The workloads of this node, enrolled or not.

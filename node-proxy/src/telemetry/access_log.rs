@@ -1,4 +1,4 @@
-//! One structured line per connection, under ztunnel's keys. Written by a thread of its own behind a bounded queue:
+//! One structured line per connection and per request, under ztunnel's keys. Written by a thread of its own behind a bounded queue:
 //! a slow reader of the log costs lines, which are counted, and never the data path.
 
 use std::fmt::Write as _;
@@ -10,9 +10,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, chan
 use std::time::{Duration, SystemTime};
 
 use culvert_identity::Identity;
+use culvert_routing::CompiledRule;
+use culvert_routing::model::RouteKind;
 use serde_json::{Map, Value};
 
 use super::connection::{ConnectionMeta, Failure};
+use super::request::EndedRequest;
 use crate::state::model::{self, AccessLogFilter, AccessLogFormat, Workload};
 
 /// Lines that may wait to be written.
@@ -97,7 +100,20 @@ impl AccessLog {
             AccessLogFilter::All => true,
         };
         let Some(lines) = self.lines.as_ref().filter(|_| wanted) else { return };
-        let line = render(settings.format, ended, SystemTime::now());
+        self.put(lines, render(settings.format, fields(ended, SystemTime::now())));
+    }
+
+    pub(super) fn write_request(&self, settings: model::AccessLog, ended: &EndedRequest<'_>) {
+        let wanted = match settings.filter {
+            AccessLogFilter::None => false,
+            AccessLogFilter::Failures => ended.has_failed(),
+            AccessLogFilter::All => true,
+        };
+        let Some(lines) = self.lines.as_ref().filter(|_| wanted) else { return };
+        self.put(lines, render(settings.format, request_fields(ended, SystemTime::now())));
+    }
+
+    fn put(&self, lines: &SyncSender<Message>, line: String) {
         if let Err(TrySendError::Full(_)) = lines.try_send(Message::Line(line)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -136,8 +152,7 @@ fn write_all(queue: &Receiver<Message>, output: impl Write) {
     }
 }
 
-fn render(format: AccessLogFormat, ended: &Ended<'_>, now: SystemTime) -> String {
-    let fields = fields(ended, now);
+fn render(format: AccessLogFormat, fields: Map<String, Value>) -> String {
     match format {
         AccessLogFormat::Json => {
             let mut line = Value::Object(fields).to_string();
@@ -155,18 +170,8 @@ fn fields(ended: &Ended<'_>, now: SystemTime) -> Map<String, Value> {
     fields.put("time", timestamp(now));
     fields.put("level", if ended.failure.is_some() { "error" } else { "info" });
     fields.put("message", if ended.failure.is_some() { "connection failed" } else { "connection complete" });
-    fields.peer("src", meta.source_addr, meta.source.as_deref(), meta.source_identity.as_ref());
-    fields.peer(
-        "dst",
-        meta.destination_addr,
-        meta.destination.as_deref(),
-        meta.destination_identity.as_ref(),
-    );
-    fields.maybe("dst.hbone_addr", meta.hbone_addr.map(|address| address.to_string()));
-    fields.maybe("dst.service", meta.service.as_ref().map(|service| service.key.to_string()));
-    fields.put("direction", meta.direction().as_str());
-    fields.put("connection_security_policy", meta.security.as_str());
-    fields.maybe("why", meta.security.why());
+    let service = meta.service.as_ref().map(|service| service.key.to_string());
+    fields.ends(meta, meta.source_addr, service);
     fields.put("bytes_sent", ended.sent);
     fields.put("bytes_recv", ended.received);
     fields.put("duration", format!("{:.3}ms", ended.duration.as_secs_f64() * 1000.0));
@@ -175,9 +180,62 @@ fn fields(ended: &Ended<'_>, now: SystemTime) -> Map<String, Value> {
     fields.0
 }
 
+/// The same for a request.
+pub(super) fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Value> {
+    let (head, routed) = (ended.head, ended.routed);
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let mut fields = Fields(Map::new());
+    fields.put("time", timestamp(now));
+    fields.put("level", if ended.has_failed() { "error" } else { "info" });
+    fields.put("message", if ended.has_failed() { "request failed" } else { "request complete" });
+    fields.ends(ended.meta, head.source_addr, Some(head.service.to_string()));
+    fields.put("request_id", text(&head.request_id));
+    fields.put("traceparent", text(&head.traceparent));
+    fields.put("method", head.method.as_str());
+    fields.put("path", head.uri.path_and_query().map_or("", |path| path.as_str()));
+    fields.maybe("authority", head.authority.as_ref().map(text));
+    fields.put("protocol", format!("{:?}", head.version));
+    fields.maybe("route", routed.rule.as_ref().map(|rule| route_name(rule)));
+    fields.maybe("rule", routed.rule.as_ref().map(|rule| rule.label()));
+    fields.maybe("backend", routed.backend.as_ref().map(|(service, port)| format!("{service}:{port}")));
+    fields.put("attempts", routed.attempts);
+    fields.put("response_code", ended.status.as_u16());
+    fields.maybe("grpc_status", ended.grpc_status);
+    fields.put("bytes_sent", ended.sent);
+    fields.put("bytes_recv", ended.received);
+    fields.put("duration", format!("{:.3}ms", ended.duration.as_secs_f64() * 1000.0));
+    fields.maybe("reason", ended.failure.map(|failure| failure.reason.as_str()));
+    fields.maybe("error", ended.failure.map(|failure| failure.message.as_str()));
+    fields.0
+}
+
+fn route_name(rule: &CompiledRule) -> String {
+    let kind = match rule.key().kind {
+        RouteKind::Http => "HTTPRoute",
+        RouteKind::Grpc => "GRPCRoute",
+    };
+    format!("{kind}/{}", rule.full_name())
+}
+
 struct Fields(Map<String, Value>);
 
 impl Fields {
+    /// Who speaks with whom, and how protected.
+    fn ends(&mut self, meta: &ConnectionMeta, source_addr: SocketAddr, service: Option<String>) {
+        self.peer("src", source_addr, meta.source.as_deref(), meta.source_identity.as_ref());
+        self.peer(
+            "dst",
+            meta.destination_addr,
+            meta.destination.as_deref(),
+            meta.destination_identity.as_ref(),
+        );
+        self.maybe("dst.hbone_addr", meta.hbone_addr.map(|address| address.to_string()));
+        self.maybe("dst.service", service);
+        self.put("direction", meta.direction().as_str());
+        self.put("connection_security_policy", meta.security.as_str());
+        self.maybe("why", meta.security.why());
+    }
+
     fn put(&mut self, key: &str, value: impl Into<Value>) {
         self.0.insert(key.to_owned(), value.into());
     }

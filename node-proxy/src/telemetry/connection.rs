@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use culvert_identity::Identity;
@@ -152,7 +152,7 @@ struct Open {
     started: Instant,
     sent: AtomicU64,
     received: AtomicU64,
-    closed: bool,
+    closed: AtomicBool,
 }
 
 impl ConnectionRecord {
@@ -164,7 +164,7 @@ impl ConnectionRecord {
             started: Instant::now(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            closed: false,
+            closed: AtomicBool::new(false),
         }))
     }
 
@@ -184,14 +184,21 @@ impl ConnectionRecord {
         self.0.series.received.inc_by(bytes);
     }
 
-    pub fn close(mut self, result: Result<(), Failure>) {
+    pub fn close(self, result: Result<(), Failure>) {
+        self.finish(result);
+    }
+
+    /// The same where the record is shared. The first call counts.
+    pub fn finish(&self, result: Result<(), Failure>) {
         self.0.finish(result.as_ref().err());
     }
 }
 
 impl Open {
-    fn finish(&mut self, failure: Option<&Failure>) {
-        self.closed = true;
+    fn finish(&self, failure: Option<&Failure>) {
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let ended = super::access_log::Ended {
             meta: &self.meta,
             sent: self.sent.load(Ordering::Relaxed),
@@ -205,7 +212,7 @@ impl Open {
 
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
-        if !self.0.closed {
+        if !self.0.closed.load(Ordering::Relaxed) {
             let cancelled = Failure::new(Reason::Drained, "cancelled by the node proxy");
             self.0.finish(Some(&cancelled));
         }

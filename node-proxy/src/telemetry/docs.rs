@@ -16,17 +16,38 @@ connection of two workloads and vanish within 5 minutes after one of the two is 
 node), or after an hour without a connection.
 ";
 
+const REQUESTS: &str = "
+Reported by the client's node (`reporter=\"source\"`), where requests are routed; at the server's node they are bytes.
+`destination_service` is the backend that the route chose, else the Service that was called. `response_flags` is `-`, or
+the reason when Culvert answered or cut the request itself; `response_code` is what the client saw, 499 when it did not
+wait. `grpc_response_status` is empty for anything but gRPC. No label has a value that a client chooses: not Host, not
+path.
+";
+const CONNECTIONS: &str = "
+A connection whose requests are routed one by one counts here by the connections that carry its requests to endpoints,
+each with its own destination; they are shared by requests and outlive the client's connection. So both nodes report the
+same connections, whether they carry requests or bytes.
+";
+
 /// The page.
 fn page() -> String {
     let mut page = String::from(HEAD);
-    section(&mut page, "Istio's TCP metrics", |spec| spec.name.starts_with("istio_"));
-    let labels: Vec<String> = spec::TCP_LABELS.iter().map(|label| format!("`{label}`")).collect();
-    let _ = writeln!(page, "\nAll of them have the labels {}.", labels.join(", "));
+    section(&mut page, "Istio's request metrics", |spec| spec.name.starts_with("istio_re"));
+    labels(&mut page, spec::REQUEST_LABELS);
+    page.push_str(REQUESTS);
+    section(&mut page, "Istio's TCP metrics", |spec| spec.name.starts_with("istio_tcp_"));
+    labels(&mut page, spec::TCP_LABELS);
+    page.push_str(CONNECTIONS);
     section(&mut page, "Culvert's own", |spec| spec.name.starts_with("culvert_"));
     section(&mut page, "The process", |spec| spec.name.starts_with("process_"));
     list(&mut page, "Values of `reason` and `response_flags`", Reason::ALL.map(Reason::as_str));
     list(&mut page, "Values of `why`", WhyPlaintext::ALL.map(WhyPlaintext::as_str));
     page
+}
+
+fn labels(page: &mut String, labels: &[&str]) {
+    let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+    let _ = writeln!(page, "\nAll of them have the labels {}.", labels.join(", "));
 }
 
 fn section(page: &mut String, title: &str, chosen: impl Fn(&Spec) -> bool) {
@@ -35,9 +56,10 @@ fn section(page: &mut String, title: &str, chosen: impl Fn(&Spec) -> bool) {
         let kind = match spec.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
         };
         let labels = match spec.labels {
-            labels if labels == spec::TCP_LABELS => "see below".to_owned(),
+            labels if labels == spec::TCP_LABELS || labels == spec::REQUEST_LABELS => "see below".to_owned(),
             labels => labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", "),
         };
         let _ = writeln!(page, "| `{}` | {kind} | {labels} | {} |", spec.name, spec.help);

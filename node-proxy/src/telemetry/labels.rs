@@ -131,6 +131,12 @@ fn or_unknown(value: &str) -> &str {
 
 impl EncodeLabelSet for TcpLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_as("tcp", encoder)
+    }
+}
+
+impl TcpLabels {
+    pub fn encode_as(&self, protocol: &str, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
         let reporter = match self.reporter {
             Reporter::Source => "source",
             Reporter::Destination => "destination",
@@ -144,7 +150,7 @@ impl EncodeLabelSet for TcpLabels {
             .chain(self.source.values())
             .chain([host.as_str(), namespace, name])
             .chain(self.destination.values())
-            .chain(["tcp", self.response_flags(), self.security]);
+            .chain([protocol, self.response_flags(), self.security]);
         for (label, value) in TCP_LABELS.iter().zip(values) {
             (*label, or_unknown(value)).encode(encoder.encode_label())?;
         }

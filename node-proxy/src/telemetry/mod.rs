@@ -7,6 +7,8 @@ mod docs;
 mod labels;
 mod process;
 mod registry;
+mod request;
+mod request_series;
 mod scrape;
 mod series;
 mod spec;
@@ -14,6 +16,8 @@ mod spec;
 pub use access_log::AccessLog;
 pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
 pub use registry::{Carrier, Direction, OpenTunnel, Outcome, Telemetry};
+pub use request::{RequestHead, RequestRecord, Routed};
+pub use request_series::{RequestProtocol, SeriesCache};
 
 #[cfg(test)]
 mod tests;

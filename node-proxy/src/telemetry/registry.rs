@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::access_log::{AccessLog, Ended};
 use super::connection::{ConnectionMeta, ConnectionRecord, Failure, Security, WhyPlaintext};
 use super::labels::TcpLabels;
+use super::request::EndedRequest;
+use super::request_series::{RequestSeriesSet, SeriesCache};
 use super::scrape::{counters, gauges};
 use super::series::{TcpSeries, TcpSeriesSet};
 use super::{process, spec};
@@ -107,6 +109,8 @@ struct Counts {
     pool_streams: [Counter; 2],
     accept_pauses: Counter,
     handed_over: Counter,
+    past_routes: Counter,
+    request_streams: [Counter; 2],
     rule_repairs: [Counter; 2],
     control_connects: [Counter; 2],
     certificate_requests: [Counter; 2],
@@ -126,6 +130,7 @@ struct Inner {
     snapshots: Snapshots,
     access_log: AccessLog,
     series: TcpSeriesSet,
+    requests: RequestSeriesSet,
     counts: Counts,
     sources: OnceLock<Sources>,
 }
@@ -149,6 +154,7 @@ impl Telemetry {
             snapshots,
             access_log,
             series: TcpSeriesSet::new(),
+            requests: RequestSeriesSet::new(),
             counts: Counts::default(),
             sources: OnceLock::new(),
         });
@@ -208,6 +214,16 @@ impl Telemetry {
         self.inner.access_log.write(settings, ended);
     }
 
+    /// Counts and logs a request.
+    pub(super) fn request_ended(&self, cache: &SeriesCache, ended: &EndedRequest<'_>) {
+        if let Some(failure) = ended.failure {
+            self.inner.counts.refused[failure.reason as usize].inc();
+        }
+        self.inner.requests.count(cache, ended);
+        let settings = self.inner.snapshots.load().mesh().access_log;
+        self.inner.access_log.write_request(settings, ended);
+    }
+
     /// Counts a tunnel as open until the guard is dropped.
     pub fn tunnel_opened(&self, direction: Direction) -> OpenTunnel {
         let gauge = self.inner.counts.tunnels_open[direction as usize].clone();
@@ -234,6 +250,16 @@ impl Telemetry {
         self.inner.counts.handed_over.inc();
     }
 
+    /// Counts a call to a pod's own address although calls to its Service are routed.
+    pub fn past_routes(&self) {
+        self.inner.counts.past_routes.inc();
+    }
+
+    /// Counts a request by the inner connection that carries it.
+    pub fn request_carried(&self, carrier: Carrier) {
+        self.inner.counts.request_streams[carrier as usize].inc();
+    }
+
     /// Counts interception rules that were missing or changed, put back or not.
     pub fn rules_repaired(&self, outcome: Outcome) {
         self.inner.counts.rule_repairs[outcome as usize].inc();
@@ -258,6 +284,7 @@ impl Telemetry {
         while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
             let snapshot = self.inner.snapshots.load_full();
             self.inner.series.sweep(&snapshot);
+            self.inner.requests.sweep(&snapshot);
         }
     }
 
@@ -298,6 +325,7 @@ struct Everything(Arc<Inner>);
 impl Collector for Everything {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.0.series.encode(&mut encoder)?;
+        self.0.requests.encode(&mut encoder)?;
         self.0.encode_counts(&mut encoder)?;
         self.0.encode_snapshot(&mut encoder)?;
         if let Some(sources) = self.0.sources.get() {
@@ -345,6 +373,10 @@ impl Inner {
         counters(encoder, &spec::POOL_STREAMS, streams)?;
         counters(encoder, &spec::ACCEPT_PAUSES, [([], counts.accept_pauses.get())])?;
         counters(encoder, &spec::HANDED_OVER, [([], counts.handed_over.get())])?;
+        counters(encoder, &spec::PAST_ROUTES, [([], counts.past_routes.get())])?;
+        let carried =
+            Carrier::ALL.map(|carrier| ([carrier.as_str()], counts.request_streams[carrier as usize].get()));
+        counters(encoder, &spec::REQUEST_CONNECTIONS, carried)?;
         counters(encoder, &spec::RULE_REPAIRS, outcomes(&counts.rule_repairs))?;
         counters(encoder, &spec::CONTROL_CONNECTS, outcomes(&counts.control_connects))?;
         counters(encoder, &spec::CERTIFICATE_REQUESTS, outcomes(&counts.certificate_requests))?;

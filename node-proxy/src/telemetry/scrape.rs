@@ -20,6 +20,7 @@ pub(super) fn descriptor<'e>(
     let (name, kind) = match spec.kind {
         Kind::Counter => (spec.name.trim_end_matches("_total"), MetricType::Counter),
         Kind::Gauge => (spec.name, MetricType::Gauge),
+        Kind::Histogram => (spec.name, MetricType::Histogram),
     };
     encoder.encode_descriptor(name, spec.help.trim_end_matches('.'), None, kind)
 }

@@ -99,11 +99,9 @@ impl TcpSeriesSet {
     pub fn sweep(&self, snapshot: &Snapshot) {
         let now = self.now();
         self.series.write().retain(|labels, series| {
-            if series.open.load(Ordering::Relaxed) > 0 {
-                return true;
-            }
-            let idle = Duration::from_millis(now.saturating_sub(series.last_used.load(Ordering::Relaxed)));
-            idle < if lives(labels, snapshot) { UNUSED } else { GONE }
+            let idle = now.saturating_sub(series.last_used.load(Ordering::Relaxed));
+            let uses = if series.open.load(Ordering::Relaxed) > 0 { Uses::InUse } else { Uses::Idle(idle) };
+            is_kept(labels, uses, snapshot)
         });
     }
 
@@ -139,6 +137,24 @@ fn encode_one<'a>(
         counter.encode(metric.encode_family(&series.labels)?)?;
     }
     Ok(())
+}
+
+/// How a series is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Uses {
+    InUse,
+    /// For so many milliseconds.
+    Idle(u64),
+}
+
+/// Whether a series stays: while it is in use, for a while after its workloads are gone, for long otherwise.
+pub(super) fn is_kept(labels: &TcpLabels, uses: Uses, snapshot: &Snapshot) -> bool {
+    match uses {
+        Uses::InUse => true,
+        Uses::Idle(for_ms) => {
+            Duration::from_millis(for_ms) < if lives(labels, snapshot) { UNUSED } else { GONE }
+        }
+    }
 }
 
 /// Whether this node still runs the near end, and the mesh the far one. Ends that were never a workload live on.

@@ -5,6 +5,7 @@
 pub(super) enum Kind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 /// One metric.
@@ -24,6 +25,33 @@ const fn counter(name: &'static str, labels: &'static [&'static str], help: &'st
 const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Spec {
     Spec { name, kind: Kind::Gauge, labels, help }
 }
+
+const fn histogram(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Spec {
+    Spec { name, kind: Kind::Histogram, labels, help }
+}
+
+/// Upper bounds of the buckets of Istio's histograms, the same for milliseconds and bytes.
+pub(super) const REQUEST_BOUNDS: [f64; 19] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
 
 /// The labels of Istio's TCP metrics.
 pub(super) const TCP_LABELS: &[&str] = &[
@@ -75,6 +103,46 @@ pub(super) const TCP_RECEIVED: Spec = counter(
     "Bytes from the source to the destination (the request).",
 );
 
+/// The labels of Istio's request metrics: those of TCP and how the request was answered.
+pub(super) const REQUEST_LABELS: &[&str] = &[
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+    "response_code",
+    "grpc_response_status",
+];
+
+pub(super) const REQUESTS: Spec = counter("istio_requests_total", REQUEST_LABELS, "Requests answered.");
+pub(super) const REQUEST_DURATION: Spec = histogram(
+    "istio_request_duration_milliseconds",
+    REQUEST_LABELS,
+    "From the head of the request to the last byte of the response, in milliseconds.",
+);
+pub(super) const REQUEST_BYTES: Spec =
+    histogram("istio_request_bytes", REQUEST_LABELS, "Bytes of request bodies.");
+pub(super) const RESPONSE_BYTES: Spec =
+    histogram("istio_response_bytes", REQUEST_LABELS, "Bytes of response bodies.");
+
 pub(super) const CONNECTIONS: Spec = counter(
     "culvert_connections_total",
     &["direction", "security", "why"],
@@ -108,6 +176,16 @@ pub(super) const HANDED_OVER: Spec = counter(
     "culvert_connections_handed_over_total",
     &[],
     "Connections that a busy worker gave to a less busy one.",
+);
+pub(super) const PAST_ROUTES: Spec = counter(
+    "culvert_pod_address_calls_total",
+    &[],
+    "Connections to a pod's own address whose Service has routes for the client: routes do not apply to them.",
+);
+pub(super) const REQUEST_CONNECTIONS: Spec = counter(
+    "culvert_request_connections_total",
+    &["connection"],
+    "Requests by the connection to the endpoint that carries them: `reused` or `new`.",
 );
 pub(super) const RULE_REPAIRS: Spec = counter(
     "culvert_rule_repairs_total",
@@ -183,6 +261,10 @@ pub(super) const ALL: &[&Spec] = &[
     &TCP_FAILED,
     &TCP_SENT,
     &TCP_RECEIVED,
+    &REQUESTS,
+    &REQUEST_DURATION,
+    &REQUEST_BYTES,
+    &RESPONSE_BYTES,
     &CONNECTIONS,
     &CONNECTIONS_OPEN,
     &REFUSED,
@@ -191,6 +273,8 @@ pub(super) const ALL: &[&Spec] = &[
     &POOL_STREAMS,
     &ACCEPT_PAUSES,
     &HANDED_OVER,
+    &PAST_ROUTES,
+    &REQUEST_CONNECTIONS,
     &RULE_REPAIRS,
     &ENROLLED_PODS,
     &UNCAPTURED,

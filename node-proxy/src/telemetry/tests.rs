@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::identity::Certificates;
 use crate::pods::{Phase, PodReport, PodReports};
 use crate::reason::Reason;
-use crate::state::model::{Workload, WorkloadLabels};
+use crate::state::model::{ServiceKey, Workload, WorkloadLabels};
 use crate::state::testing::{member, own, service, uid, workload};
 use crate::state::{Builder, ControlStatus, Origin, Snapshot, Snapshots};
 
@@ -63,6 +64,57 @@ fn samples(text: &str, parts: &[&str]) -> Vec<f64> {
         .filter(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)))
         .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
         .collect()
+}
+
+/// A request to `cart` for a host that the client chose.
+fn request(telemetry: &Telemetry, snapshots: &Snapshots, host: &str) -> RequestRecord {
+    let value = |text: &str| http::HeaderValue::from_str(text).unwrap();
+    let head = RequestHead {
+        source_addr: "10.0.0.1:40000".parse().unwrap(),
+        service: ServiceKey("shop/cart".into()),
+        method: http::Method::GET,
+        uri: "/path?x=1".parse().unwrap(),
+        authority: Some(value(host)),
+        version: http::Version::HTTP_11,
+        request_id: value("id"),
+        traceparent: value("trace"),
+    };
+    let meta = Rc::new(meta(&snapshots.load()));
+    RequestRecord::begin(telemetry.clone(), head, RequestProtocol::Http, meta, Rc::default())
+}
+
+#[tokio::test]
+async fn a_request_is_counted_under_istios_labels_and_no_client_chooses_one() {
+    let (_, snapshots) = mesh();
+    let telemetry = Telemetry::new(snapshots.clone(), AccessLog::discarded());
+    for number in 0..10_000 {
+        let mut record = request(&telemetry, &snapshots, &format!("host-{number}.example"));
+        record.answered(http::StatusCode::OK, None);
+        record.sent(300);
+        record.finish();
+    }
+    drop(request(&telemetry, &snapshots, "web"));
+    let mut refused = request(&telemetry, &snapshots, "web");
+    refused.fail(Failure::new(Reason::NoEndpoint, "none"));
+    refused.answered(http::StatusCode::SERVICE_UNAVAILABLE, None);
+    refused.finish();
+    let text = telemetry.scrape().unwrap();
+    let total = ["istio_requests_total", "request_protocol=\"http\"", "grpc_response_status=\"\""];
+    for (code, flags, count) in
+        [("200", "-", 10_000.0), ("499", "ClientCancelled", 1.0), ("503", "NoEndpoint", 1.0)]
+    {
+        let (code, flags) = (format!("response_code=\"{code}\""), format!("response_flags=\"{flags}\""));
+        let with = [&total[..], &[code.as_str(), &flags]].concat();
+        assert_eq!(samples(&text, &with), [count], "{code}");
+    }
+    assert_eq!(samples(&text, &["istio_requests_total"]).len(), 3);
+    let ok = "response_code=\"200\"";
+    assert_eq!(samples(&text, &["istio_response_bytes_sum", ok]), [3_000_000.0]);
+    assert_eq!(samples(&text, &["istio_response_bytes_bucket", ok, "le=\"250.0\""]), [0.0]);
+    assert_eq!(samples(&text, &["istio_response_bytes_bucket", ok, "le=\"500.0\""]), [10_000.0]);
+    assert_eq!(samples(&text, &["istio_request_duration_milliseconds_count", ok]), [10_000.0]);
+    let destination = "destination_service=\"cart.shop.svc.cluster.local\"";
+    assert_eq!(samples(&text, &["istio_requests_total", ok, destination]).len(), 1);
 }
 
 #[tokio::test]
@@ -188,6 +240,7 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
     telemetry.attach(Certificates::new(), pods, ControlStatus::default());
     telemetry.open(meta(&snapshots.load())).close(Err(Failure::new(Reason::Connect, "refused")));
     telemetry.open(meta(&snapshots.load())).close(Ok(()));
+    request(&telemetry, &snapshots, "web").finish();
     let tunnel = telemetry.tunnel_opened(Direction::Outbound);
     telemetry.handshake(Direction::Inbound, Outcome::Failure);
     let text = telemetry.scrape().unwrap();
@@ -201,7 +254,10 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
         let labels = rest.strip_prefix('{').map_or("", |rest| rest.rsplit_once('}').unwrap().0);
         let names =
             labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap().0);
-        found.entry(name).or_default().extend(names);
+        let is_histogram = |name: &&str| spec::ALL.iter().any(|spec| spec.name == *name);
+        let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|suffix| name.strip_suffix(suffix));
+        let name = parts.filter(is_histogram).next_back().unwrap_or(name);
+        found.entry(name).or_default().extend(names.filter(|label| *label != "le"));
     }
     // Without a certificate there is no expiry to scrape.
     found.insert(spec::CERTIFICATE_EXPIRY.name, BTreeSet::from(["identity"]));

@@ -107,6 +107,13 @@ impl Lease {
         &self.tunnel.window
     }
 
+    /// Whether the tunnel would take another stream, by age and state: a stream that is kept for later use is given up
+    /// when its tunnel is on its way out.
+    pub fn is_in_use(&self, now: Instant) -> bool {
+        now < self.tunnel.retire_at
+            && self.entry.tunnels.borrow().iter().any(|tunnel| Rc::ptr_eq(tunnel, &self.tunnel))
+    }
+
     /// The tunnel gets no new streams.
     pub fn retire(&self) {
         self.entry.tunnels.borrow_mut().retain(|tunnel| !Rc::ptr_eq(tunnel, &self.tunnel));

@@ -126,7 +126,7 @@ pub fn to_application(to: SocketAddr, limits: Arc<WorkloadLimits>) -> impl Serve
             let application = CarriedSocket::new(TcpStream::connect(to).await.unwrap()).unwrap();
             let send = respond.send_response(Response::new(()), false).unwrap();
             let window = Window::new(limits.clone());
-            let stream = TunnelStream { send, recv: request.into_body(), window };
+            let stream = TunnelStream::new(send, request.into_body(), window);
             let count = |_, _| {};
             let copy = Copy::new(&limits, TIMEOUTS.half_closed_idle, &count);
             let _ = copy.tunnelled(application, Side::Server, stream).await;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::http;
 use crate::pods::Pod;
 use crate::state::model::WorkloadUid;
 
@@ -127,6 +128,8 @@ pub struct PodHere {
     pub cancel: CancellationToken,
     /// Tunnels to the pod take no new streams and end with their last one.
     pub drain: CancellationToken,
+    /// Inner connections that carry the pod's requests.
+    pub http: http::Pool,
     handshakes: RefCell<HashMap<IpAddr, usize>>,
 }
 
@@ -137,6 +140,7 @@ impl PodHere {
             state,
             cancel: CancellationToken::new(),
             drain: worker_drain.child_token(),
+            http: http::Pool::default(),
             handshakes: RefCell::new(HashMap::new()),
         })
     }

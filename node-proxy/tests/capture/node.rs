@@ -97,6 +97,7 @@ impl Node {
             certificates: certificates.clone(),
             telemetry: telemetry.clone(),
             node: "one".into(),
+            http: culvert_node_proxy::http::Limits::default(),
         };
         let workers = Workers::start(1, Arc::new(shared)).expect("a worker");
         let settings = ManagerSettings {

@@ -6,6 +6,8 @@
 
 mod cases;
 mod mesh;
+mod requests;
+mod web;
 // What the other test of this crate does not share with this one is not dead.
 #[allow(dead_code)]
 #[path = "../capture/world.rs"]
@@ -26,12 +28,16 @@ const DEADLINE: Duration = Duration::from_secs(40);
 
 type Case = fn(Mesh) -> LocalBoxFuture<'static, ()>;
 
+fn all() -> impl Iterator<Item = &'static (&'static str, Case)> {
+    cases::ALL.iter().chain(requests::ALL)
+}
+
 /// No threads may exist when the namespaces are made, so this is not a `#[test]` harness.
 fn main() -> ExitCode {
     let filter: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if std::env::args().any(|argument| argument == "--list") {
-        for (name, _) in cases::ALL {
+        for (name, _) in all() {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -40,7 +46,7 @@ fn main() -> ExitCode {
     mesh::prepare_node();
     let mut failed = Vec::new();
     for family in [Family::V4, Family::V6] {
-        for (case, run) in cases::ALL {
+        for (case, run) in all() {
             let name = format!("{family:?} {case}");
             if !filter.is_empty() && !filter.iter().any(|part| name.contains(part)) {
                 continue;

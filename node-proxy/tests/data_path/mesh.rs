@@ -204,6 +204,7 @@ impl Mesh {
             certificates: certificates.clone(),
             telemetry,
             node: "here".into(),
+            http: culvert_node_proxy::http::Limits::default(),
         };
         let workers = Workers::start(2, Arc::new(shared)).unwrap();
         let mut builder = Builder::new();

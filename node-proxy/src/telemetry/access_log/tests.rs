@@ -36,7 +36,7 @@ const AT: Duration = Duration::from_millis(1_709_210_096_789);
 #[test]
 fn a_line_has_ztunnels_keys_and_why() {
     let meta = meta();
-    let line = render(AccessLogFormat::Json, &ended(&meta, None), SystemTime::UNIX_EPOCH + AT);
+    let line = render(AccessLogFormat::Json, fields(&ended(&meta, None), SystemTime::UNIX_EPOCH + AT));
     let expected = concat!(
         r#"{"time":"2024-02-29T12:34:56.789Z","level":"info","message":"connection complete","#,
         r#""src.addr":"10.0.0.1:40000","src.workload":"web","src.namespace":"shop","src.cluster":"c","#,
@@ -56,7 +56,7 @@ fn a_line_has_ztunnels_keys_and_why() {
         ..meta
     };
     let failure = Failure::new(Reason::PlaintextRefused, "strict");
-    let line = render(AccessLogFormat::Json, &ended(&plain, Some(&failure)), SystemTime::now());
+    let line = render(AccessLogFormat::Json, fields(&ended(&plain, Some(&failure)), SystemTime::now()));
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(
         (&line["connection_security_policy"], &line["why"]),
@@ -71,7 +71,8 @@ fn a_line_has_ztunnels_keys_and_why() {
 fn text_cannot_be_forged_by_what_a_peer_says() {
     let meta = meta();
     let failure = Failure::new(Reason::BadConnect, "no \"x\"\n2024 info message=\"connection complete\"");
-    let line = render(AccessLogFormat::Text, &ended(&meta, Some(&failure)), SystemTime::UNIX_EPOCH + AT);
+    let line =
+        render(AccessLogFormat::Text, fields(&ended(&meta, Some(&failure)), SystemTime::UNIX_EPOCH + AT));
     assert!(
         line.starts_with("2024-02-29T12:34:56.789Z error message=\"connection failed\" src.addr=\"10."),
         "{line}"

@@ -1,0 +1,451 @@
+//! Takes a request to an endpoint: which one, over which connection, in which version of HTTP, for how long.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{Progress, RequestBody};
+use super::client::{self, Switched};
+use super::expect::{Gate, gate};
+use super::hop;
+use super::pool::{Held, Needs, Peer};
+use super::respond::Instead;
+use super::serve::ClientConnection;
+use super::switch::Agreed;
+use super::target::{Target, path_and_query};
+use crate::balance::{Candidate, Family, InFlight, Wanted};
+use crate::outbound::protocol::Version;
+use crate::outbound::{Missed, TRIES};
+use crate::reason::Reason;
+use crate::state::Snapshot;
+use crate::state::model::{AppProtocol, Service};
+use crate::telemetry::{Carrier, Failure, RequestRecord};
+
+/// Connections given up under one request before it counts as failed.
+const RESENDS: usize = 4;
+
+/// Where a request goes, and how long that may take.
+pub struct Destination<'d> {
+    pub service: &'d Arc<Service>,
+    pub port: u16,
+    pub snapshot: &'d Snapshot,
+    /// Until when the response must be complete, and how long that was.
+    pub request_deadline: Option<(Instant, Duration)>,
+    /// Of one try.
+    pub backend_limit: Option<Duration>,
+}
+
+/// How the request differs from the one that came.
+pub struct Outgoing {
+    /// As the client wrote it; empty if it did not.
+    authority: Option<HeaderValue>,
+    /// Rewritten.
+    pub host: Option<String>,
+    /// Rewritten or brought to its normal form.
+    pub path: Option<String>,
+    /// The protocol it wants to switch to.
+    upgrade: Option<HeaderValue>,
+}
+
+impl Outgoing {
+    /// Takes away what was for the client's connection only.
+    pub fn new(parts: &mut Parts, target: &Target<'_>, uri: &Uri, authority: Option<HeaderValue>) -> Self {
+        let is_as_written = *target.path == *uri.path() || *target.path == *"*";
+        let path = (!is_as_written).then(|| target.path.clone().into_owned());
+        let upgrade = hop::strip(&mut parts.headers).filter(|_| parts.version == HttpVersion::HTTP_11);
+        Self { authority, host: None, path, upgrade }
+    }
+}
+
+/// A backend's response, and what is held until it is complete.
+pub struct Forwarded {
+    pub response: Response<Incoming>,
+    pub held: Held,
+    pub progress: Rc<Progress>,
+    pub in_flight: InFlight,
+    /// When it must be complete, and what is said when it is not.
+    pub deadline: Option<(Instant, Reason, Duration)>,
+    /// The server agreed to switch protocols.
+    pub agreed: Option<Agreed>,
+}
+
+/// Why a try failed.
+struct Lost {
+    failure: Failure,
+    /// The request, if nothing of it was taken by anybody.
+    request: Option<Request<RequestBody>>,
+    /// The endpoint could not be reached: another may do.
+    is_unreached: bool,
+}
+
+/// A response's head, and what carried it.
+struct Got {
+    response: Response<Incoming>,
+    held: Held,
+    switched: Option<oneshot::Receiver<Switched>>,
+}
+
+impl ClientConnection {
+    /// Sends the request, to another endpoint as long as none was reached, over another connection as long as nothing of
+    /// it was taken.
+    pub(super) async fn forward(
+        &self,
+        destination: Destination<'_>,
+        mut parts: Parts,
+        body: Incoming,
+        outgoing: Outgoing,
+        record: &mut RequestRecord,
+    ) -> Result<Forwarded, Instead> {
+        let version = endpoint_version(destination.service, destination.port, parts.version);
+        let gate = outgoing.prepare(&mut parts, &body, version, self)?;
+        let body = RequestBody::new(body, record.received(), gate);
+        let progress = body.progress();
+        let mut request = Request::from_parts(parts, body);
+        let end = self.outbound.connect_deadline();
+        let mut tried: Vec<Candidate> = Vec::new();
+        let mut last: Option<Failure> = None;
+        loop {
+            let candidate = match self.pick(&destination, &tried) {
+                Ok(candidate) => candidate,
+                Err(failure) => return Err(last.unwrap_or(failure).into()),
+            };
+            let in_flight = candidate.load.begin();
+            let started = Instant::now();
+            let limit = destination.limit();
+            let attempt = self.attempt(&destination, &candidate, version, request, end, record);
+            let result = match limit {
+                None => Box::pin(attempt).await,
+                Some((at, reason, after)) => match timeout_at(at, Box::pin(attempt)).await {
+                    Ok(result) => result,
+                    Err(_) => {
+                        let message = format!("no response within {after:?}");
+                        return Err(Failure::new(reason, message).into());
+                    }
+                },
+            };
+            let lost = match result {
+                Ok(got) => {
+                    candidate.load.responded(started.elapsed());
+                    let Got { response, held, switched } = got;
+                    let agreed = switched.map(Agreed::new);
+                    return Ok(Forwarded { response, held, progress, in_flight, deadline: limit, agreed });
+                }
+                Err(lost) => lost,
+            };
+            let failure = explain(lost.failure, &progress);
+            match lost.request {
+                Some(again) if lost.is_unreached && tried.len() + 1 < TRIES && Instant::now() < end => {
+                    request = again;
+                    last = Some(failure);
+                    tried.push(candidate);
+                }
+                _ => return Err(failure.into()),
+            }
+        }
+    }
+
+    fn pick(&self, destination: &Destination<'_>, tried: &[Candidate]) -> Result<Candidate, Failure> {
+        let wanted = Wanted {
+            service: destination.service,
+            port: destination.port,
+            family: Family::of(self.outbound.destination.ip()),
+            client: self.outbound.client.ip(),
+            zone: &self.outbound.source.zone,
+        };
+        let endpoints = destination.snapshot.endpoints(&destination.service.key);
+        let picked = self.outbound.context.balancer.pick(endpoints, &wanted, tried);
+        picked.map_err(|error| self.outbound.not_picked(&error).failure)
+    }
+
+    /// Sends the request to one endpoint. A connection from the pool that turns out to be dead is replaced.
+    async fn attempt(
+        &self,
+        destination: &Destination<'_>,
+        candidate: &Candidate,
+        version: Version,
+        mut request: Request<RequestBody>,
+        end: Instant,
+        record: &mut RequestRecord,
+    ) -> Result<Got, Lost> {
+        let peer = self.outbound.pod.http.peer(candidate, version);
+        let telemetry = &self.outbound.context.shared.telemetry;
+        let can_repeat = is_repeatable(&request);
+        let needs = Needs { tunnel: candidate.workload.tunnel, can_repeat };
+        for _ in 0..RESENDS {
+            record.attempt();
+            let pooled = match version {
+                Version::Http1 => peer.take(needs),
+                Version::Http2 => peer.share(needs),
+            };
+            let (held, carrier) = match pooled {
+                Some(held) => (held, Carrier::Reused),
+                None => {
+                    match self.connect(&peer, destination, candidate, version, needs, end, record).await {
+                        Ok(held) => (held, Carrier::New),
+                        Err(missed) => {
+                            let is_unreached = missed.may_try_another;
+                            let failure = missed.refusal.failure;
+                            return Err(Lost { failure, request: Some(request), is_unreached });
+                        }
+                    }
+                }
+            };
+            telemetry.request_carried(carrier);
+            let link = held.link();
+            record.set_destination(link.meta.clone(), peer.series(destination.service, link.meta.security));
+            let copy = (carrier == Carrier::Reused && can_repeat).then(|| copy(&request)).flatten();
+            match send(held, &peer, request).await {
+                Ok(got) => return Ok(got),
+                Err(lost) => match lost.request.or(copy) {
+                    Some(again) => request = again,
+                    None => return Err(Lost { request: None, ..lost }),
+                },
+            }
+        }
+        let message =
+            format!("{RESENDS} connections to {} were lost before the request was sent", candidate.address);
+        Err(Lost { failure: Failure::new(Reason::BackendReset, message), request: None, is_unreached: false })
+    }
+
+    /// A new connection; for HTTP/2 perhaps one that another request has made meanwhile.
+    #[allow(clippy::too_many_arguments)]
+    async fn connect(
+        &self,
+        peer: &Rc<Peer>,
+        destination: &Destination<'_>,
+        candidate: &Candidate,
+        version: Version,
+        needs: Needs,
+        end: Instant,
+        record: &mut RequestRecord,
+    ) -> Result<Held, Missed> {
+        let telemetry = &self.outbound.context.shared.telemetry;
+        let cancel = &self.outbound.pod.cancel;
+        let dialing = match version {
+            Version::Http1 => None,
+            Version::Http2 => loop {
+                match peer.may_dial().await {
+                    Some(dialing) => break Some(dialing),
+                    None => {
+                        if let Some(held) = peer.share(needs) {
+                            return Ok(held);
+                        }
+                    }
+                }
+            },
+        };
+        let connected = match self.outbound.reach(candidate, destination.service, end).await {
+            Ok(connected) => connected,
+            Err(missed) => {
+                let meta = Rc::new((*missed.refusal.meta).clone());
+                record.set_destination(meta.clone(), peer.series(destination.service, meta.security));
+                return Err(missed);
+            }
+        };
+        let meta = connected.meta.clone();
+        let held = match dialing {
+            None => client::http1(connected, peer, telemetry, cancel).await,
+            Some(dialing) => {
+                let opened = client::http2(connected, telemetry, cancel).await;
+                opened.map(|(sender, link)| dialing.done(sender, link))
+            }
+        };
+        held.map_err(|failure| Missed {
+            refusal: crate::outbound::Refusal { meta: Box::new(meta), failure },
+            may_try_another: true,
+        })
+    }
+}
+
+impl Destination<'_> {
+    /// When a try that begins now must be over, by the limit that comes first.
+    fn limit(&self) -> Option<(Instant, Reason, Duration)> {
+        let request = self.request_deadline.map(|(at, limit)| (at, Reason::RequestTimeout, limit));
+        let backend = self.backend_limit.map(|limit| (Instant::now() + limit, Reason::BackendTimeout, limit));
+        request.into_iter().chain(backend).min_by_key(|(at, ..)| *at)
+    }
+}
+
+/// What the endpoint speaks: what its Service declares, else what the client speaks.
+fn endpoint_version(service: &Service, port: u16, client: HttpVersion) -> Version {
+    let declared = service.ports.iter().find(|known| known.port == port).map(|known| known.app_protocol);
+    match declared {
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) => Version::Http2,
+        _ if client == HttpVersion::HTTP_2 => Version::Http2,
+        _ => Version::Http1,
+    }
+}
+
+/// Safe to send again, and without a body that would have to be kept (RFC 9110, 9.2.2).
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    let method = request.method();
+    let is_idempotent = method.is_safe() || matches!(*method, Method::PUT | Method::DELETE);
+    is_idempotent && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
+}
+
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+async fn send(held: Held, peer: &Peer, request: Request<RequestBody>) -> Result<Got, Lost> {
+    match held {
+        Held::Http1 { mut sender, link, peer } => {
+            let switch = request.headers().contains_key(UPGRADE).then(|| link.expect_switch());
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    let switched = switch.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
+                    Ok(Got { response, held: Held::Http1 { sender, link, peer }, switched })
+                }
+                Err(mut error) => Err(lost(error.take_message(), error.error())),
+            }
+        }
+        Held::Http2(stream) => match stream.0.sender.clone().try_send_request(request).await {
+            Ok(response) => Ok(Got { response, held: Held::Http2(stream), switched: None }),
+            Err(mut error) => {
+                let request = error.take_message();
+                if request.is_some() || error.error().is_closed() || error.error().is_canceled() {
+                    peer.retire(&Held::Http2(stream));
+                }
+                Err(lost(request, error.error()))
+            }
+        },
+    }
+}
+
+fn lost(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Lost {
+    let reason = if error.is_parse() || error.is_parse_too_large() {
+        Reason::BadResponse
+    } else {
+        Reason::BackendReset
+    };
+    let failure = Failure::new(reason, format!("before the response: {}", with_sources(error)));
+    Lost { failure, request, is_unreached: false }
+}
+
+/// hyper's errors say little without what caused them.
+fn with_sources(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A client that was lost in the middle of its body is the cause of what follows.
+fn explain(failure: Failure, progress: &Progress) -> Failure {
+    match progress.lost() {
+        Some(lost) => {
+            Failure::new(Reason::ClientCancelled, format!("in the middle of the request's body: {lost}"))
+        }
+        None => failure,
+    }
+}
+
+impl Outgoing {
+    /// Makes the head what the endpoint's version of HTTP wants; says whether the body waits for the server.
+    fn prepare(
+        self,
+        parts: &mut Parts,
+        body: &Incoming,
+        version: Version,
+        connection: &ClientConnection,
+    ) -> Result<Option<Gate>, Instead> {
+        let client = parts.version;
+        let bad = |error: &dyn std::fmt::Display| {
+            Instead::Refused(Failure::new(Reason::BadRequest, format!("the request to send on: {error}")))
+        };
+        let authority = self.authority(connection)?;
+        let path = match &self.path {
+            Some(path) => path_and_query(path, parts.uri.query()).map_err(|error| bad(&error))?,
+            None => parts.uri.path_and_query().cloned().unwrap_or_else(|| root(&parts.method)),
+        };
+        let waits = parts
+            .headers
+            .get(EXPECT)
+            .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        parts.headers.remove(EXPECT);
+        let mut gate_for_body = None;
+        match version {
+            Version::Http1 => {
+                if client == HttpVersion::HTTP_2 {
+                    join_cookies(&mut parts.headers);
+                }
+                parts.headers.insert(HOST, authority);
+                parts.uri = Uri::from(path);
+                parts.version = HttpVersion::HTTP_11;
+                if !body.is_end_stream() && body.size_hint().exact().is_none() {
+                    // Said outright, or a body of GET would be left out.
+                    parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+                if let Some(protocol) = self.upgrade.filter(|_| body.is_end_stream()) {
+                    parts.headers.insert(UPGRADE, protocol);
+                    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                }
+                if waits && client == HttpVersion::HTTP_11 && !body.is_end_stream() {
+                    parts.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+                    let (gate, opener) = gate();
+                    gate_for_body = Some((gate, opener));
+                }
+            }
+            Version::Http2 => {
+                parts.headers.remove(HOST);
+                let mut uri = http::uri::Parts::default();
+                uri.scheme = Some(Scheme::HTTP);
+                let authority = Authority::try_from(authority.as_bytes()).map_err(|error| bad(&error))?;
+                uri.authority = Some(authority);
+                uri.path_and_query = Some(path);
+                parts.uri = Uri::from_parts(uri).map_err(|error| bad(&error))?;
+                parts.version = HttpVersion::HTTP_2;
+            }
+        }
+        parts.extensions.clear();
+        Ok(gate_for_body.map(|(gate, opener)| {
+            let mut request = Request::new(());
+            hyper::ext::on_informational(&mut request, move |_| opener.open());
+            parts.extensions = std::mem::take(request.extensions_mut());
+            gate
+        }))
+    }
+
+    /// The host to send: rewritten, else as the client wrote it (whatever a header filter made of it), else where the
+    /// client connected to.
+    fn authority(&self, connection: &ClientConnection) -> Result<HeaderValue, Instead> {
+        let bad = |_| Instead::Refused(Failure::new(Reason::BadRequest, "the host to send on is not one"));
+        match (&self.host, &self.authority) {
+            (Some(host), _) => HeaderValue::from_str(host).map_err(bad),
+            (None, Some(authority)) => Ok(authority.clone()),
+            (None, None) => HeaderValue::from_str(&connection.outbound.destination.to_string()).map_err(bad),
+        }
+    }
+}
+
+fn root(method: &Method) -> PathAndQuery {
+    PathAndQuery::from_static(if *method == Method::OPTIONS { "*" } else { "/" })
+}
+
+/// HTTP/2 may split cookies into several fields; HTTP/1 has one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&joined.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}

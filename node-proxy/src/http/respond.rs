@@ -1,0 +1,357 @@
+//! What happens to one request, from top to bottom.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request, apply_to_response};
+use culvert_routing::model::{Action, Backend, PathMatch, Scheme, Target as BackendTarget, Timeouts};
+use culvert_routing::request::is_grpc;
+use culvert_routing::{CompiledRule, RequestView};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::answer::{self, Asked, grpc_status};
+use super::body::{Deadline, Exchange, ResponseBody};
+use super::forward::{Destination, Forwarded, Outgoing};
+use super::hop;
+use super::reader::BadRequest;
+use super::serve::ClientConnection;
+use super::target::{self, BadTarget, Target};
+use crate::reason::Reason;
+use crate::state::model::Service;
+use crate::state::{RouteGroup, Snapshot};
+use crate::telemetry::{Failure, RequestHead, RequestProtocol, RequestRecord};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Counts a request as under way.
+struct UnderWay<'c>(&'c ClientConnection);
+
+impl<'c> UnderWay<'c> {
+    fn begin(connection: &'c ClientConnection) -> Self {
+        connection.requests.set(connection.requests.get() + 1);
+        connection.in_flight.set(connection.in_flight.get() + 1);
+        Self(connection)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}
+
+/// What ends a request without a backend's response.
+pub enum Instead {
+    Refused(Failure),
+    Redirect(Redirection),
+}
+
+impl From<Failure> for Instead {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+impl From<BadTarget> for Instead {
+    fn from(bad: BadTarget) -> Self {
+        Self::Refused(Failure::new(Reason::BadRequest, bad))
+    }
+}
+
+fn refuse(reason: Reason, message: impl std::fmt::Display) -> Instead {
+    Instead::Refused(Failure::new(reason, message))
+}
+
+/// Where a rule, or the absence of routes, sends a request.
+struct Decision {
+    rule: Option<Arc<CompiledRule>>,
+    service: Arc<Service>,
+    port: u16,
+    /// Place of the backend in its rule.
+    backend: Option<usize>,
+    timeouts: Timeouts,
+}
+
+impl ClientConnection {
+    /// Answers a request: with a backend's response, or with one of its own.
+    pub async fn respond(self: Rc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+        let _under_way = UnderWay::begin(&self);
+        let number = self.requests.get();
+        let is_http2 = request.version() == Version::HTTP_2;
+        let is_call = is_grpc(request.version(), request.headers());
+        let (mut parts, body) = request.into_parts();
+        let mut record = self.record(&mut parts, is_call);
+        let refused = self.reading.refused(number).filter(|_| !is_http2);
+        let exchanged = match refused {
+            Some(bad) => Err(refused_by_reader(bad)),
+            None => Box::pin(self.exchange(parts, body, &mut record)).await,
+        };
+        let instead = match exchanged {
+            Ok(forwarded) => return self.pass_on(forwarded, record),
+            Err(instead) => instead,
+        };
+        // What went wrong while the body was read explains what went wrong with sending it.
+        let instead = match self.reading.refused(number).filter(|_| !is_http2) {
+            Some(bad) => refused_by_reader(bad),
+            None => instead,
+        };
+        let closes = !is_http2 && self.reading.has_refused();
+        own_answer(instead, if is_call { Asked::Grpc } else { Asked::Http }, closes, record)
+    }
+
+    /// Notes what was asked, and gives the request the names it is logged under.
+    fn record(&self, parts: &mut Parts, is_call: bool) -> RequestRecord {
+        let authority = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+            None => parts.headers.get(HOST).cloned(),
+        };
+        let head = RequestHead {
+            source_addr: self.outbound.client,
+            service: self.service.clone(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            authority,
+            version: parts.version,
+            request_id: named(&mut parts.headers, REQUEST_ID, || format!("{:032x}", rand::random::<u128>())),
+            traceparent: named(&mut parts.headers, TRACEPARENT, new_traceparent),
+        };
+        let protocol = if is_call { RequestProtocol::Grpc } else { RequestProtocol::Http };
+        let telemetry = self.outbound.context.shared.telemetry.clone();
+        RequestRecord::begin(telemetry, head, protocol, self.meta.clone(), self.series.clone())
+    }
+
+    async fn exchange(
+        &self,
+        mut parts: Parts,
+        body: Incoming,
+        record: &mut RequestRecord,
+    ) -> Result<Forwarded, Instead> {
+        if parts.method == Method::CONNECT {
+            return Err(refuse(Reason::ConnectRefused, "requests are routed here; CONNECT is none"));
+        }
+        let started = Instant::now();
+        target::authority(&parts.uri, &parts.headers, parts.version)?;
+        let (uri, authority) = (parts.uri.clone(), record.head().authority.clone());
+        let host = authority.as_ref().and_then(|value| value.to_str().ok());
+        let target = Target::new(&parts.method, &uri, host)?;
+        let snapshot = self.outbound.context.shared.snapshots.load_full();
+
+        let selected = self.select(&snapshot, &parts, &target)?;
+        let mut outgoing = Outgoing::new(&mut parts, &target, &uri, authority.clone());
+        let decision = match selected {
+            Some((rule, matched)) => {
+                record.set_rule(rule.clone());
+                self.filter(&snapshot, &rule, &matched, &target, &mut parts, &mut outgoing)?
+            }
+            None => self.pass_through(&snapshot)?,
+        };
+        record.set_backend(decision.service.key.clone(), decision.port);
+        let destination = Destination {
+            service: &decision.service,
+            port: decision.port,
+            snapshot: &snapshot,
+            request_deadline: decision.timeouts.request.map(|limit| (started + limit, limit)),
+            backend_limit: decision.timeouts.backend_request,
+        };
+        let mut forwarded = self.forward(destination, parts, body, outgoing, record).await?;
+        if let Some(rule) = &decision.rule {
+            // From the inside out: what the backend's filters say is said before what the rule's say.
+            if let (Action::Forward(backends), Some(index)) = (rule.action(), decision.backend) {
+                apply_to_response(&backends[index].filters, forwarded.response.headers_mut());
+            }
+            apply_to_response(rule.filters(), forwarded.response.headers_mut());
+        }
+        Ok(forwarded)
+    }
+
+    /// The rule that takes the request, and the path it matched with; `None` when no route applies to this client.
+    fn select(
+        &self,
+        snapshot: &Snapshot,
+        parts: &Parts,
+        target: &Target<'_>,
+    ) -> Result<Option<(Arc<CompiledRule>, PathMatch)>, Instead> {
+        let routes = snapshot.routes(&self.service, self.port);
+        let group = routes.and_then(|routes| routes.for_clients_in(&self.outbound.source.namespace));
+        let table = match group {
+            None => return Ok(None),
+            Some(RouteGroup::Unusable(why)) => {
+                return Err(refuse(Reason::RouteUnsupported, format!("a route of this port: {why}")));
+            }
+            Some(RouteGroup::Table(table)) => table,
+        };
+        let view = RequestView {
+            method: &parts.method,
+            host: &target.host,
+            path: &target.path,
+            query: target.query,
+            headers: &parts.headers,
+            grpc: is_grpc(parts.version, &parts.headers),
+        };
+        match table.select(&view) {
+            Some(selected) => Ok(Some((selected.rule.clone(), selected.matched.path.clone()))),
+            None => {
+                let message = format!("no rule matches {} {}", parts.method, target.path);
+                Err(refuse(Reason::RouteNotFound, message))
+            }
+        }
+    }
+
+    /// Without routes: to the endpoints of the Service that was called, as it is now.
+    fn pass_through(&self, snapshot: &Snapshot) -> Result<Decision, Instead> {
+        match snapshot.service(&self.service) {
+            Some(service) => Ok(Decision {
+                rule: None,
+                service: service.clone(),
+                port: self.port,
+                backend: None,
+                timeouts: Timeouts::default(),
+            }),
+            None => Err(refuse(Reason::NoEndpoint, format!("{} is gone", self.service))),
+        }
+    }
+
+    /// Applies what the rule says about requests; says where it goes.
+    fn filter(
+        &self,
+        snapshot: &Snapshot,
+        rule: &Arc<CompiledRule>,
+        matched: &PathMatch,
+        target: &Target<'_>,
+        parts: &mut Parts,
+        outgoing: &mut Outgoing,
+    ) -> Result<Decision, Instead> {
+        let backends = match rule.action() {
+            Action::Forward(backends) => backends,
+            Action::Refuse(why) => return Err(refuse(Reason::RouteUnsupported, why)),
+        };
+        let mut request = FilteredRequest {
+            scheme: Scheme::Http,
+            port: self.port,
+            host: (&*target.host).into(),
+            path: (&*target.path).into(),
+            query: target.query,
+            headers: &mut parts.headers,
+        };
+        if let Some(redirection) = apply_to_request(rule.filters(), matched, &mut request) {
+            return Err(Instead::Redirect(redirection));
+        }
+        let (index, backend) = rule
+            .pick_backend()
+            .ok_or_else(|| refuse(Reason::NoBackend, "the rule has no backend of weight above 0"))?;
+        debug_assert!(index < backends.len());
+        let (service, port) = backend_service(snapshot, backend)?;
+        if let Some(redirection) = apply_to_request(&backend.filters, matched, &mut request) {
+            return Err(Instead::Redirect(redirection));
+        }
+        // What is owned was made by a rewrite.
+        if let Cow::Owned(host) = request.host {
+            outgoing.host = Some(host);
+        }
+        if let Cow::Owned(path) = request.path {
+            outgoing.path = Some(path);
+        }
+        Ok(Decision {
+            rule: Some(rule.clone()),
+            service,
+            port,
+            backend: Some(index),
+            timeouts: rule.timeouts(),
+        })
+    }
+
+    /// Makes the backend's response the client's.
+    fn pass_on(&self, forwarded: Forwarded, mut record: RequestRecord) -> Response<ResponseBody> {
+        let Forwarded { response, held, progress, in_flight, deadline, agreed } = forwarded;
+        let (mut parts, body) = response.into_parts();
+        record.answered(parts.status, grpc_status(&parts.headers));
+        if let Some(mut agreed) = agreed {
+            agreed.record = Some(record);
+            agreed.in_flight = Some(in_flight);
+            *self.agreed.borrow_mut() = Some(agreed);
+            self.reading.switched();
+            return Response::from_parts(parts, ResponseBody::own(Bytes::new()));
+        }
+        self.reading.stays();
+        if parts.headers.contains_key(TRANSFER_ENCODING) {
+            // What it says of the length does not count (RFC 9112, 6.3).
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        hop::strip(&mut parts.headers);
+        // A proxy speaks its own version (RFC 9110, 2.5).
+        parts.version = Version::HTTP_11;
+        let exchange = Exchange { record, held: Some(held), progress, _in_flight: in_flight };
+        let deadline = deadline.map(|(at, reason, after)| Deadline::new(at, reason, after));
+        Response::from_parts(parts, ResponseBody::backend(body, exchange, deadline))
+    }
+}
+
+fn refused_by_reader(bad: BadRequest) -> Instead {
+    let reason = match bad {
+        BadRequest::HeadTooLong(_) => Reason::HeadersTooLarge,
+        BadRequest::Head(head) if head.is_size() => Reason::HeadersTooLarge,
+        BadRequest::Head(_) | BadRequest::Chunk(_) => Reason::BadRequest,
+        BadRequest::HeadTimeout(_) => Reason::RequestHeaderTimeout,
+        BadRequest::BodyTimeout(_) => Reason::RequestBodyTimeout,
+    };
+    refuse(reason, bad)
+}
+
+/// The Service that a backend names, as it is now.
+fn backend_service(snapshot: &Snapshot, backend: &Backend) -> Result<(Arc<Service>, u16), Instead> {
+    let (namespace, name, port) = match &backend.target {
+        BackendTarget::Service { namespace, name, port } => (namespace, name, *port),
+        BackendTarget::Invalid(why) => return Err(refuse(Reason::InvalidBackend, why)),
+    };
+    let service = snapshot.service_named(namespace, name);
+    let known = service.filter(|service| service.ports.iter().any(|known| known.port == port));
+    match known {
+        Some(service) => Ok((service.clone(), port)),
+        None => Err(refuse(Reason::InvalidBackend, format!("there is no {namespace}/{name}:{port}"))),
+    }
+}
+
+fn own_answer(
+    instead: Instead,
+    asked: Asked,
+    closes: bool,
+    mut record: RequestRecord,
+) -> Response<ResponseBody> {
+    let mut response = match instead {
+        Instead::Refused(failure) => {
+            let response = answer::refusal(failure.reason, asked);
+            record.fail(failure);
+            response
+        }
+        Instead::Redirect(Redirection { status, location }) => answer::redirect(status, location),
+    };
+    if closes {
+        answer::close_after(&mut response);
+    }
+    record.answered(response.status(), grpc_status(response.headers()));
+    record.sent(response.body().len());
+    record.finish();
+    response.map(ResponseBody::own)
+}
+
+/// The value that a client gave, or a new one.
+fn named(headers: &mut HeaderMap, name: HeaderName, new: impl Fn() -> String) -> HeaderValue {
+    if let Some(given) = headers.get(&name).filter(|given| !given.is_empty()) {
+        return given.clone();
+    }
+    let value = HeaderValue::from_str(&new()).unwrap_or_else(|_| HeaderValue::from_static("0"));
+    headers.insert(name, value.clone());
+    value
+}
+
+/// A new trace, not sampled (W3C Trace Context); all-zero ids are invalid.
+fn new_traceparent() -> String {
+    format!("00-{:032x}-{:016x}-00", rand::random::<u128>().max(1), rand::random::<u64>().max(1))
+}

@@ -1,0 +1,168 @@
+//! The bytes of an inner connection: HTTP to one endpoint, inside a CONNECT stream of a tunnel, or on a socket where the
+//! endpoint does not speak HBONE.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::copy::TunnelStream;
+use crate::outbound::Upstream;
+use crate::telemetry::ConnectionRecord;
+use crate::tunnel::pool::Lease;
+use crate::tunnel::window::OpenStream;
+use crate::worker::socket::CarriedSocket;
+
+/// An inner connection's transport; counts what it carries.
+pub struct UpstreamIo {
+    way: Way,
+    record: Rc<ConnectionRecord>,
+}
+
+enum Way {
+    Tunnel(Box<Tunnel>),
+    Plain(CarriedSocket),
+}
+
+struct Tunnel {
+    stream: TunnelStream,
+    lease: Rc<Lease>,
+    _open: OpenStream,
+    /// Drained since the stream started or last stalled.
+    drained: usize,
+    has_ended: bool,
+}
+
+impl UpstreamIo {
+    pub(super) fn new(upstream: Upstream, record: Rc<ConnectionRecord>) -> Self {
+        let way = match upstream {
+            Upstream::Plain(socket) => Way::Plain(socket),
+            Upstream::Tunnel(stream, lease) => {
+                let tunnel = Tunnel {
+                    _open: stream.window.stream(),
+                    stream,
+                    lease: Rc::new(lease),
+                    drained: 0,
+                    has_ended: false,
+                };
+                Way::Tunnel(Box::new(tunnel))
+            }
+        };
+        Self { way, record }
+    }
+
+    /// The tunnel's stream is told apart from others of the same tunnel by its lease.
+    pub fn lease(&self) -> Option<Rc<Lease>> {
+        match &self.way {
+            Way::Tunnel(tunnel) => Some(tunnel.lease.clone()),
+            Way::Plain(_) => None,
+        }
+    }
+
+    /// For carrying another protocol.
+    pub fn into_raw(self) -> Raw {
+        match self.way {
+            Way::Plain(socket) => Raw::Plain(socket),
+            Way::Tunnel(tunnel) => Raw::Tunnel(tunnel.stream, tunnel.lease),
+        }
+    }
+}
+
+/// A transport without HTTP.
+pub enum Raw {
+    Tunnel(TunnelStream, Rc<Lease>),
+    Plain(CarriedSocket),
+}
+
+impl Tunnel {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        if self.stream.early.is_empty() {
+            match ready!(self.stream.recv.poll_data(cx)) {
+                Some(Ok(bytes)) => self.stream.early = bytes,
+                Some(Err(error)) => return Poll::Ready(Err(lost(error))),
+                None => return Poll::Ready(Ok(0)),
+            }
+        }
+        let early = &mut self.stream.early;
+        let length = early.len().min(buf.remaining());
+        buf.put_slice(&early[..length]);
+        early.advance(length);
+        self.drained = self.stream.window.drained(self.drained + length);
+        self.stream.recv.flow_control().release_capacity(length).map_err(lost)?;
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let send = &mut self.stream.send;
+        send.reserve_capacity(bytes.len());
+        let mut room = send.capacity();
+        while room == 0 {
+            room = match ready!(send.poll_capacity(cx)) {
+                Some(room) => room.map_err(lost)?,
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+        let length = room.min(bytes.len());
+        send.send_data(Bytes::copy_from_slice(&bytes[..length]), false).map_err(lost)?;
+        Poll::Ready(Ok(length))
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.has_ended, true) {
+            return Ok(());
+        }
+        self.stream.send.send_data(Bytes::new(), true).map_err(lost)
+    }
+}
+
+fn lost(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let length = match &mut this.way {
+            Way::Tunnel(tunnel) => ready!(tunnel.poll_read(cx, buf))?,
+            Way::Plain(socket) => {
+                let before = buf.filled().len();
+                ready!(Pin::new(socket).poll_read(cx, buf))?;
+                buf.filled().len() - before
+            }
+        };
+        this.record.sent(length as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let length = match &mut this.way {
+            Way::Tunnel(tunnel) => ready!(tunnel.poll_write(cx, bytes))?,
+            Way::Plain(socket) => ready!(Pin::new(socket).poll_write(cx, bytes))?,
+        };
+        this.record.received(length as u64);
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().way {
+            Way::Tunnel(_) => Poll::Ready(Ok(())),
+            Way::Plain(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().way {
+            Way::Tunnel(tunnel) => Poll::Ready(tunnel.end()),
+            Way::Plain(socket) => {
+                socket.finish();
+                Pin::new(socket).poll_shutdown(cx)
+            }
+        }
+    }
+}

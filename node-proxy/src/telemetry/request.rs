@@ -1,0 +1,204 @@
+//! One request's account: what was asked, which route took it where, how it was answered.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use culvert_routing::CompiledRule;
+use http::uri::Uri;
+use http::{HeaderValue, Method, StatusCode, Version};
+
+use super::connection::{ConnectionMeta, Failure};
+use super::registry::Telemetry;
+use super::request_series::{RequestProtocol, SeriesCache};
+use crate::reason::Reason;
+use crate::state::model::ServiceKey;
+
+/// A request as the client asked it.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// Of the client's connection.
+    pub source_addr: SocketAddr,
+    /// The Service that was called.
+    pub service: ServiceKey,
+    pub method: Method,
+    pub uri: Uri,
+    /// `Host` or `:authority`, as it came.
+    pub authority: Option<HeaderValue>,
+    pub version: Version,
+    pub request_id: HeaderValue,
+    pub traceparent: HeaderValue,
+}
+
+/// Where a request went.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// `None`: no route applies to the port.
+    pub rule: Option<Arc<CompiledRule>>,
+    pub backend: Option<(ServiceKey, u16)>,
+    /// Endpoints tried, and connections of the last one.
+    pub attempts: u32,
+}
+
+/// A request that is being answered. It is counted and logged when it ends; dropped before, it was given up by the
+/// client. One pointer: it moves from the request to the body of its response.
+#[derive(Debug)]
+pub struct RequestRecord(Box<Open>);
+
+#[derive(Debug)]
+struct Open {
+    telemetry: Telemetry,
+    head: RequestHead,
+    protocol: RequestProtocol,
+    routed: Routed,
+    meta: Rc<ConnectionMeta>,
+    series: Rc<SeriesCache>,
+    started: Instant,
+    /// Bytes of the request's body; shared with whoever reads it.
+    received: Rc<Cell<u64>>,
+    sent: u64,
+    status: Option<StatusCode>,
+    grpc_status: Option<u8>,
+    failure: Option<Failure>,
+    is_counted: bool,
+}
+
+/// A request at its end.
+#[derive(Debug)]
+pub(super) struct EndedRequest<'a> {
+    pub head: &'a RequestHead,
+    pub protocol: RequestProtocol,
+    pub routed: &'a Routed,
+    pub meta: &'a ConnectionMeta,
+    pub received: u64,
+    pub sent: u64,
+    /// As the client saw it; 499 when it did not wait for it.
+    pub status: StatusCode,
+    pub grpc_status: Option<u8>,
+    pub failure: Option<&'a Failure>,
+    pub duration: std::time::Duration,
+}
+
+impl EndedRequest<'_> {
+    /// Whether the log of failures shows it: refused or lost by Culvert, or failed by the server.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some() || self.status.is_server_error()
+    }
+}
+
+impl RequestRecord {
+    /// `meta` and `series` are those of the parent until an endpoint is reached.
+    pub fn begin(
+        telemetry: Telemetry,
+        head: RequestHead,
+        protocol: RequestProtocol,
+        meta: Rc<ConnectionMeta>,
+        series: Rc<SeriesCache>,
+    ) -> Self {
+        Self(Box::new(Open {
+            telemetry,
+            head,
+            protocol,
+            routed: Routed { rule: None, backend: None, attempts: 0 },
+            meta,
+            series,
+            started: Instant::now(),
+            received: Rc::default(),
+            sent: 0,
+            status: None,
+            grpc_status: None,
+            failure: None,
+            is_counted: false,
+        }))
+    }
+
+    pub fn head(&self) -> &RequestHead {
+        &self.0.head
+    }
+
+    pub fn started(&self) -> Instant {
+        self.0.started
+    }
+
+    pub fn set_rule(&mut self, rule: Arc<CompiledRule>) {
+        self.0.routed.rule = Some(rule);
+    }
+
+    pub fn set_backend(&mut self, service: ServiceKey, port: u16) {
+        self.0.routed.backend = Some((service, port));
+    }
+
+    /// Counts a try to send the request.
+    pub fn attempt(&mut self) {
+        self.0.routed.attempts += 1;
+    }
+
+    /// An endpoint was reached, or it is known which one could not be.
+    pub fn set_destination(&mut self, meta: Rc<ConnectionMeta>, series: Rc<SeriesCache>) {
+        self.0.meta = meta;
+        self.0.series = series;
+    }
+
+    /// Where bytes of the request's body are counted.
+    pub fn received(&self) -> Rc<Cell<u64>> {
+        self.0.received.clone()
+    }
+
+    /// The response's head.
+    pub fn answered(&mut self, status: StatusCode, grpc_status: Option<u8>) {
+        self.0.status = Some(status);
+        self.0.grpc_status = grpc_status.or(self.0.grpc_status);
+    }
+
+    /// From trailers.
+    pub fn set_grpc_status(&mut self, status: u8) {
+        self.0.grpc_status = Some(status);
+    }
+
+    /// Counts bytes of the response's body.
+    pub fn sent(&mut self, bytes: usize) {
+        self.0.sent += bytes as u64;
+    }
+
+    /// Why Culvert refused or lost it. The first reason counts.
+    pub fn fail(&mut self, failure: Failure) {
+        self.0.failure.get_or_insert(failure);
+    }
+
+    /// The response is complete, or was cut for the reason given before.
+    pub fn finish(mut self) {
+        self.0.finish();
+    }
+}
+
+impl Open {
+    fn finish(&mut self) {
+        self.is_counted = true;
+        let given_up = StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT);
+        let ended = EndedRequest {
+            head: &self.head,
+            protocol: self.protocol,
+            routed: &self.routed,
+            meta: &self.meta,
+            received: self.received.get(),
+            sent: self.sent,
+            status: self.status.unwrap_or(given_up),
+            grpc_status: self.grpc_status,
+            failure: self.failure.as_ref(),
+            duration: self.started.elapsed(),
+        };
+        self.telemetry.request_ended(&self.series, &ended);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            let message = "the client gave the request up";
+            self.failure.get_or_insert_with(|| Failure::new(Reason::ClientCancelled, message));
+            self.finish();
+        }
+    }
+}
