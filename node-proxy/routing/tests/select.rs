@@ -45,6 +45,11 @@ proptest! {
         agree(&routes, &requests)?;
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     /// Enough of them under each path that they are found by what else they ask for.
     #[test]
     fn crowded_paths_select_what_the_specification_says(
