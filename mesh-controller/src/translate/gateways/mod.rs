@@ -7,6 +7,7 @@ mod class;
 mod conflicts;
 mod facts;
 mod listener;
+mod listener_sets;
 mod names;
 mod spec;
 mod wanted;
@@ -64,6 +65,7 @@ impl Gateways {
         attached: &Attached,
         statuses: &mut Statuses,
     ) -> BTreeMap<culvert_objects::ObjectKey, GatewayFacts> {
+        listener_sets::refuse(objects, self, statuses);
         let facts = self.gateways.values().map(|gateway| {
             let (status, facts) = facts::of(gateway, objects, attached);
             let key = status.key.clone();

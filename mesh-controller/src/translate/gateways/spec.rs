@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::conflicts;
 use super::listener::Listener;
+use crate::translate::services;
 
 /// A Gateway of a class of Culvert's.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Gateway {
     /// Why nothing of it is served: reason and message.
     pub refused: Option<(&'static str, String)>,
     pub infrastructure: GatewayInfrastructure,
+    /// From any namespace at all.
+    pub allows_listener_sets: bool,
 }
 
 impl Gateway {
@@ -29,8 +32,13 @@ impl Gateway {
                 // The class alone says whose it is.
                 let class = object.body.get("spec").and_then(|spec| spec.get("gatewayClassName"));
                 classes.get(class.and_then(Value::as_str)?)?;
-                let spec = GatewaySpec::default();
-                return Some(Self::refused(object, spec, ("UnsupportedValue", error.to_string())));
+                return Some(Self {
+                    object: object.clone(),
+                    listeners: Vec::new(),
+                    refused: Some(("UnsupportedValue", error.to_string())),
+                    infrastructure: GatewayInfrastructure::default(),
+                    allows_listener_sets: false,
+                });
             }
         };
         let is_accepted = *classes.get(&spec.gateway_class_name)?;
@@ -38,18 +46,15 @@ impl Gateway {
             true => fault(&spec),
             false => Some(("Pending", format!("GatewayClass {} is not accepted", spec.gateway_class_name))),
         };
-        let key = super::super::services::key(object.namespace(), object.name());
+        let key = services::key(object.namespace(), object.name());
         let listeners = spec.listeners.iter().enumerate();
         let mut listeners: Vec<Listener> =
             listeners.map(|(index, listener)| Listener::read(listener, &key, index)).collect();
         conflicts::mark(&mut listeners);
+        let from = spec.rest.get("allowedListeners").and_then(|allowed| allowed.pointer("/namespaces/from"));
+        let allows_listener_sets = from.and_then(Value::as_str).is_some_and(|from| from != "None");
         let infrastructure = spec.infrastructure.unwrap_or_default();
-        Some(Self { object: object.clone(), listeners, refused, infrastructure })
-    }
-
-    fn refused(object: &Arc<Object>, spec: GatewaySpec, refused: (&'static str, String)) -> Self {
-        let infrastructure = spec.infrastructure.unwrap_or_default();
-        Self { object: object.clone(), listeners: Vec::new(), refused: Some(refused), infrastructure }
+        Some(Self { object: object.clone(), listeners, refused, infrastructure, allows_listener_sets })
     }
 
     pub fn namespace(&self) -> &str {
@@ -62,7 +67,7 @@ impl Gateway {
 
     /// `namespace/name`.
     pub fn key(&self) -> String {
-        super::super::services::key(self.namespace(), self.name())
+        services::key(self.namespace(), self.name())
     }
 
     /// The listeners that proxies open, with the Gateway's key.

@@ -8,19 +8,20 @@ use std::collections::BTreeSet;
 
 use culvert_api::mesh as pb;
 use culvert_api::names::GATEWAY_CONTROLLER;
+use culvert_objects::Object;
 use culvert_objects::types::{ParentKind, ParentRef};
 use culvert_routing::hostname;
 use culvert_routing::model::Hostname;
 
 use super::attach::Refusal;
 use super::memory::Entry;
-use super::normalize::Draft;
 use super::normalize::reader::Fault;
+use super::normalize::{Draft, Parent};
 use super::resolve::Side;
 use super::status::Facts;
 use super::{Pass, Said, emit, parent_faults};
-use crate::status::DesiredParent;
-use crate::translate::gateways::{Gateway, Listener};
+use crate::status::{DesiredCondition, DesiredParent};
+use crate::translate::gateways::{Gateway, Gateways, Listener};
 
 /// A parentRef to a Gateway of ours.
 struct Claim<'g> {
@@ -87,22 +88,7 @@ fn attach<'g>(
     if let Some((_, why)) = &gateway.refused {
         return Err(Refusal::new("Pending", format!("Gateway {name} is not accepted: {why}")));
     }
-    let named = gateway.listeners.iter().filter(|listener| {
-        parent.section_name.as_ref().is_none_or(|section| *section == listener.name)
-            && parent.port.is_none_or(|port| port == listener.port)
-    });
-    let named: Vec<&Listener> = named.collect();
-    if named.is_empty() {
-        let message = match (&parent.section_name, parent.port) {
-            (Some(section), Some(port)) => {
-                format!("Gateway {name} has no listener {section:?} on port {port}")
-            }
-            (Some(section), None) => format!("Gateway {name} has no listener {section:?}"),
-            (None, Some(port)) => format!("Gateway {name} has no listener on port {port}"),
-            (None, None) => format!("Gateway {name} has no listener"),
-        };
-        return Err(Refusal::new("NoMatchingParent", message));
-    }
+    let named = named(parent, gateway)?;
     let (own, from) = (gateway.namespace(), &*draft.key.namespace);
     let allowed: Vec<&Listener> = (named.into_iter())
         .filter(|listener| {
@@ -128,6 +114,45 @@ fn attach<'g>(
         return Err(Refusal::new("NoMatchingListenerHostname", message));
     }
     Ok(attached)
+}
+
+/// The listeners that a parentRef leaves.
+fn named<'g>(parent: &ParentRef, gateway: &'g Gateway) -> Result<Vec<&'g Listener>, Refusal> {
+    let named = gateway.listeners.iter().filter(|listener| {
+        parent.section_name.as_ref().is_none_or(|section| *section == listener.name)
+            && parent.port.is_none_or(|port| port == listener.port)
+    });
+    let named: Vec<&Listener> = named.collect();
+    if !named.is_empty() {
+        return Ok(named);
+    }
+    let name = gateway.key();
+    let message = match (&parent.section_name, parent.port) {
+        (Some(section), Some(port)) => format!("Gateway {name} has no listener {section:?} on port {port}"),
+        (Some(section), None) => format!("Gateway {name} has no listener {section:?}"),
+        (None, Some(port)) => format!("Gateway {name} has no listener on port {port}"),
+        (None, None) => format!("Gateway {name} has no listener"),
+    };
+    Err(Refusal::new("NoMatchingParent", message))
+}
+
+/// What a route of a kind that this version does not evaluate is told at a Gateway: no listener allows it.
+pub fn unevaluated(gateways: &Gateways, parent: &Parent, route: &Object) -> Option<DesiredParent> {
+    let read = parent.read.as_ref().ok().filter(|read| read.parent_kind() == ParentKind::Gateway)?;
+    let gateway = gateways.find(read.namespace.as_deref().unwrap_or(route.namespace()), &read.name)?;
+    let refusal = named(read, gateway).err().unwrap_or_else(|| {
+        let message = format!(
+            "no listener of Gateway {} allows a {} in this version of Culvert",
+            gateway.key(),
+            route.kind
+        );
+        Refusal::new("NotAllowedByListeners", message)
+    });
+    Some(DesiredParent {
+        parent_ref: parent.written.clone(),
+        controller_name: GATEWAY_CONTROLLER.to_owned(),
+        conditions: vec![DesiredCondition::no("Accepted", refusal.reason, refusal.message)],
+    })
 }
 
 fn words(listeners: &[(&Listener, Vec<Hostname>)]) -> String {

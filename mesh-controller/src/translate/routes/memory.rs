@@ -16,13 +16,14 @@ use super::compile::{Compiled, compile};
 use super::emit;
 use super::normalize::reader::Fault;
 use super::normalize::{Draft, normalize};
-use super::resolve::{Grants, Resolver, Side, Unresolved};
+use super::policies::Policies;
+use super::resolve::{Resolver, Side, Unresolved};
 
 /// From one pass to the next. An empty one changes nothing but the time that the pass takes.
 #[derive(Debug, Default)]
 pub struct Memory {
     routes: HashMap<usize, Entry>,
-    pub(super) grants: Arc<Grants>,
+    pub(super) policies: Arc<Policies>,
 }
 
 impl Memory {
@@ -65,7 +66,7 @@ pub struct InForce {
 struct Resolved {
     /// In the order of the references.
     services: Vec<Option<Arc<Object>>>,
-    grants: Arc<Grants>,
+    policies: Arc<Policies>,
     in_force: Arc<InForce>,
 }
 
@@ -120,14 +121,14 @@ impl Entry {
                 (None, None) => true,
                 _ => false,
             });
-            if same && Arc::ptr_eq(&known.grants, &resolver.grants) {
+            if same && Arc::ptr_eq(&known.policies, &resolver.policies) {
                 return known.in_force.clone();
             }
         }
         let in_force = make(resolver, &self.draft, of_parents);
         let resolved = Resolved {
             services: self.references.iter().map(|name| find(name).cloned()).collect(),
-            grants: resolver.grants.clone(),
+            policies: resolver.policies.clone(),
             in_force: in_force.clone(),
         };
         self.sides.insert(side, resolved);

@@ -11,6 +11,7 @@ mod gateway;
 mod memory;
 mod mesh;
 mod normalize;
+mod policies;
 mod resolve;
 mod services;
 mod status;
@@ -28,7 +29,8 @@ use crate::status::{DesiredParent, DesiredStatus};
 use attach::Taken;
 use normalize::Draft;
 use normalize::reader::{At, Fault, UNKNOWN_FIELD};
-use resolve::{Grants, Resolver};
+use policies::Policies;
+use resolve::Resolver;
 use services::Services;
 
 pub use memory::Memory;
@@ -47,12 +49,12 @@ pub fn translate(
     statuses: &mut Statuses,
 ) -> (Routes, Attached) {
     let mut before = std::mem::take(memory);
-    let grants = Grants::of(objects);
-    memory.grants = if *before.grants == grants { before.grants.clone() } else { Arc::new(grants) };
+    let policies = Policies::of(objects);
+    memory.policies = if *before.policies == policies { before.policies.clone() } else { Arc::new(policies) };
     let mut pass = Pass {
         objects,
         gateways,
-        resolver: Resolver { services: Services::new(objects), grants: memory.grants.clone() },
+        resolver: Resolver { services: Services::new(objects), policies: memory.policies.clone() },
         taken: Taken::default(),
         attached: Attached::new(),
         routes: Routes::new(),
@@ -72,7 +74,10 @@ pub fn translate(
         [Kind::TlsRoute, Kind::TcpRoute, Kind::UdpRoute].iter().flat_map(|kind| objects.of_kind(*kind))
     {
         let said = normalize::parents(object).into_iter().enumerate();
-        let said = said.filter_map(|(index, parent)| Some((index, mesh::unevaluated(&parent, object)?)));
+        let said = said.filter_map(|(index, parent)| {
+            let at_service = mesh::unevaluated(&parent, object);
+            Some((index, at_service.or_else(|| gateway::unevaluated(gateways, &parent, object))?))
+        });
         put(object, said.collect(), statuses);
     }
     (pass.routes, pass.attached)

@@ -5,14 +5,13 @@
 //! for a Service parent the client could have called that Service itself (GEP-1294). So one route resolves differently
 //! for its parents.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use culvert_objects::types::{GATEWAY_GROUP, Protocol, ReferenceGrantSpec};
-use culvert_objects::{Kind, Objects};
-use culvert_routing::model::{Backend, RouteKey, RouteKind, Target};
+use culvert_objects::types::Protocol;
+use culvert_routing::model::{Backend, RouteKey, Target};
 
 use super::normalize::{Draft, DraftBackend};
+use super::policies::Policies;
 use super::services::{Nature, PortFacts, Services};
 
 /// On whose behalf references are followed.
@@ -53,65 +52,10 @@ pub struct Unresolved {
     pub message: String,
 }
 
-/// Grants of references from routes to Services.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Grants {
-    granted: HashSet<Grant>,
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Grant {
-    from: (RouteKind, String),
-    namespace: String,
-    /// None: any Service of the namespace.
-    name: Option<String>,
-}
-
-impl Grants {
-    /// Every ReferenceGrant, also under its former name. A grant with fields that nobody knows grants nothing: they could
-    /// only narrow it.
-    pub fn of(objects: &Objects) -> Self {
-        let mut granted = HashSet::new();
-        for kind in [Kind::ReferenceGrant, Kind::ReferencePolicy] {
-            for object in objects.of_kind(kind) {
-                let Ok(spec) = object.spec::<ReferenceGrantSpec>() else { continue };
-                let from =
-                    spec.from.iter().filter(|from| from.group == GATEWAY_GROUP && from.rest.is_empty());
-                for from in from {
-                    let route = match from.kind.as_str() {
-                        "HTTPRoute" => RouteKind::Http,
-                        "GRPCRoute" => RouteKind::Grpc,
-                        _ => continue,
-                    };
-                    let to = spec.to.iter();
-                    let to =
-                        to.filter(|to| to.group.is_empty() && to.kind == "Service" && to.rest.is_empty());
-                    granted.extend(to.map(|to| Grant {
-                        from: (route, from.namespace.clone()),
-                        namespace: object.namespace().to_owned(),
-                        name: to.name.clone().filter(|name| !name.is_empty()),
-                    }));
-                }
-            }
-        }
-        Self { granted }
-    }
-
-    fn allow(&self, route: &RouteKey, namespace: &str, name: &str) -> bool {
-        let grant = |name: Option<&str>| Grant {
-            from: (route.kind, route.namespace.to_string()),
-            namespace: namespace.to_owned(),
-            name: name.map(str::to_owned),
-        };
-        !self.granted.is_empty()
-            && (self.granted.contains(&grant(None)) || self.granted.contains(&grant(Some(name))))
-    }
-}
-
 /// Follows references.
 pub struct Resolver<'a> {
     pub services: Services<'a>,
-    pub grants: Arc<Grants>,
+    pub policies: Arc<Policies>,
 }
 
 impl Resolver<'_> {
@@ -150,7 +94,7 @@ impl Resolver<'_> {
         let namespace = to.namespace.as_deref().unwrap_or(&route.namespace);
         let (name, written) = (&to.name, format!("Service {namespace}/{}", to.name));
         let elsewhere = *namespace != *route.namespace;
-        if side == Side::Gateway && elsewhere && !self.grants.allow(route, namespace, name) {
+        if side == Side::Gateway && elsewhere && !self.policies.grants.allow(route, namespace, name) {
             return Err((RefNotPermitted, format!("no ReferenceGrant in {namespace} permits {written}")));
         }
         let Some(service) = self.services.find(namespace, name) else {
@@ -172,13 +116,18 @@ impl Resolver<'_> {
         let of_number = || service.ports.iter().filter(|at| at.number == port);
         match of_number().find(|at| at.protocol == Protocol::Tcp).or_else(|| of_number().next()) {
             None => Err((BackendNotFound, format!("{written} has no port {port}"))),
-            Some(found) => match speaks_no_http(found) {
-                Some(what) => Err((
-                    UnresolvedReason::UnsupportedProtocol,
-                    format!("port {port} of {written} is {what}, expected a port of plain HTTP"),
-                )),
-                None => Ok(Target::Service { namespace: namespace.into(), name: name.as_str().into(), port }),
-            },
+            Some(found) => {
+                let tls = || self.policies.tls.of_port(namespace, name, &found.name);
+                match speaks_no_http(found).or_else(tls) {
+                    Some(what) => Err((
+                        UnresolvedReason::UnsupportedProtocol,
+                        format!("port {port} of {written} is {what}, expected a port of plain HTTP"),
+                    )),
+                    None => {
+                        Ok(Target::Service { namespace: namespace.into(), name: name.as_str().into(), port })
+                    }
+                }
+            }
         }
     }
 }
