@@ -19,6 +19,7 @@ use super::expect::{Gate, gate};
 use super::hop;
 use super::pool::{Held, Needs, Peer};
 use super::respond::Instead;
+use super::route::endpoint_version;
 use super::serve::ClientConnection;
 use super::switch::Agreed;
 use super::target::{Target, path_and_query};
@@ -27,7 +28,7 @@ use crate::outbound::protocol::Version;
 use crate::outbound::{Missed, TRIES};
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::{AppProtocol, Service};
+use crate::state::model::Service;
 use crate::telemetry::{Carrier, Failure, RequestRecord};
 
 /// Connections given up under one request before it counts as failed.
@@ -105,7 +106,11 @@ impl ClientConnection {
         outgoing: Outgoing,
         record: &mut RequestRecord,
     ) -> Result<Forwarded, Instead> {
-        let version = endpoint_version(destination.service, destination.port, parts.version);
+        let client = match parts.version {
+            HttpVersion::HTTP_2 => Version::Http2,
+            _ => Version::Http1,
+        };
+        let version = endpoint_version(destination.service, destination.port, client);
         let gate = outgoing.prepare(&mut parts, &body, version, self)?;
         let body = RequestBody::new(body, record.received(), gate);
         let progress = body.progress();
@@ -272,16 +277,6 @@ impl Destination<'_> {
         let request = self.request_deadline.map(|(at, limit)| (at, Reason::RequestTimeout, limit));
         let backend = self.backend_limit.map(|limit| (Instant::now() + limit, Reason::BackendTimeout, limit));
         request.into_iter().chain(backend).min_by_key(|(at, ..)| *at)
-    }
-}
-
-/// What the endpoint speaks: what its Service declares, else what the client speaks.
-fn endpoint_version(service: &Service, port: u16, client: HttpVersion) -> Version {
-    let declared = service.ports.iter().find(|known| known.port == port).map(|known| known.app_protocol);
-    match declared {
-        Some(AppProtocol::Http2 | AppProtocol::Grpc) => Version::Http2,
-        _ if client == HttpVersion::HTTP_2 => Version::Http2,
-        _ => Version::Http1,
     }
 }
 

@@ -3,7 +3,7 @@
 //! `serve` reads a connection; `respond` is what happens to one request, from top to bottom; `forward` takes it to an
 //! endpoint. Below them: `reader`, `head` and `chunks` (what is let in), `target` (host and path), `hop` (what does not cross
 //! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `body` (where a request ends), `answer` (what
-//! Culvert says itself).
+//! Culvert says itself). `route` is the pure part that `culvert explain` shares.
 
 pub mod answer;
 mod body;
@@ -12,10 +12,11 @@ mod client;
 mod expect;
 mod forward;
 pub mod head;
-mod hop;
+pub mod hop;
 mod pool;
 pub mod reader;
 mod respond;
+pub mod route;
 mod serve;
 mod switch;
 pub mod target;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request, apply_to_response};
-use culvert_routing::model::{Action, Backend, PathMatch, Scheme, Target as BackendTarget, Timeouts};
+use culvert_routing::model::{Action, PathMatch, Scheme, Timeouts};
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView};
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -20,11 +20,12 @@ use super::body::{Deadline, Exchange, ResponseBody};
 use super::forward::{Destination, Forwarded, Outgoing};
 use super::hop;
 use super::reader::BadRequest;
+use super::route;
 use super::serve::ClientConnection;
 use super::target::{self, BadTarget, Target};
 use crate::reason::Reason;
+use crate::state::Snapshot;
 use crate::state::model::Service;
-use crate::state::{RouteGroup, Snapshot};
 use crate::telemetry::{Failure, RequestHead, RequestProtocol, RequestRecord};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -180,13 +181,6 @@ impl ClientConnection {
     ) -> Result<Option<(Arc<CompiledRule>, PathMatch)>, Instead> {
         let routes = snapshot.routes(&self.service, self.port);
         let group = routes.and_then(|routes| routes.for_clients_in(&self.outbound.source.namespace));
-        let table = match group {
-            None => return Ok(None),
-            Some(RouteGroup::Unusable(why)) => {
-                return Err(refuse(Reason::RouteUnsupported, format!("a route of this port: {why}")));
-            }
-            Some(RouteGroup::Table(table)) => table,
-        };
         let view = RequestView {
             method: &parts.method,
             host: &target.host,
@@ -195,13 +189,8 @@ impl ClientConnection {
             headers: &parts.headers,
             grpc: is_grpc(parts.version, &parts.headers),
         };
-        match table.select(&view) {
-            Some(selected) => Ok(Some((selected.rule.clone(), selected.matched.path.clone()))),
-            None => {
-                let message = format!("no rule matches {} {}", parts.method, target.path);
-                Err(refuse(Reason::RouteNotFound, message))
-            }
-        }
+        let selected = route::select(group, &view)?;
+        Ok(selected.map(|selected| (selected.rule.clone(), selected.matched.path.clone())))
     }
 
     /// Without routes: to the endpoints of the Service that was called, as it is now.
@@ -247,7 +236,7 @@ impl ClientConnection {
             .pick_backend()
             .ok_or_else(|| refuse(Reason::NoBackend, "the rule has no backend of weight above 0"))?;
         debug_assert!(index < backends.len());
-        let (service, port) = backend_service(snapshot, backend)?;
+        let (service, port) = route::backend_service(snapshot, backend)?;
         if let Some(redirection) = apply_to_request(&backend.filters, matched, &mut request) {
             return Err(Instead::Redirect(redirection));
         }
@@ -302,20 +291,6 @@ fn refused_by_reader(bad: BadRequest) -> Instead {
         BadRequest::BodyTimeout(_) => Reason::RequestBodyTimeout,
     };
     refuse(reason, bad)
-}
-
-/// The Service that a backend names, as it is now.
-fn backend_service(snapshot: &Snapshot, backend: &Backend) -> Result<(Arc<Service>, u16), Instead> {
-    let (namespace, name, port) = match &backend.target {
-        BackendTarget::Service { namespace, name, port } => (namespace, name, *port),
-        BackendTarget::Invalid(why) => return Err(refuse(Reason::InvalidBackend, why)),
-    };
-    let service = snapshot.service_named(namespace, name);
-    let known = service.filter(|service| service.ports.iter().any(|known| known.port == port));
-    match known {
-        Some(service) => Ok((service.clone(), port)),
-        None => Err(refuse(Reason::InvalidBackend, format!("there is no {namespace}/{name}:{port}"))),
-    }
 }
 
 fn own_answer(

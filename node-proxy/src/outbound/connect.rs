@@ -114,7 +114,7 @@ fn total(timeouts: Timeouts) -> Duration {
 }
 
 /// Why bytes to a workload that does not speak HBONE are not protected.
-fn why_plaintext(source: &Workload, destination: &Workload) -> WhyPlaintext {
+pub fn why_plaintext(source: &Workload, destination: &Workload) -> WhyPlaintext {
     let is_leaving =
         |workload: &Workload| workload.own.as_ref().is_some_and(|own| own.enrolment == Enrolment::Leaving);
     if destination.host_network {

@@ -17,11 +17,12 @@ use crate::http;
 use crate::limits::ConnectionLimitReached;
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::{AppProtocol, OutboundPolicy, OwnWorkload, Service, Timeouts, Workload};
+use crate::state::model::{OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts, Workload};
 use crate::telemetry::{ConnectionMeta, Failure, Reporter, Security, WhyPlaintext};
 use crate::worker::Context;
 use crate::worker::pod::PodHere;
 use crate::worker::socket::CarriedSocket;
+pub use connect::why_plaintext;
 pub(crate) use connect::{Connected, Missed, TRIES, Upstream};
 use decide::{Action, Facts, Known};
 use look::Seen;
@@ -127,14 +128,20 @@ fn bytes(connected: Connected) -> Treated {
     Treated::Bytes(Box::new(connected))
 }
 
-/// Whether a pod is called at its own address although calls to its Service would be routed.
-fn is_routed_elsewhere(workload: &Workload, port: u16, snapshot: &Snapshot, client_namespace: &str) -> bool {
-    workload.memberships.iter().any(|membership| {
+/// The Service and port whose routes a client goes past when it calls a pod at its own address and this port.
+pub fn routed_elsewhere(
+    workload: &Workload,
+    port: u16,
+    snapshot: &Snapshot,
+    client_namespace: &str,
+) -> Option<(ServiceKey, u16)> {
+    workload.memberships.iter().find_map(|membership| {
         let mut ports = membership.ports.iter().filter(|(_, target)| *target == port);
-        ports.any(|(service_port, _)| {
+        let (service_port, _) = ports.find(|(service_port, _)| {
             let routes = snapshot.routes(&membership.service, *service_port);
             routes.is_some_and(|routes| routes.for_clients_in(client_namespace).is_some())
-        })
+        })?;
+        Some((membership.service.clone(), *service_port))
     })
 }
 
@@ -173,7 +180,8 @@ impl Outbound {
         match action {
             Action::Balance(service) => self.balance(client, service, &snapshot).await,
             Action::Forward(workload) => {
-                if is_routed_elsewhere(&workload, destination.port(), &snapshot, &self.source.namespace) {
+                let namespace = &self.source.namespace;
+                if routed_elsewhere(&workload, destination.port(), &snapshot, namespace).is_some() {
                     self.context.shared.telemetry.past_routes();
                 }
                 self.connect_to_workload(workload).await.map(bytes)
@@ -204,7 +212,8 @@ impl Outbound {
         snapshot: &Snapshot,
     ) -> Result<Treated, Refusal> {
         let port = self.destination.port();
-        let declared = self.declared(&service, snapshot);
+        let (namespace, settings) = (&self.source.namespace, &self.own.settings);
+        let declared = Declared::of_port(snapshot, &service, port, namespace, settings);
         let seen = match declared.dial() {
             Dial::PerRequest => self.look(client, Some(self.context.shared.http.head)).await?,
             Dial::After(patience) => self.look(client, Some(patience)).await?,
@@ -249,20 +258,6 @@ impl Outbound {
                 Err(self.refusal(reason, message))
             }
         }
-    }
-
-    fn declared(&self, service: &Service, snapshot: &Snapshot) -> Declared {
-        let port = self.destination.port();
-        let routes = snapshot.routes(&service.key, port);
-        let routed = routes.is_some_and(|routes| routes.for_clients_in(&self.source.namespace).is_some());
-        let opaque =
-            self.own.settings.opaque_ports.iter().any(|range| (range.first..=range.last).contains(&port));
-        let protocol = service
-            .ports
-            .iter()
-            .find(|known| known.port == port)
-            .map_or(AppProtocol::Undeclared, |known| known.app_protocol);
-        Declared::of(routed, opaque, protocol)
     }
 
     /// Decides on the snapshot in force; while the address is unknown and may become known, on those that follow.

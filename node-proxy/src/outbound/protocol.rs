@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::reason::Reason;
-use crate::state::model::AppProtocol;
+use crate::state::Snapshot;
+use crate::state::model::{AppProtocol, Service, WorkloadSettings};
 
 /// Until the server is dialled on a port that is declared HTTP, when the client says nothing: servers of such ports may
 /// speak first all the same.
@@ -25,6 +26,21 @@ pub enum Declared {
 }
 
 impl Declared {
+    /// Of a Service's port, for clients of a namespace with these settings.
+    pub fn of_port(
+        snapshot: &Snapshot,
+        service: &Service,
+        port: u16,
+        client_namespace: &str,
+        settings: &WorkloadSettings,
+    ) -> Self {
+        let routes = snapshot.routes(&service.key, port);
+        let routed = routes.is_some_and(|routes| routes.for_clients_in(client_namespace).is_some());
+        let opaque = settings.opaque_ports.iter().any(|range| (range.first..=range.last).contains(&port));
+        let known = service.ports.iter().find(|known| known.port == port);
+        Self::of(routed, opaque, known.map_or(AppProtocol::Undeclared, |known| known.app_protocol))
+    }
+
     pub fn of(routed: bool, opaque: bool, protocol: AppProtocol) -> Self {
         match protocol {
             _ if routed => Self::Route,
