@@ -1,8 +1,10 @@
 //! The one task that knows everything: it follows the objects and what node proxies say, publishes snapshots for the
 //! streams, and puts statuses in the writer's queue.
 
+mod board;
 pub mod enrolment;
 mod listeners;
+mod overview;
 mod pod_status;
 mod state;
 
@@ -20,7 +22,7 @@ use crate::status::StatusQueue;
 use crate::translate::{self, Environment, Memory, Translation, Workloads};
 use crate::wanted::Wanted;
 
-pub use state::Overview;
+pub use overview::Overview;
 use state::State;
 
 /// Events of streams that may wait for the hub; streams wait when it is full.

@@ -1,15 +1,15 @@
 //! The hub's state, all of it changed without waiting; shared with the admin server, which only reads.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::ObjectKey;
 use pb::resource::Body;
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::board::Board;
 use super::enrolment::{Book, Decision, Touched};
 use super::listeners::Listeners;
 use super::{Event, StreamId, pod_status};
@@ -20,17 +20,17 @@ use crate::translate::{Facts, GatewayFacts, Statuses, Translation, Workloads};
 
 pub struct State {
     mesh: Option<pb::MeshSettings>,
-    services: BTreeMap<String, pb::Service>,
-    listener_resources: BTreeMap<String, pb::Listener>,
-    routes: BTreeMap<String, Arc<pb::Route>>,
-    facts: BTreeMap<String, Facts>,
+    pub(super) services: BTreeMap<String, pb::Service>,
+    pub(super) listener_resources: BTreeMap<String, pb::Listener>,
+    pub(super) routes: BTreeMap<String, Arc<pb::Route>>,
+    pub(super) facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
-    book: Book,
+    pub(super) book: Book,
     listeners: Listeners,
-    streams: BTreeMap<StreamId, Stream>,
+    pub(super) streams: BTreeMap<StreamId, Stream>,
     builder: Builder,
-    generation: u64,
+    pub(super) generation: u64,
     board: Board,
     gateways: BTreeMap<ObjectKey, GatewayFacts>,
     /// Of Gateways, without what proxies report.
@@ -48,13 +48,13 @@ struct Told {
     shared: bool,
 }
 
-struct Stream {
-    node: String,
-    hello: pb::Hello,
-    opened: Instant,
-    applied: u64,
-    version: String,
-    refused: BTreeMap<Key, String>,
+pub(super) struct Stream {
+    pub(super) node: String,
+    pub(super) hello: pb::Hello,
+    pub(super) opened: Instant,
+    pub(super) applied: u64,
+    pub(super) version: String,
+    pub(super) refused: BTreeMap<Key, String>,
 }
 
 impl State {
@@ -71,7 +71,7 @@ impl State {
             streams: BTreeMap::new(),
             builder: Builder::default(),
             generation: 0,
-            board: Board { queue, current: existing.into_iter().map(|key| (key, None)).collect() },
+            board: Board::new(queue, existing),
             gateways: BTreeMap::new(),
             gateway_statuses: Statuses::new(),
             pod_statuses: Statuses::new(),
@@ -322,92 +322,5 @@ fn withdraw(builder: &mut Builder, uid: &str, told: Option<Told>) {
     }
     if told.shared {
         builder.share(&key, None);
-    }
-}
-
-/// The statuses as they were last put in the queue.
-struct Board {
-    queue: StatusQueue,
-    /// None: written by an earlier run, content unknown.
-    current: BTreeMap<ObjectKey, Option<Arc<DesiredStatus>>>,
-}
-
-impl Board {
-    fn replace(&mut self, wanted: Statuses) {
-        let gone: Vec<ObjectKey> =
-            self.current.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
-        gone.iter().for_each(|key| self.put(key, None));
-        for (key, status) in wanted {
-            self.put(&key, Some(status));
-        }
-    }
-
-    fn put(&mut self, key: &ObjectKey, status: Option<DesiredStatus>) {
-        match status.filter(|status| !status.is_empty()) {
-            Some(status) => {
-                if self.current.get(key).and_then(Option::as_deref) != Some(&status) {
-                    let status = Arc::new(status);
-                    self.queue.put(key.clone(), Some(status.clone()));
-                    self.current.insert(key.clone(), Some(status));
-                }
-            }
-            None => {
-                if self.current.remove(key).is_some() {
-                    self.queue.put(key.clone(), None);
-                }
-            }
-        }
-    }
-}
-
-/// Shows what is in force.
-#[derive(Clone)]
-pub struct Overview {
-    state: Arc<Mutex<State>>,
-}
-
-impl Overview {
-    pub fn new(state: Arc<Mutex<State>>) -> Self {
-        Self { state }
-    }
-
-    /// Generation, streams with what they have applied and refused, and every pod with its enrolment.
-    pub fn json(&self) -> Value {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let stream = |stream: &Stream| {
-            let refused =
-                |(key, reason): (&Key, &String)| json!({"resource": key.to_string(), "reason": reason});
-            json!({
-                "node": stream.node,
-                "instance": stream.hello.instance,
-                "proxyVersion": stream.hello.proxy_version,
-                "openSeconds": stream.opened.elapsed().as_secs(),
-                "appliedGeneration": stream.applied,
-                "version": stream.version,
-                "refused": stream.refused.iter().map(refused).collect::<Vec<_>>(),
-            })
-        };
-        let pods = state.book.iter().map(|(uid, entry)| {
-            let decision = entry.decision();
-            let report = entry.report.as_ref();
-            json!({
-                "uid": uid,
-                "node": entry.node,
-                "enrolment": decision.enrolment.as_str_name(),
-                "tunnel": decision.tunnel.as_str_name(),
-                "reported": report.map(|report| report.phase().as_str_name()),
-                "message": report.map(|report| report.message.as_str()).unwrap_or_default(),
-                "refused": entry.refused,
-            })
-        });
-        json!({
-            "generation": state.generation,
-            "services": state.services.len(),
-            "listeners": state.listener_resources.len(),
-            "routes": state.routes.len(),
-            "workloads": state.facts.len(),
-            "streams": state.streams.values().map(stream).collect::<Vec<_>>(),
-            "pods": pods.collect::<Vec<_>>(),
-        })
     }
 }

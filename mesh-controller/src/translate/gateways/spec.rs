@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use culvert_api::names::NEVER_ENROLLED_NAMESPACES;
 use culvert_objects::Object;
 use culvert_objects::types::{GatewayAddress, GatewayInfrastructure, GatewaySpec};
 use serde_json::Value;
@@ -43,7 +44,7 @@ impl Gateway {
         };
         let is_accepted = *classes.get(&spec.gateway_class_name)?;
         let refused = match is_accepted {
-            true => fault(&spec),
+            true => of_system(object).or_else(|| fault(&spec)),
             false => Some(("Pending", format!("GatewayClass {} is not accepted", spec.gateway_class_name))),
         };
         let key = services::key(object.namespace(), object.name());
@@ -81,6 +82,13 @@ impl Gateway {
     pub fn serves(&self, listener: &Listener) -> bool {
         self.refused.is_none() && listener.is_usable()
     }
+}
+
+/// The pods of a Gateway are in its namespace, and listeners are opened in pods of the mesh only.
+fn of_system(object: &Object) -> Option<(&'static str, String)> {
+    let namespace = object.namespace();
+    let message = || format!("metadata.namespace: pods of {namespace} are never part of the mesh");
+    NEVER_ENROLLED_NAMESPACES.contains(&namespace).then(|| ("UnsupportedValue", message()))
 }
 
 /// What stops a Gateway as a whole.

@@ -25,7 +25,7 @@ pub fn of(gateway: &Gateway) -> Vec<Object> {
     pod_labels.insert(MESH_LABEL.to_owned(), MESH_ENABLED.to_owned());
     let annotations = &gateway.infrastructure.annotations;
     let name = names::object(gateway.name());
-    let port = |port: &u16| json!({"name": format!("http-{port}"), "port": port, "targetPort": port, "protocol": "TCP"});
+    let port = |port: &u16| json!({"name": format!("port-{port}"), "port": port, "targetPort": port, "protocol": "TCP"});
     let service = json!({
         "type": "LoadBalancer",
         "selector": selector,

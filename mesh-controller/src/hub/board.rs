@@ -1,0 +1,51 @@
+//! The statuses as they were last wanted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use culvert_objects::ObjectKey;
+
+use crate::status::{DesiredStatus, StatusQueue};
+use crate::translate::Statuses;
+
+/// The statuses as they were last put in the queue.
+pub struct Board {
+    queue: StatusQueue,
+    /// None: written by an earlier run, content unknown.
+    current: BTreeMap<ObjectKey, Option<Arc<DesiredStatus>>>,
+}
+
+impl Board {
+    /// `existing` are the objects that have one from an earlier run.
+    pub fn new(queue: StatusQueue, existing: Vec<ObjectKey>) -> Self {
+        Self { queue, current: existing.into_iter().map(|key| (key, None)).collect() }
+    }
+
+    /// Wants these and no others.
+    pub fn replace(&mut self, wanted: Statuses) {
+        let gone: Vec<ObjectKey> =
+            self.current.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.put(key, None));
+        for (key, status) in wanted {
+            self.put(&key, Some(status));
+        }
+    }
+
+    /// Wants one status, or none.
+    pub fn put(&mut self, key: &ObjectKey, status: Option<DesiredStatus>) {
+        match status.filter(|status| !status.is_empty()) {
+            Some(status) => {
+                if self.current.get(key).and_then(Option::as_deref) != Some(&status) {
+                    let status = Arc::new(status);
+                    self.queue.put(key.clone(), Some(status.clone()));
+                    self.current.insert(key.clone(), Some(status));
+                }
+            }
+            None => {
+                if self.current.remove(key).is_some() {
+                    self.queue.put(key.clone(), None);
+                }
+            }
+        }
+    }
+}
