@@ -200,10 +200,17 @@ impl Files {
 
     fn read(&self, path: &Path, stamp: Stamp) -> File {
         let Manifest { objects, skipped, errors } = manifest::load(path);
+        let last = self.files.get(path).map(|last| last.objects.as_slice()).unwrap_or_default();
         let objects = if errors.is_empty() {
-            objects.into_iter().map(|at| Arc::new(at.object)).collect()
+            let known: BTreeMap<ObjectKey, &Arc<Object>> = last.iter().map(|at| (at.key(), at)).collect();
+            // What has not changed stays the very same object, so that what was made of it can be kept.
+            let same = |object: Object| match known.get(&object.key()) {
+                Some(before) if ***before == object => (*before).clone(),
+                _ => Arc::new(object),
+            };
+            objects.into_iter().map(|at| same(at.object)).collect()
         } else {
-            self.files.get(path).map(|last| last.objects.clone()).unwrap_or_default()
+            last.to_vec()
         };
         File { stamp, objects, errors, skipped }
     }
@@ -328,8 +335,11 @@ mod tests {
         wait(&mut objects, |objects| objects.problems().len() == 2).await;
         assert_eq!(zone(&objects.borrow(), "one").as_deref(), Some("a"));
 
-        write(at, "a.yaml", &node("one", "b"));
+        write(at, "a.yaml", &(node("one", "b") + &node("two", "a")));
         wait(&mut objects, |objects| objects.problems().len() == 1).await;
+        assert!(Arc::ptr_eq(&untouched, objects.borrow().find(Kind::Node, "", "two").unwrap()));
+        write(at, "a.yaml", &node("one", "b"));
+        wait(&mut objects, |objects| objects.len() == 2).await;
         assert_eq!(zone(&objects.borrow(), "one").as_deref(), Some("b"));
         assert_eq!(objects.borrow().len(), 2);
 
