@@ -44,7 +44,6 @@ proptest! {
     ) {
         agree(&routes, &requests)?;
     }
-
 }
 
 proptest! {
