@@ -8,6 +8,7 @@ mod manifests;
 mod mesh;
 mod metrics;
 mod recording;
+pub mod routes;
 mod session;
 mod wait;
 

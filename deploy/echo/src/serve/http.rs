@@ -6,10 +6,10 @@ use crate::identity::PodIdentity;
 use crate::websocket::{self, Frame as Message, Opcode};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -72,10 +72,15 @@ async fn answer(request: Request<Incoming>, remote: SocketAddr, identity: &PodId
         Ok(wishes) => wishes,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
     };
+    let is_head = request.method() == Method::HEAD;
     let mut response = match websocket::handshake_key(request.headers()).map(websocket::accept_key) {
         Some(key) if request.uri().path().ends_with("/ws") => upgrade(request, &key),
         _ => respond(request, &wishes, remote, identity).await,
     };
+    let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_head || is_bodiless {
+        response = without_body(response);
+    }
     if let Ok(pod) = HeaderValue::from_str(&identity.pod) {
         response.headers_mut().insert("x-echo-pod", pod);
     }
@@ -126,6 +131,15 @@ async fn respond(
         response.headers_mut().insert(header::TRAILER, HeaderValue::from_static(TRAILER));
     }
     response
+}
+
+/// With the length of the body that is left out; hyper leaves it out by itself over HTTP/1 only.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|_| parts.status != StatusCode::NO_CONTENT) {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(parts, Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
 /// Switches to WebSocket and echoes every message.
