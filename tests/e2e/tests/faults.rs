@@ -137,6 +137,41 @@ fn controller_down_and_node_proxy_killed_serves_the_kept_state() {
     });
 }
 
+#[test]
+fn a_peer_enrolled_since_the_kept_state_is_not_spoken_to_in_plaintext() {
+    let mesh = MESH.alone();
+    let (client, _) = mesh.open(&Shop::new("older", Labelled::Yes), "older");
+    let peers = Shop::new("newer", Labelled::No);
+    let (_, server) = mesh.open(&peers, "newer");
+    let targets = ["server.newer:9000".to_owned(), server.at(9000), server.at_v6(9000)];
+    mesh.reaches(&client, &targets[0]);
+    mesh.component("stop", "node-proxy/node1");
+    mesh.apply(&peers.clone().labelled(Labelled::Yes).namespace());
+    eventually("the other node has enrolled its pod", SOON, || {
+        let pod = mesh.get("pod", Some("newer"), Some(&server.name));
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let is_enrolled =
+            conditions.iter().any(|one| one["type"] == "culvert.dev/Enrolled" && one["status"] == "True");
+        if is_enrolled { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    mesh.component("stop", "controller");
+    mesh.component("start", "node-proxy/node1");
+    for target in &targets {
+        mesh.reaches(&client, target);
+        let (arrived, readable) = on_the_link(&mesh, &client, target);
+        assert!(arrived && !readable, "{target}: arrived {arrived}, readable {readable}");
+    }
+    // And one that is not enrolled is still reached.
+    mesh.component("start", "controller");
+    mesh.apply(&peers.namespace());
+    mesh.settled("newer");
+    mesh.component("stop", "controller");
+    mesh.component("crash", "node-proxy/node1");
+    mesh.reaches(&client, &targets[1]);
+    assert_eq!(mesh.config("node1")["node"]["stale"], true);
+    mesh.component("start", "controller");
+}
+
 /// A pod that starts while `component` is down waits, and says for whom; then it works; never in plaintext.
 fn starts_while_down(component: &str, said_as: &str, name: &str) {
     let mesh = MESH.alone();
