@@ -23,6 +23,9 @@ struct Cli {
 enum Command {
     /// Serve on every given port, or on those of CULVERT_ECHO_PORTS, or HTTP on 8080.
     Serve(serve::ServeArgs),
+    /// Do nothing until SIGTERM, and then for a while longer: the pods of a Gateway, whose connections are their node
+    /// proxy's.
+    Wait(serve::WaitArgs),
     #[command(flatten)]
     Client(client::ClientCommand),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(args) => runtime.block_on(serve::run(args)).map(|()| ExitCode::SUCCESS),
+        Command::Wait(args) => runtime.block_on(serve::wait(args)).map(|()| ExitCode::SUCCESS),
         Command::Client(command) => runtime.block_on(client::run(command)),
     };
     // Blocking readers of stdin must not keep the process alive.

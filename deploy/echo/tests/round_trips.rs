@@ -1,5 +1,7 @@
 //! The server and the client against each other, as processes.
 
+#![allow(clippy::unwrap_used)]
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

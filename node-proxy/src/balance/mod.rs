@@ -18,7 +18,7 @@ use crate::state::model::{Service, ServiceKey, Workload, WorkloadUid};
 use crate::state::{EndpointSet, Snapshot};
 
 pub use load::{EndpointLoad, Endpoints, InFlight};
-pub use usable::{Family, Place};
+pub use usable::{Family, Place, select as usable_endpoints};
 
 /// Pairs drawn before an endpoint that failed lately is taken all the same.
 const DRAWS: usize = 4;

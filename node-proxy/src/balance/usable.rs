@@ -64,7 +64,7 @@ fn is_near(workload: &Workload, membership: &Membership, service: &Service, plac
 /// The usable endpoints: workload, address, target port. Ready ones, else those that still serve while they terminate;
 /// under `internalTrafficPolicy: Local` those of this node only; near ones if there are any and the Service prefers
 /// them.
-pub(super) fn select<'a>(
+pub fn select<'a>(
     endpoints: &'a EndpointSet,
     service: &Service,
     port: u16,

@@ -1,15 +1,15 @@
 //! The commands of `culvert`, and how they reach a running sandbox.
 
-mod client;
+pub(crate) mod client;
 mod exec;
-mod output;
+pub(crate) mod output;
 mod sandbox;
 mod up;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-use crate::{capture, demo};
+use crate::{capture, demo, explain};
 
 /// A Kubernetes service mesh without sidecars; and a whole mesh on one machine.
 #[derive(Parser)]
@@ -23,6 +23,7 @@ struct Cli {
 enum Command {
     /// A cluster with its mesh on this machine, without Kubernetes and without root.
     Sandbox(Box<sandbox::SandboxArgs>),
+    Explain(Box<explain::ExplainArgs>),
     Capture(capture::command::CaptureArgs),
     Demo(demo::DemoArgs),
 }
@@ -33,6 +34,7 @@ enum Command {
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Sandbox(arguments) => sandbox::run(*arguments),
+        Command::Explain(arguments) => explain::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Capture(arguments) => capture::command::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => demo::run(arguments),
     };

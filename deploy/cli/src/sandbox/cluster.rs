@@ -80,6 +80,8 @@ pub struct Cluster {
     pub link: DualRange,
     /// Where controller, CA and DNS run, on the nodes' link.
     pub control_plane: DualAddress,
+    /// Where [`OUTSIDE`] is on the nodes' link.
+    pub outside: DualAddress,
     /// Virtual address of the cluster's DNS (`nameserver` of the pods).
     pub dns: DualAddress,
 }
@@ -97,6 +99,7 @@ impl Cluster {
             pod_cidr: range([10, 244, 0, 0], 16, [0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0], 56),
             link,
             control_plane: link.nth(2),
+            outside: link.nth(3),
             dns: service_cidr.nth(10),
         }
     }
@@ -113,7 +116,10 @@ pub const FABRIC: &str = "fabric";
 /// Name of the namespace in which controller, CA and DNS run.
 pub const CONTROL_PLANE: &str = "control-plane";
 
-/// Where a namespace of that name (node, [`FABRIC`], [`CONTROL_PLANE`], [`pod_namespace`]) is mounted, inside the
+/// Name of the namespace that is neither node nor pod: where clients outside the cluster are.
+pub const OUTSIDE: &str = "outside";
+
+/// Where a namespace of that name (node, [`FABRIC`], [`CONTROL_PLANE`], [`OUTSIDE`], [`pod_namespace`]) is mounted, inside the
 /// sandbox.
 #[must_use]
 pub fn netns_path(name: &str) -> PathBuf {
@@ -124,6 +130,12 @@ pub fn netns_path(name: &str) -> PathBuf {
 #[must_use]
 pub fn pod_namespace(pod_uid: &str) -> String {
     format!("pod-{pod_uid}")
+}
+
+/// Addresses of Services of type LoadBalancer, reached from outside the nodes; the same in every sandbox.
+#[must_use]
+pub fn load_balancer_range() -> DualRange {
+    range([10, 90, 0, 0], 24, [0xfd00, 0x10, 0x90, 0, 0, 0, 0, 0], 120)
 }
 
 fn node(index: u8, link: &DualRange) -> NodeInfo {

@@ -22,6 +22,11 @@ impl Files {
     pub fn statuses(self) -> PathBuf {
         self.root().join("statuses")
     }
+    /// Objects that the controller wants made (`--wanted`).
+    #[must_use]
+    pub fn wanted(self) -> PathBuf {
+        self.root().join("wanted")
+    }
     /// Public keys of the service account tokens (`--token-keys`).
     #[must_use]
     pub fn token_keys(self) -> PathBuf {

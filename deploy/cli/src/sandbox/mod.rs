@@ -23,3 +23,4 @@ pub mod status;
 pub mod store;
 pub mod supervisor;
 pub mod tokens;
+pub mod wanted;

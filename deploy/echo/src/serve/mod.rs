@@ -113,6 +113,25 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// See [`wait`].
+#[derive(Args)]
+pub(crate) struct WaitArgs {
+    /// Goes on for so many milliseconds after SIGTERM.
+    #[arg(long, default_value_t = 5000, value_name = "MS")]
+    linger: u64,
+}
+
+/// Does nothing until SIGTERM, and then for a while longer.
+///
+/// # Errors
+/// When signals cannot be watched.
+pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    terminate.recv().await;
+    tokio::time::sleep(Duration::from_millis(args.linger)).await;
+    Ok(())
+}
+
 fn start(spec: PortSpec, identity: &Arc<PodIdentity>) -> io::Result<()> {
     let addresses: [SocketAddr; 2] =
         [(Ipv4Addr::UNSPECIFIED, spec.port).into(), (Ipv6Addr::UNSPECIFIED, spec.port).into()];

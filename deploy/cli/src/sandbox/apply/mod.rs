@@ -2,7 +2,7 @@
 //! server would, and carried out all together or not at all.
 
 mod check;
-mod merge;
+pub(crate) mod merge;
 
 use std::collections::BTreeMap;
 use std::fmt;

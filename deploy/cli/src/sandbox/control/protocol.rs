@@ -64,6 +64,8 @@ pub enum Request {
         namespace: Option<String>,
         name: Option<String>,
     },
+    /// Every object, with the statuses that the mesh wrote, as a list.
+    Objects,
     /// With the share of connections that are not encrypted, if asked for.
     Status {
         plaintext: bool,

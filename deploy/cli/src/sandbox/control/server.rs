@@ -116,6 +116,10 @@ impl Server {
             Request::Get { kind, namespace, name } => {
                 outcome(get::get(&served.store, &kind, namespace.as_deref(), name.as_deref()))
             }
+            Request::Objects => {
+                let objects = served.store.all_merged();
+                outcome(serde_json::to_value(objects).map(|value| (String::new(), value)))
+            }
             Request::Status { plaintext } => {
                 let view = if plaintext { View::Plaintext } else { View::Overview };
                 outcome(status::status(served, view).await)

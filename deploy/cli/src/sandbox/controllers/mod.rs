@@ -5,6 +5,7 @@ mod deployment;
 mod endpoint_slices;
 mod garbage;
 mod hash;
+mod load_balancer;
 mod namespaces;
 mod rollout;
 mod schedule;
@@ -17,6 +18,7 @@ use culvert_objects::types::DeploymentSpec;
 use culvert_objects::{Kind, Objects};
 
 use crate::sandbox::store::Change;
+pub use load_balancer::ingress;
 use view::PodView;
 
 /// How long changes are gathered before controllers look at them.
@@ -37,6 +39,7 @@ pub fn reconcile(objects: &Objects, context: &Context) -> Vec<Change> {
     let mut changes = schedule::reconcile(objects, &pods, context);
     changes.extend(deployment::reconcile(objects, &pods, context));
     changes.extend(endpoint_slices::reconcile(objects, &pods));
+    changes.extend(load_balancer::reconcile(objects));
     changes.extend(namespaces::reconcile(objects));
     changes.extend(garbage::reconcile(objects));
     changes

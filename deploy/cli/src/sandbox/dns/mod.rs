@@ -2,7 +2,7 @@
 
 mod answer;
 mod server;
-mod zone;
+pub mod zone;
 
 pub use server::{DOMAIN, Sockets, serve};
 pub use zone::Zone;

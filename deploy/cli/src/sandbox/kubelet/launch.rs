@@ -13,6 +13,8 @@ use crate::sandbox::namespaces::Entry;
 
 /// Image whose default command is the echo server beside this program.
 const ECHO_IMAGE: &str = "culvert/echo";
+/// Image of a Gateway's pods, which do nothing themselves: their node's proxy serves in their namespace.
+const GATEWAY_IMAGE: &str = "culvert/gateway";
 
 impl Pod {
     /// The container's place in the world at this moment.
@@ -72,15 +74,19 @@ impl Pod {
         let expanded = |words: &[String]| words.iter().map(|word| expand(word, own)).collect::<Vec<_>>();
         let mut command = expanded(&container.command);
         if command.is_empty() {
-            if !is_echo(container) {
-                return Err(format!(
-                    "image {} cannot be run: the sandbox has no images but {ECHO_IMAGE}; give the container a command \
-                     of this machine",
-                    container.image
-                ));
-            }
+            let verb = match container.image.split(':').next() {
+                Some(ECHO_IMAGE) => "serve",
+                Some(GATEWAY_IMAGE) => "wait",
+                _ => {
+                    return Err(format!(
+                        "image {} cannot be run: the sandbox has no images but {ECHO_IMAGE} and {GATEWAY_IMAGE}; give \
+                         the container a command of this machine",
+                        container.image
+                    ));
+                }
+            };
             let program = self.context.binaries.find("culvert-echo").map_err(|error| error.to_string())?;
-            command = vec![program.to_string_lossy().into_owned(), "serve".to_owned()];
+            command = vec![program.to_string_lossy().into_owned(), verb.to_owned()];
         }
         command.extend(expanded(&container.args));
         Ok(command)

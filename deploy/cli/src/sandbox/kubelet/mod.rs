@@ -134,7 +134,7 @@ impl Kubelet {
 }
 
 /// The first pod of a Deployment that is to stay.
-fn first_of(objects: &Objects, namespace: &str, deployment: &str) -> Option<Arc<Object>> {
+pub(crate) fn first_of(objects: &Objects, namespace: &str, deployment: &str) -> Option<Arc<Object>> {
     let is_of = |pod: &&Arc<Object>| {
         let owner = pod.controller().map_or("", |owner| owner.name.as_str());
         let template = pod.label("pod-template-hash").unwrap_or_default();

@@ -22,6 +22,7 @@ use crate::sandbox::controllers::{self, Context};
 
 pub(crate) use defaults::{DNS_SERVICE, MAX_PODS, NAMESPACES};
 pub use state::{Change, State};
+pub(crate) use statuses::{Scanned, scan};
 pub use statuses::{Statuses, merge};
 
 /// Rounds of controllers after one change. They settle in a handful; more means that two of them disagree.
@@ -84,6 +85,13 @@ impl Store {
         let object = Arc::clone(self.objects().get(key)?);
         let statuses = Arc::clone(&self.0.statuses.borrow());
         Some(merge(&object, &statuses))
+    }
+
+    /// Every object with the mesh's status merged in.
+    #[must_use]
+    pub fn all_merged(&self) -> Vec<Object> {
+        let statuses = Arc::clone(&self.0.statuses.borrow());
+        self.objects().iter().map(|object| merge(object, &statuses)).collect()
     }
 
     /// Changes the status of an object under the store's lock; nothing happens when it is gone.

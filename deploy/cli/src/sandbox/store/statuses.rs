@@ -77,16 +77,19 @@ fn merge_conditions(conditions: &mut Vec<Value>, more: &[Value]) {
 
 /// A file as it was read: what tells whether it must be read again, and what it said.
 #[derive(Clone)]
-struct Entry {
+pub(crate) struct Entry {
     changed: SystemTime,
     length: u64,
     inode: u64,
-    object: Option<Arc<Object>>,
+    pub(crate) object: Option<Arc<Object>>,
 }
+
+/// The files of a directory of objects.
+pub(crate) type Scanned = BTreeMap<PathBuf, Entry>;
 
 /// Keeps `publish` equal to the directory, forever.
 pub(super) async fn run(directory: PathBuf, publish: &watch::Sender<Arc<Statuses>>) {
-    let mut known: BTreeMap<PathBuf, Entry> = BTreeMap::new();
+    let mut known = Scanned::new();
     loop {
         let (from, before) = (directory.clone(), known.clone());
         match tokio::task::spawn_blocking(move || scan(&from, before)).await {
@@ -104,7 +107,7 @@ pub(super) async fn run(directory: PathBuf, publish: &watch::Sender<Arc<Statuses
 }
 
 /// What the directory holds now; `None` when nothing changed since `before`.
-fn scan(directory: &Path, before: BTreeMap<PathBuf, Entry>) -> Option<BTreeMap<PathBuf, Entry>> {
+pub(crate) fn scan(directory: &Path, before: Scanned) -> Option<Scanned> {
     // A directory that goes away while it is listed is looked at again at the next poll.
     let files = manifest::files_below(directory).ok()?;
     let mut now = BTreeMap::new();
@@ -132,7 +135,7 @@ fn read(path: &Path) -> Option<Arc<Object>> {
     match serde_json::from_slice(&text) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
-            warn!(%error, file = %path.display(), "a status cannot be read");
+            warn!(%error, file = %path.display(), "a document of the controller cannot be read");
             None
         }
     }

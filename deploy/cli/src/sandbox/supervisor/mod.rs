@@ -26,7 +26,7 @@ use super::namespaces::private;
 use super::network::Network;
 use super::store::{Store, StoreConfig};
 use super::tokens::Tokens;
-use super::{dns, kube_proxy};
+use super::{dns, kube_proxy, wanted};
 
 /// How a sandbox is to be; from `up` to the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +144,8 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
     let dns = dns::Sockets::bind(&cluster).map_err(step("start DNS"))?;
     tokio::spawn(dns::serve(dns, store.clone(), background.clone()));
     tokio::spawn(kube_proxy::run(store.clone(), Cluster::clone(&cluster), background.clone()));
+    let made = wanted::run(store.clone(), Arc::clone(&cluster), Files.wanted(), background.clone());
+    tokio::spawn(made);
     let mut settings =
         Settings { log: arguments.log.clone(), extra: arguments.extra.clone(), ..Settings::default() };
     if let Some(trust_domain) = &arguments.trust_domain {
@@ -175,7 +177,7 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
 }
 
 fn make_directories(cluster: &Cluster) -> std::io::Result<()> {
-    let mut directories = vec![Files.objects(), Files.statuses(), Files.ca_data()];
+    let mut directories = vec![Files.objects(), Files.statuses(), Files.wanted(), Files.ca_data()];
     directories.extend(Files.trust_bundle().parent().map(ToOwned::to_owned));
     directories.extend(Files.token_keys().parent().map(ToOwned::to_owned));
     directories.extend(cluster.nodes.iter().map(|node| Files.node_state(&node.name)));

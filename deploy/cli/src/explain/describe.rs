@@ -1,0 +1,84 @@
+//! Matches and filters in words.
+
+use culvert_routing::model::{
+    Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, Rewrite, ValueMatch,
+};
+use http::{HeaderName, HeaderValue};
+
+/// What a match asks for.
+pub fn matching(hostname: Option<&Hostname>, matching: &Match) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(hostname.map(|hostname| format!("host {hostname}")));
+    parts.push(match &matching.path {
+        PathMatch::Exact(path) => format!("path {path}"),
+        PathMatch::Prefix(path) => format!("path prefix {path}"),
+        PathMatch::Regex(path) => format!("path ~ {path}"),
+        PathMatch::Grpc { service: None, method: None } => "any gRPC call".to_owned(),
+        PathMatch::Grpc { service, method } => {
+            let part = |what: &str, value: &Option<ValueMatch>| {
+                value.as_ref().map(|value| format!("{what} {}", wanted(value)))
+            };
+            [part("service", service), part("method", method)]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", ")
+        }
+    });
+    parts.extend(matching.method.as_ref().map(|method| format!("method {method}")));
+    parts.extend(
+        matching.headers.iter().map(|header| format!("header {} {}", header.name, wanted(&header.value))),
+    );
+    parts.extend(matching.query.iter().map(|query| format!("query {} {}", query.name, wanted(&query.value))));
+    parts.join(", ")
+}
+
+fn wanted(value: &ValueMatch) -> String {
+    match value {
+        ValueMatch::Exact(value) => format!("= {value}"),
+        ValueMatch::Regex(value) => format!("~ {value}"),
+    }
+}
+
+/// What a filter does.
+pub fn filter(filter: &Filter) -> String {
+    match filter {
+        Filter::RequestHeaders(edit) => format!("request headers: {}", header_edit(edit)),
+        Filter::ResponseHeaders(edit) => format!("response headers: {}", header_edit(edit)),
+        Filter::Redirect(redirect) => self::redirect(redirect),
+        Filter::Rewrite(rewrite) => self::rewrite(rewrite),
+    }
+}
+
+fn header_edit(edit: &HeaderEdit) -> String {
+    let pairs = |word: &str, pairs: &[(HeaderName, HeaderValue)]| {
+        let one = |(name, value): &(HeaderName, HeaderValue)| {
+            format!("{word} {name}: {}", String::from_utf8_lossy(value.as_bytes()))
+        };
+        pairs.iter().map(one).collect::<Vec<_>>()
+    };
+    let removed = edit.remove.iter().map(|name| format!("remove {name}")).collect();
+    [pairs("set", &edit.set), pairs("add", &edit.add), removed].concat().join(", ")
+}
+
+fn redirect(redirect: &Redirect) -> String {
+    let mut parts = vec![format!("redirect {}", redirect.status.code().as_u16())];
+    parts.extend(redirect.scheme.map(|scheme| format!("scheme {}", scheme.as_str())));
+    parts.extend(redirect.hostname.as_ref().map(|host| format!("host {host}")));
+    parts.extend(redirect.port.map(|port| format!("port {port}")));
+    parts.extend(redirect.path.as_ref().map(path_edit));
+    parts.join(", ")
+}
+
+fn rewrite(rewrite: &Rewrite) -> String {
+    let host = rewrite.hostname.as_ref().map(|host| format!("host {host}"));
+    let parts: Vec<String> = host.into_iter().chain(rewrite.path.as_ref().map(path_edit)).collect();
+    format!("rewrite {}", parts.join(", "))
+}
+
+fn path_edit(edit: &PathEdit) -> String {
+    match edit {
+        PathEdit::ReplaceFull(path) => format!("path {path:?}"),
+        PathEdit::ReplacePrefix(path) => format!("prefix of the path to {path:?}"),
+    }
+}

@@ -1,0 +1,96 @@
+//! `culvert explain`: what becomes of a request, and why, before it is made. It decides with the controller's translation and
+//! the node proxy's own functions: [`facts`] makes the snapshot, [`explanation`] asks it, [`render`] writes it down.
+
+pub mod data;
+mod describe;
+mod endpoints;
+pub mod explanation;
+pub mod facts;
+mod listeners;
+pub mod question;
+pub mod render;
+mod requests;
+#[cfg(test)]
+mod tests;
+mod unattached;
+
+use anyhow::Context;
+use clap::Args;
+use culvert_objects::{Object, Objects};
+use std::path::PathBuf;
+
+use crate::cli::client;
+use crate::cli::output::{Format, print};
+use crate::sandbox::cluster::Cluster;
+use crate::sandbox::control::place::Place;
+use crate::sandbox::control::protocol::{Request, SourceFile};
+use facts::{Facts, Source};
+use question::{From, Question, Spoken};
+
+/// Nodes of a cluster that is there in files only.
+const NODES: u8 = 2;
+
+/// Say what becomes of a request: which route, rule, backend and endpoint, and why not the others.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Which sandbox.
+    #[arg(long, env = "CULVERT_SANDBOX", default_value = "default", value_name = "NAME")]
+    name: String,
+    /// Explain these files alone instead: files, directories, or - for standard input.
+    #[arg(short, long = "file", value_name = "FILE|DIR")]
+    file: Vec<PathBuf>,
+    /// The client: NAMESPACE/POD, NAMESPACE/deploy/NAME, or `outside`.
+    #[arg(long, value_name = "NAMESPACE/POD")]
+    from: From,
+    /// GET, or POST for a gRPC call, if not given.
+    #[arg(long)]
+    method: Option<http::Method>,
+    /// NAME: VALUE
+    #[arg(long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// Sent over HTTP/2 with prior knowledge.
+    #[arg(long)]
+    http2: bool,
+    /// A gRPC call, as a content-type of application/grpc says too.
+    #[arg(long)]
+    grpc: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// http://HOST[:PORT][/PATH]
+    url: String,
+}
+
+/// Explains and prints.
+///
+/// # Errors
+/// When the question makes no sense, the files are wrong, or there is no such sandbox or pod.
+pub fn run(arguments: &ExplainArgs) -> anyhow::Result<()> {
+    let spoken = match (arguments.grpc, arguments.http2) {
+        (true, _) => Spoken::Grpc,
+        (false, true) => Spoken::Http2,
+        (false, false) => Spoken::Default,
+    };
+    let from = arguments.from.clone();
+    let question = Question::new(from, arguments.method.clone(), &arguments.url, &arguments.headers, spoken)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let facts = runtime.block_on(Box::pin(facts(arguments)))?;
+    let explanation = explanation::explain(&facts, &question)?;
+    print(arguments.output, &render::text(&explanation), &serde_json::to_value(&explanation)?)
+}
+
+async fn facts(arguments: &ExplainArgs) -> anyhow::Result<Facts> {
+    if !arguments.file.is_empty() {
+        let files = client::read_manifests(&arguments.file)?;
+        let cluster = Cluster::new("files", NODES);
+        let objects = facts::files::objects(&cluster, SourceFile::parse_all(&files))?;
+        return Ok(Facts::new(objects, &cluster, Source::Files));
+    }
+    let place = Place::of(&arguments.name)?;
+    let (_, value) = client::report(client::ask(&place, &Request::Objects).await?)?;
+    let objects: Vec<Object> = serde_json::from_value(value).context("the sandbox's objects")?;
+    let objects: Objects = objects.into_iter().collect();
+    // Its ranges are those of every sandbox; nodes are objects.
+    let cluster = Cluster::new(&arguments.name, 1);
+    Ok(Facts::new(objects, &cluster, Source::Sandbox(arguments.name.clone())))
+}

@@ -1,0 +1,372 @@
+//! One request and the routes that apply to it: the same functions that the node proxy calls, asked for everything that
+//! could happen instead of for one thing that does.
+
+use culvert_node_proxy::http::answer::face;
+use culvert_node_proxy::http::head::{Judged, judge};
+use culvert_node_proxy::http::target::{self, Target};
+use culvert_node_proxy::http::{hop, route};
+use culvert_node_proxy::reason::Reason;
+use culvert_node_proxy::state::RouteGroup;
+use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request};
+use culvert_routing::model::{
+    Action, Backend as Weighted, PathMatch, RouteKey, RouteKind, Scheme, Target as Named,
+};
+use culvert_routing::request::is_grpc;
+use culvert_routing::{CompiledRule, RequestView, RouteTable, Selected};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use std::sync::Arc;
+
+use super::data::{Backend, Candidate, End, Explanation, Header, Outcome, Rule, SentRequest, Verdict};
+use super::describe;
+use super::endpoints::{self, Chooser};
+use super::question::Question;
+
+/// Bytes of a request's head that the node proxy takes.
+const LARGEST_HEAD: usize = 64 << 10;
+
+/// Where routes are asked: at a Service's port or at a listener.
+pub struct Asked<'a> {
+    pub chooser: Chooser<'a>,
+    pub group: Option<&'a RouteGroup>,
+    /// Of the Service that was called, or of the listener.
+    pub port: u16,
+    /// Where requests go without routes; a listener has none.
+    pub unrouted: Option<(&'a culvert_node_proxy::state::model::Service, u16)>,
+}
+
+/// A request as it is sent, checked as the node proxy checks it.
+pub struct Sent {
+    method: Method,
+    uri: Uri,
+    authority: String,
+    headers: HeaderMap,
+    version: Version,
+}
+
+/// Why no rule is asked.
+pub struct Unfit {
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl Sent {
+    /// # Errors
+    /// What the node proxy would refuse it for.
+    pub fn new(question: &Question) -> Result<Self, Unfit> {
+        let bad = |message: String| Unfit { reason: Reason::BadRequest, message };
+        let authority = match question.headers.get(header::HOST) {
+            Some(host) => host.to_str().map_err(|_| bad("Host is not text".to_owned()))?.to_owned(),
+            None => question.authority.clone(),
+        };
+        let mut headers = question.headers.clone();
+        headers.remove(header::HOST);
+        let uri = if question.version == Version::HTTP_2 {
+            format!("http://{authority}{}", question.target)
+        } else {
+            check_head(question, &authority)?;
+            headers.insert(
+                header::HOST,
+                HeaderValue::from_str(&authority).map_err(|error| bad(error.to_string()))?,
+            );
+            question.target.clone()
+        };
+        let uri: Uri = uri.parse().map_err(|error| bad(format!("target {:?}: {error}", question.target)))?;
+        if question.method == Method::CONNECT {
+            let message = "requests are routed here; CONNECT is none".to_owned();
+            return Err(Unfit { reason: Reason::ConnectRefused, message });
+        }
+        Ok(Self { method: question.method.clone(), uri, authority, headers, version: question.version })
+    }
+
+    fn target(&self) -> Result<Target<'_>, Unfit> {
+        let bad = |error: target::BadTarget| Unfit { reason: Reason::BadRequest, message: error.to_string() };
+        let authority = target::authority(&self.uri, &self.headers, self.version).map_err(bad)?;
+        Target::new(&self.method, &self.uri, authority).map_err(bad)
+    }
+
+    fn is_call(&self) -> bool {
+        is_grpc(self.version, &self.headers)
+    }
+}
+
+/// HTTP/1 is judged on its bytes.
+fn check_head(question: &Question, authority: &str) -> Result<(), Unfit> {
+    let mut head =
+        format!("{} {} HTTP/1.1\r\nHost: {authority}\r\n", question.method, question.target).into_bytes();
+    for (name, value) in question.headers.iter().filter(|(name, _)| *name != header::HOST) {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    match judge(&head) {
+        _ if head.len() > LARGEST_HEAD => {
+            let message = format!("the head has {} bytes, more than {LARGEST_HEAD}", head.len());
+            Err(Unfit { reason: Reason::HeadersTooLarge, message })
+        }
+        Judged::Refused(bad) if bad.is_size() => {
+            Err(Unfit { reason: Reason::HeadersTooLarge, message: bad.to_string() })
+        }
+        Judged::Refused(bad) => Err(Unfit { reason: Reason::BadRequest, message: bad.to_string() }),
+        Judged::Partial | Judged::Complete(_) => Ok(()),
+    }
+}
+
+/// Explains what the routes make of the request.
+pub fn explain(explanation: &mut Explanation, question: &Question, asked: &Asked<'_>) {
+    let is_call = is_grpc(question.version, &question.headers);
+    let decided = Sent::new(question).and_then(|sent| decide(explanation, &sent, asked));
+    if let Err(unfit) = decided {
+        explanation.outcomes = vec![answered(1.0, unfit.reason, unfit.message, is_call)];
+    }
+}
+
+fn decide(explanation: &mut Explanation, sent: &Sent, asked: &Asked<'_>) -> Result<(), Unfit> {
+    let target = sent.target()?;
+    let view = RequestView {
+        method: &sent.method,
+        host: &target.host,
+        path: &target.path,
+        query: target.query,
+        headers: &sent.headers,
+        grpc: sent.is_call(),
+    };
+    if let Some(RouteGroup::Table(table)) = asked.group {
+        explanation.candidates = candidates(table, &view);
+    }
+    let selected = route::select(asked.group, &view)
+        .map_err(|failure| Unfit { reason: failure.reason, message: failure.message })?;
+    match selected {
+        Some(Selected { rule, matched }) => by_rule(explanation, sent, &target, asked, rule, &matched.path),
+        None => unrouted(explanation, sent, &target, asked),
+    }
+    Ok(())
+}
+
+fn candidates(table: &RouteTable, view: &RequestView<'_>) -> Vec<Candidate> {
+    let mut winner = None;
+    let mut all = Vec::new();
+    for candidate in table.candidates() {
+        let (verdict, why) = match (candidate.check(view), &winner) {
+            (Err(mismatch), _) => (Verdict::Mismatch, Some(mismatch.to_string())),
+            (Ok(()), None) => {
+                winner = Some(candidate);
+                (Verdict::Wins, None)
+            }
+            (Ok(()), Some(winner)) => {
+                let criterion = candidate.outranked_by(winner);
+                (Verdict::Outranked, criterion.map(|criterion| format!("the winner {criterion}")))
+            }
+        };
+        let rule = candidate.rule();
+        all.push(Candidate {
+            route: route_name(rule.key()),
+            rule: rule.label(),
+            rule_index: rule.index(),
+            matches: describe::matching(candidate.hostname(), candidate.matched()),
+            verdict,
+            why,
+        });
+    }
+    all
+}
+
+/// `HTTPRoute namespace/name`
+pub fn route_name(key: &RouteKey) -> String {
+    let kind = match key.kind {
+        RouteKind::Http => "HTTPRoute",
+        RouteKind::Grpc => "GRPCRoute",
+    };
+    format!("{kind} {}/{}", key.namespace, key.name)
+}
+
+fn by_rule(
+    explanation: &mut Explanation,
+    sent: &Sent,
+    target: &Target<'_>,
+    asked: &Asked<'_>,
+    rule: &Arc<CompiledRule>,
+    matched: &PathMatch,
+) {
+    let timeouts = rule.timeouts();
+    let millis = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    explanation.rule = Some(Rule {
+        route: route_name(rule.key()),
+        rule: rule.label(),
+        rule_index: rule.index(),
+        filters: rule.filters().iter().map(describe::filter).collect(),
+        request_timeout_ms: timeouts.request.map(millis),
+        backend_request_timeout_ms: timeouts.backend_request.map(millis),
+    });
+    let backends = match rule.action() {
+        Action::Forward(backends) => backends,
+        Action::Refuse(why) => {
+            explanation.outcomes =
+                vec![answered(1.0, Reason::RouteUnsupported, why.to_string(), sent.is_call())];
+            return;
+        }
+    };
+    let mut headers = sent.headers.clone();
+    hop::strip(&mut headers);
+    let mut request = filtered(target, asked.port, &mut headers);
+    if let Some(redirection) = apply_to_request(rule.filters(), matched, &mut request) {
+        explanation.outcomes = vec![redirected(1.0, &redirection)];
+        return;
+    }
+    let after = Filtered::of(&request);
+    let sum: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    if sum == 0 {
+        let message = "the rule has no backend of weight above 0".to_owned();
+        explanation.outcomes = vec![answered(1.0, Reason::NoBackend, message, sent.is_call())];
+    }
+    for backend in backends {
+        let share = if sum == 0 { 0.0 } else { f64::from(backend.weight) / sum as f64 };
+        let (described, end) = self::backend(sent, target, asked, (matched, &after), (backend, share));
+        explanation.backends.push(described);
+        if share > 0.0 {
+            explanation.outcomes.push(Outcome { share, end });
+        }
+    }
+}
+
+/// A request after the filters of the rule, for those of each backend.
+struct Filtered {
+    host: Option<String>,
+    path: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Filtered {
+    fn of(request: &FilteredRequest<'_>) -> Self {
+        // What is owned was made by a rewrite.
+        let owned = |text: &std::borrow::Cow<'_, str>| match text {
+            std::borrow::Cow::Owned(text) => Some(text.clone()),
+            std::borrow::Cow::Borrowed(_) => None,
+        };
+        Self { host: owned(&request.host), path: owned(&request.path), headers: request.headers.clone() }
+    }
+}
+
+fn filtered<'a>(target: &'a Target<'_>, port: u16, headers: &'a mut HeaderMap) -> FilteredRequest<'a> {
+    FilteredRequest {
+        scheme: Scheme::Http,
+        port,
+        host: (&*target.host).into(),
+        path: (&*target.path).into(),
+        query: target.query,
+        headers,
+    }
+}
+
+fn backend(
+    sent: &Sent,
+    target: &Target<'_>,
+    asked: &Asked<'_>,
+    (matched, after): (&PathMatch, &Filtered),
+    (backend, share): (&Weighted, f64),
+) -> (Backend, End) {
+    let mut described = Backend {
+        backend: backend_name(backend),
+        weight: Some(backend.weight),
+        share,
+        filters: backend.filters.iter().map(describe::filter).collect(),
+        request: None,
+        endpoints: Vec::new(),
+    };
+    let (service, port) = match route::backend_service(asked.chooser.snapshot, backend) {
+        Ok(found) => found,
+        Err(failure) => {
+            let end = answer(failure.reason, failure.message, sent.is_call());
+            return (described, end);
+        }
+    };
+    let mut headers = after.headers.clone();
+    let mut request = filtered(target, asked.port, &mut headers);
+    if let Some(host) = &after.host {
+        request.host = host.clone().into();
+    }
+    if let Some(path) = &after.path {
+        request.path = path.clone().into();
+    }
+    if let Some(redirection) = apply_to_request(&backend.filters, matched, &mut request) {
+        return (described, redirected(share, &redirection).end);
+    }
+    let last = Filtered::of(&request);
+    described.request = Some(sent_request(sent, target, &last));
+    described.endpoints = endpoints::of_service(asked.chooser, &service, port);
+    let end = forwarded(&described, sent);
+    (described, end)
+}
+
+fn unrouted(explanation: &mut Explanation, sent: &Sent, target: &Target<'_>, asked: &Asked<'_>) {
+    let Some((service, port)) = asked.unrouted else {
+        let message = "no route is attached".to_owned();
+        explanation.outcomes = vec![answered(1.0, Reason::RouteNotFound, message, sent.is_call())];
+        return;
+    };
+    let mut headers = sent.headers.clone();
+    hop::strip(&mut headers);
+    let unchanged = Filtered { host: None, path: None, headers };
+    let backend = Backend {
+        backend: format!("{}:{port}", service.key),
+        weight: None,
+        share: 1.0,
+        filters: Vec::new(),
+        request: Some(sent_request(sent, target, &unchanged)),
+        endpoints: endpoints::of_service(asked.chooser, service, port),
+    };
+    explanation.outcomes = vec![Outcome { share: 1.0, end: forwarded(&backend, sent) }];
+    explanation.backends = vec![backend];
+}
+
+fn forwarded(backend: &Backend, sent: &Sent) -> End {
+    if backend.endpoints.iter().any(|endpoint| endpoint.used) {
+        return End::Forwarded { backend: backend.backend.clone() };
+    }
+    let message = format!("{} has no endpoint that may be used", backend.backend);
+    answer(Reason::NoEndpoint, message, sent.is_call())
+}
+
+fn sent_request(sent: &Sent, target: &Target<'_>, filtered: &Filtered) -> SentRequest {
+    let path = filtered.path.as_deref().unwrap_or(&target.path);
+    let host = filtered.host.clone().unwrap_or_else(|| sent.authority.clone());
+    let headers = filtered.headers.iter().filter(|(name, _)| *name != header::HOST);
+    let header = |(name, value): (&http::HeaderName, &HeaderValue)| Header {
+        name: name.to_string(),
+        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
+    };
+    SentRequest {
+        method: sent.method.to_string(),
+        path: target.query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")),
+        host,
+        headers: headers.map(header).collect(),
+    }
+}
+
+fn backend_name(backend: &Weighted) -> String {
+    match &backend.target {
+        Named::Service { namespace, name, port } => format!("{namespace}/{name}:{port}"),
+        Named::Invalid(why) => why.to_string(),
+    }
+}
+
+fn redirected(share: f64, redirection: &Redirection) -> Outcome {
+    let location = String::from_utf8_lossy(redirection.location.as_bytes()).into_owned();
+    Outcome { share, end: End::Redirected { status: redirection.status.as_u16(), location } }
+}
+
+fn answered(share: f64, reason: Reason, message: String, is_call: bool) -> Outcome {
+    Outcome { share, end: answer(reason, message, is_call) }
+}
+
+/// Culvert's own answer for a reason.
+fn answer(reason: Reason, message: String, is_call: bool) -> End {
+    let face = face(reason);
+    End::Answered {
+        status: if is_call { 200 } else { face.status.as_u16() },
+        grpc_status: is_call.then_some(face.grpc as u16),
+        reason: reason.to_string(),
+        message,
+    }
+}

@@ -1,0 +1,219 @@
+//! One question per kind of outcome, against a small mesh in files; what is said is golden.
+
+use super::data::{End, Explanation, GroupKind, Parent, Verdict, WhyNot};
+use super::facts::{self, Facts, Source};
+use super::question::{Question, Spoken};
+use super::{explanation, render};
+use crate::sandbox::cluster::Cluster;
+use culvert_objects::manifest;
+use std::path::Path;
+
+const MESH: &str = include_str!("testdata/mesh.yaml");
+
+fn mesh_of(text: &str) -> Facts {
+    let cluster = Cluster::new("files", 2);
+    let objects = facts::files::objects(&cluster, manifest::parse(text, Path::new("mesh.yaml"))).unwrap();
+    Facts::new(objects, &cluster, Source::Files)
+}
+
+struct Ask<'a> {
+    from: &'a str,
+    url: &'a str,
+    headers: &'a [&'a str],
+    spoken: Spoken,
+    method: Option<http::Method>,
+}
+
+impl<'a> Ask<'a> {
+    fn get(from: &'a str, url: &'a str) -> Self {
+        Self { from, url, headers: &[], spoken: Spoken::Default, method: None }
+    }
+
+    fn of(&self, facts: &Facts) -> Explanation {
+        let headers: Vec<String> = self.headers.iter().map(|line| (*line).to_owned()).collect();
+        let from = self.from.parse().unwrap();
+        let question = Question::new(from, self.method.clone(), self.url, &headers, self.spoken).unwrap();
+        explanation::explain(facts, &question).unwrap()
+    }
+
+    fn explained(&self) -> Explanation {
+        self.of(&mesh_of(MESH))
+    }
+}
+
+fn only(explanation: &Explanation) -> &End {
+    match explanation.outcomes.as_slice() {
+        [only] => &only.end,
+        several => panic!("{several:?}"),
+    }
+}
+
+fn reason(explanation: &Explanation) -> (u16, Option<u16>, &str) {
+    match only(explanation) {
+        End::Answered { status, grpc_status, reason, .. } => (*status, *grpc_status, reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The text of one question.
+fn golden(name: &str, explanation: &Explanation) {
+    insta::with_settings!({snapshot_path => "testdata", prepend_module_to_snapshot => false}, {
+        insta::assert_snapshot!(name, render::text(explanation));
+    });
+}
+
+#[test]
+fn weights_rewrites_and_an_invalid_backend() {
+    let ask =
+        Ask { headers: &["x-secret: 1", "x-kept: 2"], ..Ask::get("shop/web", "http://cart/api//a/../b?c=d") };
+    let explanation = ask.explained();
+    golden("split", &explanation);
+    assert_eq!(explanation.rule.as_ref().unwrap().rule, "split");
+    let request = explanation.backends[0].request.as_ref().unwrap();
+    assert_eq!((request.path.as_str(), request.host.as_str()), ("/v2/b?c=d", "cart.internal"));
+    let shares: Vec<f64> = explanation.outcomes.iter().map(|outcome| outcome.share).collect();
+    assert_eq!(shares, [0.75, 0.25]);
+    let End::Answered { status: 500, reason, .. } = &explanation.outcomes[1].end else { panic!() };
+    assert_eq!(reason, "InvalidBackend");
+}
+
+#[test]
+fn a_rule_that_matches_too_is_outranked() {
+    let ask = Ask { headers: &["x-tester: yes"], ..Ask::get("shop/web", "http://cart/api") };
+    let explanation = ask.explained();
+    golden("outranked", &explanation);
+    let verdict = |rule: &str| explanation.candidates.iter().find(|one| one.rule == rule).unwrap().verdict;
+    assert_eq!(
+        (verdict("split"), verdict("testers"), verdict("nobody")),
+        (Verdict::Wins, Verdict::Outranked, Verdict::Mismatch)
+    );
+}
+
+#[test]
+fn redirects_are_answers() {
+    let explanation = Ask::get("shop/web", "http://cart/old/a?b").explained();
+    golden("redirect", &explanation);
+    assert_eq!(
+        only(&explanation),
+        &End::Redirected { status: 301, location: "http://cart/new/a?b".to_owned() }
+    );
+}
+
+#[test]
+fn statuses_of_culverts_own() {
+    let not_found = Ask::get("shop/web", "http://cart/nowhere").explained();
+    golden("404", &not_found);
+    assert_eq!(reason(&not_found), (404, None, "RouteNotFound"));
+    let unavailable = Ask::get("shop/web", "http://cart/nobody").explained();
+    golden("503", &unavailable);
+    assert_eq!(reason(&unavailable), (503, None, "NoEndpoint"));
+    assert_eq!(reason(&Ask::get("shop/web", "http://cart/a%zz").explained()).0, 400);
+    assert_eq!(reason(&Ask::get("shop/web", "http://cart/../x").explained()).0, 400);
+    let large = format!("x-large: {}", "a".repeat(70_000));
+    let ask = Ask { headers: &[&large], ..Ask::get("shop/web", "http://cart/") };
+    assert_eq!(reason(&ask.explained()), (431, None, "HeadersTooLarge"));
+}
+
+#[test]
+fn consumer_routes_replace_producer_routes() {
+    let explanation = Ask::get("audit/auditor", "http://cart.shop/nowhere").explained();
+    golden("consumer", &explanation);
+    assert_eq!(explanation.group.as_ref().unwrap().kind, GroupKind::Consumer);
+    assert_eq!(explanation.not_applied[0].reason, WhyNot::ReplacedByConsumerRoutes);
+    assert_eq!(only(&explanation), &End::Forwarded { backend: "shop/canary:80".to_owned() });
+}
+
+#[test]
+fn pod_addresses_are_not_routed() {
+    let facts = mesh_of(MESH);
+    let pods = facts.objects.find(culvert_objects::Kind::Pod, "shop", "cart-1").unwrap();
+    let address = pods.body["status"]["podIP"].as_str().unwrap().to_owned();
+    let url = format!("http://{address}:8080/api");
+    let explanation = Ask::get("shop/web", &url).of(&facts);
+    golden("pod-address", &explanation);
+    assert_eq!(explanation.not_applied[0].reason, WhyNot::PodAddressCalled);
+    assert_eq!(explanation.not_applied[0].routes, ["HTTPRoute shop/cart"]);
+    assert_eq!(only(&explanation), &End::Carried { to: "shop/cart-1".to_owned() });
+}
+
+#[test]
+fn clients_outside_the_mesh_are_not_routed() {
+    let explanation = Ask::get("legacy/old", "http://cart.shop/api").explained();
+    golden("not-enrolled", &explanation);
+    assert_eq!(explanation.not_applied[0].reason, WhyNot::ClientNotEnrolled);
+    assert!(matches!(only(&explanation), End::Passed { .. }));
+    let strict = Ask::get("legacy/old", "http://safe.vault/").explained();
+    let End::Refused { reason, .. } = only(&strict) else { panic!("{strict:?}") };
+    assert_eq!(reason, "PlaintextRefused");
+}
+
+#[test]
+fn grpc_calls_are_answered_as_such() {
+    let call = |url| Ask { spoken: Spoken::Grpc, ..Ask::get("shop/web", url) };
+    let unimplemented = call("http://rpc:9003/shop.Cart/Remove").explained();
+    golden("unimplemented", &unimplemented);
+    assert_eq!(reason(&unimplemented), (200, Some(12), "RouteNotFound"));
+    let add = call("http://rpc:9003/shop.Cart/Add").explained();
+    assert_eq!(only(&add), &End::Forwarded { backend: "shop/rpc:9003".to_owned() });
+    let plain = Ask::get("shop/web", "http://rpc:9003/shop.Cart/Add").explained();
+    assert_eq!(reason(&plain), (404, None, "RouteNotFound"));
+    assert!(plain.candidates[0].why.as_ref().unwrap().contains("not a gRPC call"));
+}
+
+#[test]
+fn ports_without_routes_say_why() {
+    let raw = Ask::get("shop/web", "http://cart:9000/").explained();
+    golden("declared-tcp", &raw);
+    let reasons: Vec<WhyNot> = raw.not_applied.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [WhyNot::ConsumersOfOtherNamespace, WhyNot::OtherPort, WhyNot::NoRoutes]);
+    let of_others: Vec<WhyNot> =
+        Ask::get("shop/web", "http://cart/").explained().not_applied.iter().map(|one| one.reason).collect();
+    assert_eq!(of_others, [WhyNot::ConsumersOfOtherNamespace]);
+    let http = Ask::get("shop/web", "http://canary/").explained();
+    assert_eq!(only(&http), &End::Forwarded { backend: "shop/canary:80".to_owned() });
+    let no_port = Ask::get("shop/web", "http://canary:81/").explained();
+    let End::Refused { reason, .. } = only(&no_port) else { panic!("{no_port:?}") };
+    assert_eq!(reason, "NoServicePort");
+    let unknown = Ask::get("shop/web", "http://10.244.9.9/").explained();
+    let End::Refused { reason, .. } = only(&unknown) else { panic!("{unknown:?}") };
+    assert_eq!(reason, "UnknownDestination");
+    assert!(matches!(only(&Ask::get("shop/web", "http://www.example.com/").explained()), End::Passed { .. }));
+    assert!(matches!(only(&Ask::get("shop/web", "http://nobody/").explained()), End::Passed { .. }));
+}
+
+#[test]
+fn gateways_are_asked_by_host() {
+    let host = |host: &'static str| match host {
+        "" => Ask::get("outside", "http://10.90.0.10/"),
+        _ => Ask { headers: &["Host: shop.example.com"], ..Ask::get("outside", "http://10.90.0.10/") },
+    };
+    let explanation = host("shop").explained();
+    // The pod's name ends with hashes.
+    let mut named = explanation.clone();
+    if let Parent::Listener { pods, .. } = &mut named.parent {
+        assert!(pods[0].starts_with("shop/edge-culvert-"), "{pods:?}");
+        *pods = vec!["POD".to_owned()];
+    }
+    golden("gateway", &named);
+    assert_eq!(explanation.group.as_ref().unwrap().kind, GroupKind::Listener);
+    assert_eq!(only(&explanation), &End::Forwarded { backend: "shop/cart:80".to_owned() });
+    assert_eq!(reason(&host("").explained()), (404, None, "RouteNotFound"));
+}
+
+#[test]
+fn the_examples_of_the_manual_are_explained() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
+    let text: Vec<String> = ["shop-enrolled.yaml", "shop.yaml", "canary.yaml"]
+        .iter()
+        .map(|name| std::fs::read_to_string(examples.join(name)).unwrap())
+        .collect();
+    // The enrolled namespace takes the place of the plain one.
+    let shop = text[1].split_once("---").unwrap().1;
+    let facts = mesh_of(&format!("{}\n---\n{shop}\n---\n{}", text[0], text[2]));
+    let everybody = Ask::get("shop/deploy/web", "http://cart/").of(&facts);
+    assert_eq!(everybody.rule.as_ref().unwrap().rule, "everybody");
+    assert_eq!(everybody.outcomes.iter().map(|one| one.share).collect::<Vec<_>>(), [0.9, 0.1]);
+    let tester =
+        Ask { headers: &["x-tester: yes"], ..Ask::get("shop/deploy/web", "http://cart/") }.of(&facts);
+    assert_eq!(only(&tester), &End::Forwarded { backend: "shop/cart-canary:80".to_owned() });
+}
