@@ -17,6 +17,7 @@ use super::body::{Progress, RequestBody};
 use super::client::{self, Switched};
 use super::expect::{Gate, gate};
 use super::hop;
+use super::interim::callback;
 use super::pool::{Held, Needs, Peer};
 use super::respond::Instead;
 use super::route::endpoint_version;
@@ -83,7 +84,7 @@ pub struct Forwarded {
 struct Lost {
     failure: Failure,
     /// The request, if nothing of it was taken by anybody.
-    request: Option<Request<RequestBody>>,
+    request: Option<Box<Request<RequestBody>>>,
     /// The endpoint could not be reached: another may do.
     is_unreached: bool,
 }
@@ -127,16 +128,7 @@ impl ClientConnection {
             let started = Instant::now();
             let limit = destination.limit();
             let attempt = self.attempt(&destination, &candidate, version, request, end, record);
-            let result = match limit {
-                None => Box::pin(attempt).await,
-                Some((at, reason, after)) => match timeout_at(at, Box::pin(attempt)).await {
-                    Ok(result) => result,
-                    Err(_) => {
-                        let message = format!("no response within {after:?}");
-                        return Err(Failure::new(reason, message).into());
-                    }
-                },
-            };
+            let result = within(limit, attempt).await;
             let lost = match result {
                 Ok(got) => {
                     candidate.load.responded(started.elapsed());
@@ -149,7 +141,7 @@ impl ClientConnection {
             let failure = explain(lost.failure, &progress);
             match lost.request {
                 Some(again) if lost.is_unreached && tried.len() + 1 < TRIES && Instant::now() < end => {
-                    request = again;
+                    request = *again;
                     last = Some(failure);
                     tried.push(candidate);
                 }
@@ -199,7 +191,7 @@ impl ClientConnection {
                         Err(missed) => {
                             let is_unreached = missed.may_try_another;
                             let failure = missed.refusal.failure;
-                            return Err(Lost { failure, request: Some(request), is_unreached });
+                            return Err(Lost { failure, request: Some(Box::new(request)), is_unreached });
                         }
                     }
                 }
@@ -210,7 +202,7 @@ impl ClientConnection {
             let copy = (carrier == Carrier::Reused && can_repeat).then(|| copy(&request)).flatten();
             match send(held, &peer, request).await {
                 Ok(got) => return Ok(got),
-                Err(lost) => match lost.request.or(copy) {
+                Err(lost) => match lost.request.map(|again| *again).or(copy) {
                     Some(again) => request = again,
                     None => return Err(Lost { request: None, ..lost }),
                 },
@@ -287,6 +279,18 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
     is_idempotent && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
 }
 
+/// One try, for as long as it may take.
+async fn within(
+    limit: Option<(Instant, Reason, Duration)>,
+    attempt: impl Future<Output = Result<Got, Lost>>,
+) -> Result<Got, Lost> {
+    let Some((at, reason, after)) = limit else { return attempt.await };
+    timeout_at(at, attempt).await.unwrap_or_else(|_| {
+        let failure = Failure::new(reason, format!("no response within {after:?}"));
+        Err(Lost { failure, request: None, is_unreached: false })
+    })
+}
+
 fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
@@ -328,7 +332,7 @@ fn lost(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Lost {
         Reason::BackendReset
     };
     let failure = Failure::new(reason, format!("before the response: {}", with_sources(error)));
-    Lost { failure, request, is_unreached: false }
+    Lost { failure, request: request.map(Box::new), is_unreached: false }
 }
 
 /// hyper's errors say little without what caused them.
@@ -375,7 +379,7 @@ impl Outgoing {
             .get(EXPECT)
             .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         parts.headers.remove(EXPECT);
-        let mut gate_for_body = None;
+        let mut expectation = None;
         match version {
             Version::Http1 => {
                 if client == HttpVersion::HTTP_2 {
@@ -394,8 +398,7 @@ impl Outgoing {
                 }
                 if waits && client == HttpVersion::HTTP_11 && !body.is_end_stream() {
                     parts.headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
-                    let (gate, opener) = gate();
-                    gate_for_body = Some((gate, opener));
+                    expectation = Some(gate());
                 }
             }
             Version::Http2 => {
@@ -410,12 +413,15 @@ impl Outgoing {
             }
         }
         parts.extensions.clear();
-        Ok(gate_for_body.map(|(gate, opener)| {
+        let (gate, opener) = expectation.unzip();
+        if version == Version::Http1 && client == HttpVersion::HTTP_11 {
+            connection.interim.open();
+            let tell = callback(connection.interim.clone(), opener);
             let mut request = Request::new(());
-            hyper::ext::on_informational(&mut request, move |_| opener.open());
+            hyper::ext::on_informational(&mut request, move |told| tell(told.status(), told.headers()));
             parts.extensions = std::mem::take(request.extensions_mut());
-            gate
-        }))
+        }
+        Ok(gate)
     }
 
     /// The host to send: rewritten, else as the client wrote it (whatever a header filter made of it), else where the

@@ -13,6 +13,7 @@ mod expect;
 mod forward;
 pub mod head;
 pub mod hop;
+mod interim;
 mod pool;
 pub mod reader;
 mod respond;

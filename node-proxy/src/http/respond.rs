@@ -94,6 +94,7 @@ impl ClientConnection {
             Some(bad) => Err(refused_by_reader(bad)),
             None => Box::pin(self.exchange(parts, body, &mut record)).await,
         };
+        self.interim.close();
         let instead = match exchanged {
             Ok(forwarded) => return self.pass_on(forwarded, record),
             Err(instead) => instead,

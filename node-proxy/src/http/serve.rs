@@ -7,7 +7,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::LocalTasks;
+use super::interim::Interim;
 use super::reader::{Checked, ReadLimits, Reading};
 use super::switch::Agreed;
 use crate::outbound::Outbound;
@@ -29,6 +30,8 @@ use crate::worker::socket::CarriedSocket;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const SEND_BUFFER: usize = 256 << 10;
+/// HTTP/1: bytes buffered in each direction.
+const BUFFER: usize = 128 << 10;
 /// A client that does not answer a PING is gone.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -46,6 +49,7 @@ pub struct ClientConnection {
     pub series: Rc<SeriesCache>,
     /// HTTP/1 only.
     pub reading: Rc<Reading>,
+    pub interim: Arc<Interim>,
     pub requests: Cell<u64>,
     pub in_flight: Cell<usize>,
     /// Set when a request was answered 101.
@@ -67,6 +71,7 @@ pub(crate) async fn serve(
         outbound,
         meta,
         reading: Rc::default(),
+        interim: Arc::default(),
         requests: Cell::new(0),
         in_flight: Cell::new(0),
         agreed: RefCell::default(),
@@ -80,7 +85,8 @@ pub(crate) async fn serve(
 async fn serve_http1(connection: Rc<ClientConnection>, socket: CarriedSocket) {
     let limits = connection.outbound.context.shared.http;
     let limits = ReadLimits { head_bytes: limits.head_bytes, head: limits.head, body_idle: limits.body_idle };
-    let io = Checked::new(Captured(socket), connection.reading.clone(), limits);
+    let socket = Captured { socket, interim: connection.interim.clone(), rest: Vec::new() };
+    let io = Checked::new(socket, connection.reading.clone(), limits);
     let requests = connection.clone();
     let service = service_fn(move |request| {
         let connection = requests.clone();
@@ -89,14 +95,15 @@ async fn serve_http1(connection: Rc<ClientConnection>, socket: CarriedSocket) {
     let mut http = http1::Builder::new()
         .header_read_timeout(None)
         .max_header_size(limits.head_bytes)
-        .pipeline_flush(true)
+        // Without `pipeline_flush`: with it, hyper buffers without bound for a client that does not read.
+        .max_buf_size(BUFFER.max(2 * limits.head_bytes))
         .serve_connection(TokioIo::new(io), service);
     let served = drive(&connection, &mut http, |http| Pin::new(http).graceful_shutdown()).await;
     if !served {
         return;
     }
     let parts = http.into_parts();
-    let (Captured(socket), unread) = parts.io.into_inner().into_parts();
+    let (Captured { socket, .. }, unread) = parts.io.into_inner().into_parts();
     let agreed = connection.agreed.borrow_mut().take();
     match agreed {
         Some(agreed) => {
@@ -116,6 +123,7 @@ async fn serve_http2(connection: Rc<ClientConnection>, socket: CarriedSocket) {
         let connection = requests.clone();
         async move { Ok::<_, Infallible>(connection.respond(request).await) }
     });
+    let socket = Captured { socket, interim: connection.interim.clone(), rest: Vec::new() };
     let tasks = LocalTasks(connection.outbound.pod.cancel.clone());
     let http = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
@@ -126,7 +134,7 @@ async fn serve_http2(connection: Rc<ClientConnection>, socket: CarriedSocket) {
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(Captured(socket)), service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut http = pin!(http);
     drive(&connection, &mut http, |http| http.as_mut().graceful_shutdown()).await;
 }
@@ -174,7 +182,12 @@ async fn linger(mut socket: CarriedSocket) {
 
 /// The client's socket: closed in order when HTTP says so, reset otherwise.
 #[derive(Debug)]
-struct Captured(CarriedSocket);
+struct Captured {
+    socket: CarriedSocket,
+    interim: Arc<Interim>,
+    /// Of interim responses that are written in part.
+    rest: Vec<u8>,
+}
 
 impl AsyncRead for Captured {
     fn poll_read(
@@ -182,21 +195,30 @@ impl AsyncRead for Captured {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Captured {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        let this = &mut *self;
+        // What was begun is ended first.
+        while !this.rest.is_empty() {
+            let written = ready!(Pin::new(&mut this.socket).poll_write(cx, &this.rest))?;
+            this.rest.drain(..written);
+        }
+        Pin::new(&mut this.socket).poll_write(cx, buf)
     }
 
+    /// hyper's buffer is empty then.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        let this = &mut *self;
+        ready!(this.interim.poll_write(cx, &mut this.rest, Pin::new(&mut this.socket)))?;
+        Pin::new(&mut this.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.finish();
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        self.socket.finish();
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

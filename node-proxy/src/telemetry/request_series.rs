@@ -196,11 +196,6 @@ impl RequestSeriesSet {
         encode_one(encoder, &spec::REQUEST_BYTES, all.iter().map(|series| (series, &series.received)))?;
         encode_one(encoder, &spec::RESPONSE_BYTES, all.iter().map(|series| (series, &series.sent)))
     }
-
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.series.read().len()
-    }
 }
 
 fn encode_one<'a>(

@@ -153,7 +153,7 @@ pub(super) const CONNECTIONS_OPEN: Spec =
 pub(super) const REFUSED: Spec = counter(
     "culvert_refused_total",
     &["reason"],
-    "Connections refused, or failed after they were opened, by reason.",
+    "Connections and requests refused, or failed after they were opened, by reason.",
 );
 pub(super) const TUNNELS_OPEN: Spec =
     gauge("culvert_tunnels_open", &["direction"], "HBONE tunnels open now.");

@@ -255,8 +255,8 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
         let names =
             labels.split("\",").filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap().0);
         let is_histogram = |name: &&str| spec::ALL.iter().any(|spec| spec.name == *name);
-        let parts = ["_bucket", "_sum", "_count"].iter().filter_map(|suffix| name.strip_suffix(suffix));
-        let name = parts.filter(is_histogram).next_back().unwrap_or(name);
+        let mut parts = ["_bucket", "_sum", "_count"].iter().filter_map(|suffix| name.strip_suffix(suffix));
+        let name = parts.rfind(is_histogram).unwrap_or(name);
         found.entry(name).or_default().extend(names.filter(|label| *label != "le"));
     }
     // Without a certificate there is no expiry to scrape.

@@ -178,6 +178,7 @@ fn maintain(context: &Context) {
     let snapshot = context.shared.snapshots.load_full();
     let pods = context.pods.borrow();
     for pod in pods.values() {
+        pod.http.maintain(&snapshot);
         if let Some(own) = pod.pod.workload.load().own.as_deref() {
             pod.pod.limits.update(own.settings.limits);
         }

@@ -7,6 +7,7 @@
 mod cases;
 mod mesh;
 mod requests;
+mod smuggling;
 mod web;
 // What the other test of this crate does not share with this one is not dead.
 #[allow(dead_code)]

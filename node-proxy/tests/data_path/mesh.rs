@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use culvert_identity::testing::TestAuthority;
 use culvert_identity::tls;
+use culvert_node_proxy::http::Limits as HttpLimits;
 use culvert_node_proxy::identity::{ActiveCertificate, Certificates};
 use culvert_node_proxy::intercept::rules::{Firewall, FirewallChoice, Rules};
 use culvert_node_proxy::intercept::{Netns, listeners};
@@ -31,6 +32,15 @@ use tokio::time::timeout;
 use crate::world::{INTERCEPTION, World};
 
 const SOON: Duration = Duration::from_secs(5);
+
+/// Short, so that tests need not wait.
+pub const HTTP: HttpLimits = HttpLimits {
+    head_bytes: 64 << 10,
+    head: Duration::from_secs(1),
+    body_idle: Duration::from_secs(1),
+    idle: Duration::from_secs(3600),
+    streams: 100,
+};
 
 /// The test's own namespace plays the node: its workers see the peer's addresses as the node's.
 pub fn prepare_node() {
@@ -204,7 +214,7 @@ impl Mesh {
             certificates: certificates.clone(),
             telemetry,
             node: "here".into(),
-            http: culvert_node_proxy::http::Limits::default(),
+            http: HTTP,
         };
         let workers = Workers::start(2, Arc::new(shared)).unwrap();
         let mut builder = Builder::new();

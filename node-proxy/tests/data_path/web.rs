@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_node_proxy::intercept::Netns;
-use culvert_node_proxy::state::model::{AppProtocol, Membership, Service, ServiceKey, ServicePort, Workload};
+use culvert_node_proxy::state::model::{AppProtocol, Membership, Service, ServiceKey, ServicePort};
 use culvert_node_proxy::state::routes::{Attached, Parent};
 use culvert_routing::CompiledRoute;
 use culvert_routing::model::{
@@ -254,7 +254,7 @@ impl Wire {
     }
 
     async fn more(&mut self) -> bool {
-        let mut bytes = [0; 16384];
+        let mut bytes = vec![0; 16384];
         match timeout(Duration::from_secs(15), self.stream.read(&mut bytes)).await.expect("in time") {
             Ok(0) | Err(_) => false,
             Ok(length) => {
@@ -266,7 +266,7 @@ impl Wire {
 
     /// Everything until the end, and whether that was in order.
     pub async fn rest(&mut self) -> (String, bool) {
-        let mut bytes = [0; 16384];
+        let mut bytes = vec![0; 16384];
         loop {
             match timeout(Duration::from_secs(15), self.stream.read(&mut bytes)).await.expect("in time") {
                 Ok(0) => return (String::from_utf8_lossy(&self.read).into_owned(), true),
@@ -411,10 +411,4 @@ pub async fn three_servers(mut mesh: Mesh) -> (Mesh, [Server; 3]) {
     let servers = [(8080, "db"), (8081, "v1"), (8082, "v2")];
     let servers = servers.map(|(port, name)| Server::start(&mesh.world.peer, mesh.world.peer_at(port), name));
     (mesh, servers)
-}
-
-/// Another endpoint of a Service, on this pod's address, so that some of its requests go elsewhere.
-pub fn endpoint(mesh: &mut Mesh, workload: Workload) {
-    mesh.builder.upsert_workload(workload);
-    mesh.publish();
 }
