@@ -25,6 +25,7 @@ pub fn workload(name: &str, address: &str) -> Workload {
         tunnel: TunnelProtocol::Hbone,
         labels: Arc::default(),
         memberships: Vec::new(),
+        gateway: None,
         own: None,
     }
 }

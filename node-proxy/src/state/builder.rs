@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::gateways::GatewayListeners;
 use super::model::{Listener, MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
 use super::routes::{Attached, Routes, Unusable};
 use super::snapshot::{Endpoint, EndpointSet, Origin, RefusedResource, Snapshot};
@@ -19,6 +20,8 @@ pub struct Builder {
     vip_claims: Claims<ServiceKey>,
     members: HashMap<ServiceKey, Members>,
     touched: HashSet<ServiceKey>,
+    /// Gateways whose listeners changed.
+    touched_gateways: HashSet<Arc<str>>,
     routes: Routes,
 }
 
@@ -36,6 +39,7 @@ impl Builder {
             vip_claims: Claims::default(),
             members: HashMap::new(),
             touched: HashSet::new(),
+            touched_gateways: HashSet::new(),
             routes: Routes::default(),
         }
     }
@@ -138,10 +142,13 @@ impl Builder {
     }
 
     pub fn upsert_listener(&mut self, listener: Listener) {
+        self.touched_gateways.insert(listener.gateway.clone());
         self.next.listeners.insert_mut(listener.name.clone(), Arc::new(listener));
     }
 
     pub fn remove_listener(&mut self, name: &str) {
+        let known = self.next.listeners.get(name).map(|listener| listener.gateway.clone());
+        self.touched_gateways.extend(known);
         self.next.listeners.remove_mut(name);
     }
 
@@ -168,9 +175,31 @@ impl Builder {
             }
         }
         self.routes.freeze(&mut self.next.routes, &mut self.next.listener_routes);
+        self.freeze_gateways();
         self.next.origin = origin;
         self.next.version = version.into();
         self.next.clone()
+    }
+
+    fn freeze_gateways(&mut self) {
+        if self.touched_gateways.is_empty() {
+            return;
+        }
+        let touched = std::mem::take(&mut self.touched_gateways);
+        let mut listeners: HashMap<Arc<str>, Vec<Arc<Listener>>> =
+            touched.into_iter().map(|gateway| (gateway, Vec::new())).collect();
+        for listener in self.next.listeners.values() {
+            if let Some(all) = listeners.get_mut(&listener.gateway) {
+                all.push(listener.clone());
+            }
+        }
+        for (gateway, all) in listeners {
+            if all.is_empty() {
+                self.next.gateways.remove_mut(&gateway);
+            } else {
+                self.next.gateways.insert_mut(gateway, Arc::new(GatewayListeners::new(all)));
+            }
+        }
     }
 
     fn release_address(&mut self, address: IpAddr, uid: &WorkloadUid) {

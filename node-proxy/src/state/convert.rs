@@ -103,6 +103,7 @@ impl Converter {
             tunnel,
             labels: self.labels(workload.labels.unwrap_or_default()),
             memberships: self.memberships(workload.memberships)?,
+            gateway: Some(workload.gateway.as_str()).filter(|name| !name.is_empty()).map(Arc::from),
             own: own.map(Arc::new),
         })
     }

@@ -84,8 +84,8 @@ impl PortListeners {
         if self.wildcard.is_empty() {
             return None;
         }
-        let dots = host.match_indices('.').map(|(at, _)| at).filter(|at| *at > 0);
-        dots.into_iter().find_map(|at| self.wildcard.get(&host[at + 1..]))
+        let mut dots = host.match_indices('.').map(|(at, _)| at).filter(|at| *at > 0);
+        dots.find_map(|at| self.wildcard.get(&host[at + 1..]))
     }
 }
 
@@ -136,7 +136,8 @@ mod tests {
         let hostname = |listener: &Listener| listener.hostname.as_ref().map(ToString::to_string);
         let takes = |listener: &&Arc<Listener>| {
             let wanted = hostname(listener);
-            let matches = wanted.is_none_or(|wanted| culvert_routing_oracle::hostname::matches(&wanted, host));
+            let matches =
+                wanted.is_none_or(|wanted| culvert_routing_oracle::hostname::matches(&wanted, host));
             listener.port == port && matches
         };
         let specific = |listener: &Arc<Listener>| match hostname(listener) {
@@ -144,7 +145,9 @@ mod tests {
             None => (false, false, 0),
         };
         // Of equals the first by name.
-        all.iter().filter(takes).min_by_key(|listener| (std::cmp::Reverse(specific(listener)), &listener.name))
+        all.iter()
+            .filter(takes)
+            .min_by_key(|listener| (std::cmp::Reverse(specific(listener)), &listener.name))
     }
 
     fn name(labels: std::ops::Range<usize>) -> impl Strategy<Value = String> {

@@ -68,6 +68,8 @@ pub struct Workload {
     pub tunnel: TunnelProtocol,
     pub labels: Arc<WorkloadLabels>,
     pub memberships: Vec<Membership>,
+    /// `namespace/name` of the Gateway whose pod it is.
+    pub gateway: Option<Arc<str>>,
     /// Some for workloads of this node.
     pub own: Option<Arc<OwnWorkload>>,
 }

@@ -8,6 +8,7 @@ use rpds::HashTrieMapSync;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::gateways::GatewayListeners;
 use super::model::{Listener, MeshSettings, Service, ServiceKey, Workload, WorkloadLabels, WorkloadUid};
 use super::routes::{ParentRoutes, RouteGroup, ServiceRoutes};
 
@@ -75,6 +76,7 @@ pub struct Snapshot {
     pub(super) routes: Map<ServiceKey, Arc<ParentRoutes>>,
     pub(super) listeners: Map<Arc<str>, Arc<Listener>>,
     pub(super) listener_routes: Map<Arc<str>, RouteGroup>,
+    pub(super) gateways: Map<Arc<str>, Arc<GatewayListeners>>,
     pub(super) populations: Map<(Arc<str>, Arc<WorkloadLabels>), Population>,
     pub(super) refused: Arc<[RefusedResource]>,
 }
@@ -96,6 +98,7 @@ impl Snapshot {
             routes: Map::new_sync(),
             listeners: Map::new_sync(),
             listener_routes: Map::new_sync(),
+            gateways: Map::new_sync(),
             populations: Map::new_sync(),
             refused: Arc::new([]),
         }
@@ -190,6 +193,11 @@ impl Snapshot {
     /// The routes of a listener; `None` when it has none.
     pub fn listener_routes(&self, name: &str) -> Option<&RouteGroup> {
         self.listener_routes.get(name)
+    }
+
+    /// The listeners of a Gateway (`namespace/name`); `None` when it has none.
+    pub fn gateway(&self, name: &str) -> Option<&Arc<GatewayListeners>> {
+        self.gateways.get(name)
     }
 
     /// The workloads of this node, enrolled or not.

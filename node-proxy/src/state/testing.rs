@@ -33,6 +33,7 @@ pub(crate) fn workload(name: &str, addresses: &[u8]) -> Workload {
         tunnel: TunnelProtocol::Hbone,
         labels: std::sync::Arc::default(),
         memberships: Vec::new(),
+        gateway: None,
         own: None,
     }
 }

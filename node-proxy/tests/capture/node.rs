@@ -217,6 +217,7 @@ pub fn snapshot(world: &World, enrolment: Enrolment, settings: WorkloadSettings)
         tunnel: TunnelProtocol::Plaintext,
         labels: Arc::default(),
         memberships: Vec::new(),
+        gateway: None,
         own: Some(Arc::new(OwnWorkload { enrolment, settings, probes: Vec::new() })),
     });
     builder.freeze(Origin::Controller, "1")

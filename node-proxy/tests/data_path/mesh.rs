@@ -127,6 +127,7 @@ pub fn workload(name: &str, address: IpAddr) -> Workload {
         tunnel: TunnelProtocol::Hbone,
         labels: Arc::default(),
         memberships: Vec::new(),
+        gateway: None,
         own: Some(Arc::new(OwnWorkload {
             enrolment: Enrolment::Enrolled,
             settings: settings(),
