@@ -3,6 +3,7 @@
 
 mod common;
 
+use culvert_routing_oracle as oracle;
 use proptest::collection::vec;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -28,6 +29,37 @@ fn select_allocates_nothing() {
             found += usize::from(first);
         }
         assert!(found > 300, "only {found} requests matched");
+    }
+}
+
+/// Lines of one header are put together on the stack, up to the longest value that a match can have.
+#[test]
+fn up_to_4096_bytes_in_several_lines_are_put_together_without_allocation() {
+    let header = ("x-a".to_owned(), oracle::Value::Regex("[ab]*,[ab]*".to_owned()));
+    let path = oracle::Path::Prefix("/".to_owned());
+    let matched = oracle::Match { path, method: None, headers: vec![header], query: vec![] };
+    let table = Table::new(&[oracle::Route {
+        kind: oracle::Kind::Http,
+        namespace: "a".to_owned(),
+        name: "b".to_owned(),
+        created: 0,
+        hostnames: vec![],
+        rules: vec![vec![matched]],
+    }]);
+    for (length, allocates) in [(4096, false), (4097, true)] {
+        let lines = ["a".repeat(2000), "b".repeat(length - 2001)];
+        let request = oracle::Request {
+            http2: false,
+            method: "GET".to_owned(),
+            host: String::new(),
+            path: "/".to_owned(),
+            query: None,
+            headers: lines.map(|line| ("x-a".to_owned(), line)).to_vec(),
+        };
+        let incoming = Incoming::new(&request);
+        let view = incoming.view(&request);
+        let measured = allocation_counter::measure(|| assert!(table.table.select(&view).is_some()));
+        assert_eq!(measured.count_total > 0, allocates, "{length} bytes");
     }
 }
 

@@ -18,11 +18,19 @@ pub(super) struct Search<'s, 'r> {
     entries: &'s [Entry],
     pub(super) request: &'s RequestView<'r>,
     best: u32,
+    #[cfg(test)]
+    pub(super) work: usize,
 }
 
 impl<'s, 'r> Search<'s, 'r> {
     pub(super) fn new(entries: &'s [Entry], request: &'s RequestView<'r>) -> Search<'s, 'r> {
-        Search { entries, request, best: NONE }
+        Search {
+            entries,
+            request,
+            best: NONE,
+            #[cfg(test)]
+            work: 0,
+        }
     }
 
     pub(super) fn found(&self) -> Option<usize> {
@@ -39,6 +47,10 @@ impl<'s, 'r> Search<'s, 'r> {
             if rank >= self.best {
                 return;
             }
+            #[cfg(test)]
+            {
+                self.work += 1;
+            }
             if self.entries[rank as usize].conditions().accepts(self.request) {
                 self.best = rank;
                 return;
@@ -52,7 +64,7 @@ impl<'s, 'r> Search<'s, 'r> {
 pub(super) struct Bucket {
     /// Those that nothing below finds.
     ranks: Vec<u32>,
-    /// One that matches whatever comes here: nothing after it has its turn, and it need not be looked at.
+    /// The last of them, if it matches whatever comes here, so that it need not be looked at.
     certain: Option<u32>,
     split: Option<Box<Split>>,
 }
@@ -61,7 +73,6 @@ pub(super) struct Bucket {
 /// here is still checked as a whole.
 #[derive(Debug)]
 struct Split {
-    first: u32,
     methods: Vec<(Method, Bucket)>,
     headers: HashMap<HeaderName, Values>,
     query: HashMap<Box<[u8]>, Values>,
@@ -93,23 +104,25 @@ impl Bucket {
     /// `given`: the keys that led here.
     fn build<'e>(&mut self, entries: &'e [Entry], given: &mut Vec<Key<'e>>) {
         let conditions = |rank: &u32| entries[*rank as usize].conditions();
-        if let Some(at) = self.ranks.iter().position(|rank| is_certain(conditions(rank), given)) {
-            self.certain = Some(self.ranks[at]);
+        if let Some(at) = self.ranks.iter().position(|rank| is_last(conditions(rank), given)) {
+            let last = self.ranks[at];
             self.ranks.truncate(at);
+            // Of a repeated query parameter also the second value leads here, so that it must be looked at.
+            if conditions(&last).query.is_empty() {
+                self.certain = Some(last);
+            } else {
+                self.ranks.push(last);
+            }
         }
         if self.ranks.len() <= FEW {
             return;
         }
-        let mut uses: HashMap<Key<'e>, usize> = HashMap::new();
-        for key in self.ranks.iter().flat_map(|rank| keys(conditions(rank))) {
-            *uses.entry(key).or_default() += 1;
-        }
         let mut groups: HashMap<Key<'e>, Vec<u32>> = HashMap::new();
         let mut rest = Vec::new();
         for rank in std::mem::take(&mut self.ranks) {
-            let open = keys(conditions(&rank)).filter(|key| !given.contains(key));
-            match open.min_by_key(|key| uses[key]) {
-                Some(rarest) => groups.entry(rarest).or_default().push(rank),
+            let mut open = keys(conditions(&rank)).filter(|key| !given.contains(key));
+            match open.next() {
+                Some(key) => groups.entry(key).or_default().push(rank),
                 None => rest.push(rank),
             }
         }
@@ -119,17 +132,9 @@ impl Bucket {
         }
     }
 
-    fn first(&self) -> u32 {
-        let split = self.split.as_ref().map_or(NONE, |split| split.first);
-        let list = self.ranks.first().copied().unwrap_or(NONE);
-        list.min(self.certain.unwrap_or(NONE)).min(split)
-    }
-
     pub(super) fn search(&self, search: &mut Search<'_, '_>) {
         search.try_each(&self.ranks);
-        if let Some(split) = &self.split
-            && split.first < search.best
-        {
+        if let Some(split) = &self.split {
             split.search(search);
         }
         search.best = search.best.min(self.certain.unwrap_or(NONE));
@@ -139,7 +144,6 @@ impl Bucket {
 impl Split {
     fn new<'e>(groups: HashMap<Key<'e>, Vec<u32>>, entries: &'e [Entry], given: &mut Vec<Key<'e>>) -> Split {
         let mut split = Split {
-            first: NONE,
             methods: Vec::new(),
             headers: HashMap::new(),
             query: HashMap::new(),
@@ -150,7 +154,6 @@ impl Split {
             given.push(key);
             bucket.build(entries, given);
             given.pop();
-            split.first = split.first.min(bucket.first());
             match key {
                 Key::Method(method) => split.methods.push((method.clone(), bucket)),
                 Key::Header(name, value) => {
@@ -189,6 +192,10 @@ impl Split {
     fn search_headers(&self, search: &mut Search<'_, '_>) {
         let headers = search.request.headers;
         let mut look = |name: &HeaderName, values: &Values| {
+            #[cfg(test)]
+            {
+                search.work += 1;
+            }
             if let Some(bucket) = with_header(headers, name, |value| values.get(value?)) {
                 bucket.search(search);
             }
@@ -234,17 +241,15 @@ fn keys(conditions: &Conditions) -> impl Iterator<Item = Key<'_>> {
     conditions.method.iter().map(Key::Method).chain(headers).chain(query).chain(last_segment)
 }
 
-/// Whether an entry accepts every request that comes to its bucket: it has no conditions but the path and those that led
-/// here. Of a repeated query parameter also the second value leads here, so a parameter is never certain.
-fn is_certain(conditions: &Conditions, given: &[Key<'_>]) -> bool {
+/// Whether an entry asks for nothing but the path and the keys that led to its bucket, which the entries after it ask for
+/// too: those never have their turn.
+fn is_last(conditions: &Conditions, given: &[Key<'_>]) -> bool {
     let is_exact = |value: &Option<ValueTest>| !matches!(value, Some(ValueTest::Regex(_)));
     let path = match &conditions.path {
         PathTest::Exact(_) | PathTest::Prefix(_) => true,
         PathTest::Regex(_) => false,
         PathTest::Grpc { service, method } => is_exact(service) && is_exact(method),
     };
-    let asked = usize::from(conditions.method.is_some()) + conditions.headers.len();
-    path && conditions.query.is_empty()
-        && keys(conditions).count() == asked
-        && keys(conditions).all(|key| given.contains(&key))
+    let asked = usize::from(conditions.method.is_some()) + conditions.headers.len() + conditions.query.len();
+    path && keys(conditions).count() == asked && keys(conditions).all(|key| given.contains(&key))
 }

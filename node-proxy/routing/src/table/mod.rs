@@ -2,6 +2,8 @@
 
 mod bucket;
 mod index;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::sync::Arc;
@@ -66,10 +68,6 @@ impl RouteTable {
     /// Every match of every rule in order of precedence: the first one that fits a request is what `select` finds.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
         self.entries.iter().map(|entry| Candidate { entry })
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
 
