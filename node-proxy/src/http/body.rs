@@ -146,7 +146,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    fn finish(mut self) {
+    /// The response is complete.
+    pub fn finish(mut self) {
         if let Some(held) = self.held.take().filter(|_| self.progress.has_ended()) {
             held.put_back();
         }

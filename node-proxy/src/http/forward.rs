@@ -93,6 +93,8 @@ struct Lost {
 struct Got {
     response: Response<Incoming>,
     held: Held,
+    /// From sending the request on a connection that was there.
+    took: Duration,
     switched: Option<oneshot::Receiver<Switched>>,
 }
 
@@ -125,14 +127,13 @@ impl ClientConnection {
                 Err(failure) => return Err(last.unwrap_or(failure).into()),
             };
             let in_flight = candidate.load.begin();
-            let started = Instant::now();
             let limit = destination.limit();
             let attempt = self.attempt(&destination, &candidate, version, request, end, record);
             let result = within(limit, attempt).await;
             let lost = match result {
                 Ok(got) => {
-                    candidate.load.responded(started.elapsed());
-                    let Got { response, held, switched } = got;
+                    let Got { response, held, took, switched } = got;
+                    candidate.load.responded(took);
                     let agreed = switched.map(Agreed::new);
                     return Ok(Forwarded { response, held, progress, in_flight, deadline: limit, agreed });
                 }
@@ -301,19 +302,24 @@ fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 }
 
 async fn send(held: Held, peer: &Peer, request: Request<RequestBody>) -> Result<Got, Lost> {
+    let started = Instant::now();
     match held {
         Held::Http1 { mut sender, link, peer } => {
             let switch = request.headers().contains_key(UPGRADE).then(|| link.expect_switch());
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let switched = switch.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
-                    Ok(Got { response, held: Held::Http1 { sender, link, peer }, switched })
+                    let held = Held::Http1 { sender, link, peer };
+                    Ok(Got { response, held, took: started.elapsed(), switched })
                 }
                 Err(mut error) => Err(lost(error.take_message(), error.error())),
             }
         }
         Held::Http2(stream) => match stream.0.sender.clone().try_send_request(request).await {
-            Ok(response) => Ok(Got { response, held: Held::Http2(stream), switched: None }),
+            Ok(response) => {
+                let held = Held::Http2(stream);
+                Ok(Got { response, held, took: started.elapsed(), switched: None })
+            }
             Err(mut error) => {
                 let request = error.take_message();
                 if request.is_some() || error.error().is_closed() || error.error().is_canceled() {

@@ -277,7 +277,13 @@ impl ClientConnection {
         hop::strip(&mut parts.headers);
         // A proxy speaks its own version (RFC 9110, 2.5).
         parts.version = Version::HTTP_11;
+        let is_head = record.head().method == Method::HEAD;
         let exchange = Exchange { record, held: Some(held), progress, _in_flight: in_flight };
+        if is_head {
+            // There is none, whatever a server sends over HTTP/2; and its length is that of an answer to GET.
+            exchange.finish();
+            return Response::from_parts(parts, ResponseBody::own(Bytes::new()));
+        }
         let deadline = deadline.map(|(at, reason, after)| Deadline::new(at, reason, after));
         Response::from_parts(parts, ResponseBody::backend(body, exchange, deadline))
     }

@@ -564,6 +564,10 @@ async fn grpc_and_http2_are_routed_and_their_trailers_pass(mesh: Mesh) {
     let counts = servers.each_ref().map(Server::count);
     assert!(counts[0] >= 10 && counts[1] >= 10, "{counts:?}");
     mesh.log.shows(&["request complete", "\"grpc_status\":0", "HTTP/2.0"]).await;
+    let head = Request::head("http://web/a").body(Full::default()).unwrap();
+    let (head, body) = client.send_request(head).await.unwrap().into_parts();
+    assert_eq!((head.status.as_u16(), body.collect().await.unwrap().to_bytes().len()), (200, 0));
+    assert!(head.headers.contains_key("content-length"), "{head:?}");
 
     let grpc =
         |service: &str| PathMatch::Grpc { service: Some(ValueMatch::Exact(service.into())), method: None };
