@@ -73,6 +73,12 @@ fn every_command_of_the_sandbox_page_works() {
 }
 
 #[test]
+fn every_command_of_the_routing_page_works() {
+    assert!(commands(&root().join("docs/routing.md")).len() > 8);
+    run("docs/routing.md");
+}
+
+#[test]
 fn every_command_of_the_readme_exists() {
     assert_eq!(commands(&root().join("README.md")).len(), 2);
     run("README.md");
