@@ -6,13 +6,18 @@ mod readiness;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -85,7 +90,17 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-type Handler = Box<dyn Fn(Query<'_>) -> Answer + Send + Sync>;
+/// Pieces of an answer that has no end of its own.
+pub type Pieces = BoxStream<'static, Bytes>;
+
+enum Handler {
+    Answer(Box<dyn Fn(Query<'_>) -> Answer + Send + Sync>),
+    Stream(&'static str, Box<dyn Fn(Query<'_>) -> Pieces + Send + Sync>),
+}
+
+/// What an answer's body is sent from.
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
 type Liveness = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 struct Route {
@@ -123,7 +138,20 @@ impl Admin {
         path: &'static str,
         answer: impl Fn(Query<'_>) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        self.routes.push(Route { method, path, answer: Box::new(answer) });
+        self.routes.push(Route { method, path, answer: Handler::Answer(Box::new(answer)) });
+        self
+    }
+
+    /// Adds a path whose answer goes on until the client leaves or the pieces end. It holds one of the places for clients.
+    #[must_use]
+    pub fn stream(
+        mut self,
+        path: &'static str,
+        content_type: &'static str,
+        pieces: impl Fn(Query<'_>) -> Pieces + Send + Sync + 'static,
+    ) -> Self {
+        let answer = Handler::Stream(content_type, Box::new(pieces));
+        self.routes.push(Route { method: Method::GET, path, answer });
         self
     }
 
@@ -154,6 +182,17 @@ impl Admin {
         Ok(AdminServer { address, _stop: stop })
     }
 
+    /// The answer, and whether it has an end.
+    fn respond(&self, method: &Method, path: &str, query: Query<'_>) -> (Response<Body>, bool) {
+        let streamed = self.routes.iter().find(|route| route.path == path && route.method == *method);
+        if let Some(Route { answer: Handler::Stream(content_type, pieces), .. }) = streamed {
+            let frames = pieces(query).map(|piece| Ok(Frame::data(piece)));
+            return (response(StatusCode::OK, content_type, StreamBody::new(frames).boxed_unsync()), false);
+        }
+        let Answer { status, content_type, body } = self.answer(method, path, query);
+        (response(status, content_type, Full::new(Bytes::from(body)).boxed_unsync()), true)
+    }
+
     fn answer(&self, method: &Method, path: &str, query: Query<'_>) -> Answer {
         let read = method == Method::GET || method == Method::HEAD;
         match path {
@@ -178,8 +217,8 @@ impl Admin {
             );
         }
         match same_path.find(|route| route.method == *method) {
-            Some(route) => (route.answer)(query),
-            None => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this path has another method\n"),
+            Some(Route { answer: Handler::Answer(answer), .. }) => answer(query),
+            _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this path has another method\n"),
         }
     }
 
@@ -245,10 +284,13 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>) {
 }
 
 async fn serve(tcp: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePermit) {
+    let endless = Arc::new(AtomicBool::new(false));
+    let mark = endless.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let query = Query(request.uri().query().unwrap_or_default());
-        let answer = admin.answer(request.method(), request.uri().path(), query);
-        async move { Ok::<_, Infallible>(response(answer)) }
+        let (response, has_end) = admin.respond(request.method(), request.uri().path(), query);
+        mark.store(!has_end, Ordering::Relaxed);
+        async move { Ok::<_, Infallible>(response) }
     });
     // One request per connection: nobody holds a place longer than one deadline.
     let connection = http1::Builder::new()
@@ -256,14 +298,18 @@ async fn serve(tcp: TcpStream, admin: Arc<Admin>, _place: OwnedSemaphorePermit) 
         .header_read_timeout(HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(tcp), service);
+    let mut connection = pin!(connection);
     // What goes wrong here is the client's: it left, or was too slow.
-    let _ = timeout(ONE_REQUEST, connection).await;
+    let in_time = timeout(ONE_REQUEST, connection.as_mut()).await;
+    if in_time.is_err() && endless.load(Ordering::Relaxed) {
+        let _ = connection.await;
+    }
 }
 
-fn response(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
-    *response.status_mut() = answer.status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

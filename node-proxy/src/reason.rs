@@ -149,3 +149,26 @@ impl std::fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::answer::face;
+
+    /// Every word has a section with its status, cause and remedy in `docs/reasons.md`, in the same order; and nothing else.
+    #[test]
+    fn every_reason_is_documented() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reasons.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+        let words: Vec<&str> = sections.iter().map(|section| section.lines().next().unwrap()).collect();
+        assert_eq!(words, Reason::ALL.map(Reason::as_str));
+        for (reason, section) in Reason::ALL.into_iter().zip(sections) {
+            let face = face(reason);
+            let status = format!("\nStatus {} ({}).\n", face.status.as_u16(), face.grpc as u8);
+            for part in [status.as_str(), "\n*Cause*: ", "\n*Remedy*: "] {
+                assert!(section.contains(part), "{reason}: no {part:?}");
+            }
+        }
+    }
+}

@@ -62,6 +62,33 @@ fn metrics_and_added_routes_are_served() {
 }
 
 #[test]
+fn a_stream_goes_on_until_the_client_leaves() {
+    let server = Admin::new(Readiness::default(), Arc::new(Registry::default()), log())
+        .stream("/ticks", "text/plain", |_| {
+            let ticks = futures::stream::unfold(0, |tick| async move {
+                sleep(Duration::from_millis(10)).await;
+                Some((Bytes::from(format!("tick {tick}\n")), tick + 1))
+            });
+            ticks.boxed()
+        })
+        .start("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let mut tcp = std::net::TcpStream::connect(server.address()).unwrap();
+    tcp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    write!(tcp, "GET /ticks HTTP/1.1\r\nhost: admin\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    while !answer.contains("tick 9\n") {
+        let mut bytes = [0; 1024];
+        let length = tcp.read(&mut bytes).unwrap();
+        assert!(length > 0, "{answer}");
+        answer.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+    }
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(call(&server, "POST /ticks").starts_with("HTTP/1.1 405"));
+    assert!(call(&server, "GET /what").contains("GET /ticks"));
+}
+
+#[test]
 fn the_log_filter_is_read_and_set() {
     let server = start(&Readiness::default());
     assert!(call(&server, "POST /log?filter=a%3Db%3Dc").starts_with("HTTP/1.1 400"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use culvert_identity::admin::{Admin, AdminServer, Answer, Readiness};
 use culvert_identity::logging::LogControl;
+use futures::StreamExt;
 use http::{Method, StatusCode};
 use tokio::sync::watch;
 
@@ -33,7 +34,8 @@ pub struct AdminSources {
     pub workers: Arc<OnceLock<Workers>>,
 }
 
-/// Serves `/healthz/ready`, `/healthz/live`, `/metrics`, `/log` and `/config` from a thread of its own.
+/// Serves `/healthz/ready`, `/healthz/live`, `/metrics`, `/log`, `/config` and `/requests` (every request as it ends, as
+/// lines of JSON) from a thread of its own.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -45,6 +47,7 @@ pub fn start(
 ) -> io::Result<AdminServer> {
     let workers = sources.workers.clone();
     let registry = sources.telemetry.registry();
+    let requests = sources.telemetry.clone();
     Admin::new(readiness, registry, log)
         .live_while(move || live(&workers.get().map(Workers::silence).unwrap_or_default()))
         .route(Method::GET, "/config", move |query| {
@@ -54,6 +57,7 @@ pub fn start(
                 Err(error) => Answer::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
             }
         })
+        .stream("/requests", "application/x-ndjson", move |_| requests.follow_requests().boxed())
         .start(listen)
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -186,7 +187,7 @@ impl Copy<'_> {
 
     async fn drain_stream(
         &self,
-        early: Bytes,
+        mut early: Bytes,
         recv: &mut RecvStream,
         to: &TcpStream,
         window: &Window,
@@ -195,11 +196,7 @@ impl Copy<'_> {
         let far = near.other();
         let mut pace = Pace(0);
         let mut drained = 0;
-        let mut early = Some(early).filter(|early| !early.is_empty()).map(Ok);
-        while let Some(data) = match early.take() {
-            Some(early) => Some(early),
-            None => poll_fn(|cx| recv.poll_data(cx)).await,
-        } {
+        while let Some(data) = poll_fn(|cx| poll_next(&mut early, recv, cx)).await {
             let mut data = data.map_err(|error| match lost(far, error) {
                 // Everything that was sent before the reset has been delivered.
                 CopyError::StreamReset { side, error } => CopyError::Read {
@@ -249,4 +246,13 @@ impl Copy<'_> {
         }
         Ok(length)
     }
+}
+
+/// What was received before, then what follows.
+fn poll_next(
+    early: &mut Bytes,
+    recv: &mut RecvStream,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, h2::Error>>> {
+    if early.is_empty() { recv.poll_data(cx) } else { Poll::Ready(Some(Ok(std::mem::take(early)))) }
 }

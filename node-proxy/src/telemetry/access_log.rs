@@ -181,7 +181,7 @@ fn fields(ended: &Ended<'_>, now: SystemTime) -> Map<String, Value> {
 }
 
 /// The same for a request.
-pub(super) fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Value> {
+fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Value> {
     let (head, routed) = (ended.head, ended.routed);
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let mut fields = Fields(Map::new());
@@ -207,6 +207,11 @@ pub(super) fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<S
     fields.maybe("reason", ended.failure.map(|failure| failure.reason.as_str()));
     fields.maybe("error", ended.failure.map(|failure| failure.message.as_str()));
     fields.0
+}
+
+/// A request as one line of JSON.
+pub(super) fn request_line(ended: &EndedRequest<'_>) -> String {
+    render(AccessLogFormat::Json, request_fields(ended, SystemTime::now()))
 }
 
 fn route_name(rule: &CompiledRule) -> String {

@@ -5,6 +5,7 @@ mod connection;
 #[cfg(test)]
 mod docs;
 mod labels;
+mod live;
 mod process;
 mod registry;
 mod request;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::Stream;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::Counter;
@@ -12,9 +14,10 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::access_log::{AccessLog, Ended};
+use super::access_log::{self, AccessLog, Ended};
 use super::connection::{ConnectionMeta, ConnectionRecord, Failure, Security, WhyPlaintext};
 use super::labels::TcpLabels;
+use super::live::Live;
 use super::request::EndedRequest;
 use super::request_series::{RequestSeriesSet, SeriesCache};
 use super::scrape::{counters, gauges};
@@ -131,6 +134,7 @@ struct Inner {
     access_log: AccessLog,
     series: TcpSeriesSet,
     requests: RequestSeriesSet,
+    live: Live,
     counts: Counts,
     sources: OnceLock<Sources>,
 }
@@ -155,6 +159,7 @@ impl Telemetry {
             access_log,
             series: TcpSeriesSet::new(),
             requests: RequestSeriesSet::new(),
+            live: Live::new(),
             counts: Counts::default(),
             sources: OnceLock::new(),
         });
@@ -222,6 +227,14 @@ impl Telemetry {
         self.inner.requests.count(cache, ended);
         let settings = self.inner.snapshots.load().mesh().access_log;
         self.inner.access_log.write_request(settings, ended);
+        if self.inner.live.is_followed() {
+            self.inner.live.tell(access_log::request_line(ended));
+        }
+    }
+
+    /// Every request that ends from now on, as lines of JSON with the access log's keys, whatever the log's filter is.
+    pub fn follow_requests(&self) -> impl Stream<Item = Bytes> + Send + 'static {
+        self.inner.live.follow()
     }
 
     /// Counts a tunnel as open until the guard is dropped.
