@@ -164,8 +164,10 @@ fn names_are_looked_up_by_those_of_the_request() {
         headers: &headers,
         grpc: false,
     };
-    assert_eq!(search(&table, &request).0, Some(5));
-    assert!(search(&table, &request).1 <= 4);
+    let (rule, work) = search(&table, &request);
+    assert_eq!(rule, Some(5));
+    // Two names, and one entry or both.
+    assert!((3..=4).contains(&work), "{work}");
 }
 
 #[test]
