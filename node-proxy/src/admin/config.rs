@@ -218,11 +218,13 @@ fn pod(uid: &WorkloadUid, report: &PodReport) -> Value {
         "uncaptured_connections": report.uncaptured_connections,
         "identity": report.identity,
         "certificate_not_after": report.certificate_not_after.map(crate::identity::seconds_since_epoch),
+        "listeners": report.listeners,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::{Arc, OnceLock};
 
     use tokio::sync::watch;
@@ -257,6 +259,7 @@ mod tests {
             uncaptured_connections: 2,
             identity: None,
             certificate_not_after: None,
+            listeners: BTreeMap::new(),
         };
         let (_, pods) = watch::channel(PodReports::from([(uid("a"), report)]));
         AdminSources {

@@ -1,4 +1,4 @@
-//! Requests of a captured connection, one by one: read strictly, routed, filtered, sent to an endpoint each.
+//! Requests of a connection, captured or accepted for a Gateway, one by one: read strictly, routed, filtered, sent to an endpoint each.
 //!
 //! `serve` reads a connection; `respond` is what happens to one request, from top to bottom; `forward` takes it to an
 //! endpoint. Below them: `reader`, `head` and `chunks` (what is let in), `target` (host and path), `hop` (what does not cross
@@ -9,11 +9,13 @@ pub mod answer;
 mod body;
 pub mod chunks;
 mod client;
+mod edge;
 mod expect;
 mod forward;
 pub mod head;
 pub mod hop;
 mod interim;
+mod parent;
 mod pool;
 pub mod reader;
 mod respond;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
+pub use parent::Parent;
 pub use pool::Pool;
 pub(crate) use serve::serve;
 

@@ -17,15 +17,17 @@ use tokio::time::Instant;
 
 use super::answer::{self, Asked, grpc_status};
 use super::body::{Deadline, Exchange, ResponseBody};
+use super::edge;
 use super::forward::{Destination, Forwarded, Outgoing};
 use super::hop;
+use super::parent::Parent;
 use super::reader::BadRequest;
 use super::route;
 use super::serve::ClientConnection;
 use super::target::{self, BadTarget, Target};
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::Service;
+use crate::state::model::{Service, ServiceKey};
 use crate::telemetry::{Failure, RequestHead, RequestProtocol, RequestRecord};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -68,6 +70,14 @@ impl From<BadTarget> for Instead {
 
 fn refuse(reason: Reason, message: impl std::fmt::Display) -> Instead {
     Instead::Refused(Failure::new(reason, message))
+}
+
+/// What decides about a request.
+enum Chosen<'c> {
+    /// A rule, and the path it matched with.
+    Rule(Arc<CompiledRule>, PathMatch),
+    /// No route applies to the client: to the endpoints of the Service.
+    Endpoints(&'c ServiceKey),
 }
 
 /// Where a rule, or the absence of routes, sends a request.
@@ -116,7 +126,7 @@ impl ClientConnection {
         };
         let head = RequestHead {
             source_addr: self.outbound.client,
-            service: self.service.clone(),
+            service: self.parent.service().cloned(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             authority,
@@ -145,14 +155,17 @@ impl ClientConnection {
         let target = Target::new(&parts.method, &uri, host)?;
         let snapshot = self.outbound.context.shared.snapshots.load_full();
 
-        let selected = self.select(&snapshot, &parts, &target)?;
+        let chosen = self.choose(&snapshot, &parts, &target, record)?;
         let mut outgoing = Outgoing::new(&mut parts, &target, &uri, authority.clone());
-        let decision = match selected {
-            Some((rule, matched)) => {
+        if let Parent::Gateway(_) = self.parent {
+            edge::introduce(&mut parts.headers, self.outbound.client.ip());
+        }
+        let decision = match chosen {
+            Chosen::Rule(rule, matched) => {
                 record.set_rule(rule.clone());
                 self.filter(&snapshot, &rule, &matched, &target, &mut parts, &mut outgoing)?
             }
-            None => self.pass_through(&snapshot)?,
+            Chosen::Endpoints(service) => self.pass_through(&snapshot, service)?,
         };
         record.set_backend(decision.service.key.clone(), decision.port);
         let destination = Destination {
@@ -173,15 +186,14 @@ impl ClientConnection {
         Ok(forwarded)
     }
 
-    /// The rule that takes the request, and the path it matched with; `None` when no route applies to this client.
-    fn select(
+    /// The rule that takes the request, if routes decide about it.
+    fn choose(
         &self,
         snapshot: &Snapshot,
         parts: &Parts,
         target: &Target<'_>,
-    ) -> Result<Option<(Arc<CompiledRule>, PathMatch)>, Instead> {
-        let routes = snapshot.routes(&self.service, self.port);
-        let group = routes.and_then(|routes| routes.for_clients_in(&self.outbound.source.namespace));
+        record: &mut RequestRecord,
+    ) -> Result<Chosen<'_>, Instead> {
         let view = RequestView {
             method: &parts.method,
             host: &target.host,
@@ -190,13 +202,27 @@ impl ClientConnection {
             headers: &parts.headers,
             grpc: is_grpc(parts.version, &parts.headers),
         };
-        let selected = route::select(group, &view)?;
-        Ok(selected.map(|selected| (selected.rule.clone(), selected.matched.path.clone())))
+        let selected = match &self.parent {
+            Parent::Service(service) => {
+                let routes = snapshot.routes(&service.key, self.port);
+                let group = routes.and_then(|routes| routes.for_clients_in(&self.outbound.source.namespace));
+                match route::select(group, &view)? {
+                    Some(selected) => selected,
+                    None => return Ok(Chosen::Endpoints(&service.key)),
+                }
+            }
+            Parent::Gateway(gateway) => {
+                let listener = route::listener(snapshot, gateway, self.port, &target.host)?;
+                record.set_listener(listener.name.clone());
+                route::select_at(snapshot, listener, &view)?
+            }
+        };
+        Ok(Chosen::Rule(selected.rule.clone(), selected.matched.path.clone()))
     }
 
     /// Without routes: to the endpoints of the Service that was called, as it is now.
-    fn pass_through(&self, snapshot: &Snapshot) -> Result<Decision, Instead> {
-        match snapshot.service(&self.service) {
+    fn pass_through(&self, snapshot: &Snapshot, called: &ServiceKey) -> Result<Decision, Instead> {
+        match snapshot.service(called) {
             Some(service) => Ok(Decision {
                 rule: None,
                 service: service.clone(),
@@ -204,7 +230,7 @@ impl ClientConnection {
                 backend: None,
                 timeouts: Timeouts::default(),
             }),
-            None => Err(refuse(Reason::NoEndpoint, format!("{} is gone", self.service))),
+            None => Err(refuse(Reason::NoEndpoint, format!("{called} is gone"))),
         }
     }
 

@@ -8,7 +8,7 @@ use culvert_routing::{RequestView, Selected};
 
 use crate::outbound::protocol::Version;
 use crate::reason::Reason;
-use crate::state::model::{AppProtocol, Service};
+use crate::state::model::{AppProtocol, Listener, Service};
 use crate::state::{RouteGroup, Snapshot};
 use crate::telemetry::Failure;
 
@@ -34,6 +34,39 @@ pub fn select<'t>(
             }
         },
     }
+}
+
+/// The listener of a Gateway's port that takes requests for a host (lower case, without port and trailing dot).
+///
+/// # Errors
+/// `RouteNotFound` when none does.
+pub fn listener<'s>(
+    snapshot: &'s Snapshot,
+    gateway: &str,
+    port: u16,
+    host: &str,
+) -> Result<&'s Arc<Listener>, Failure> {
+    let listener = snapshot.gateway(gateway).and_then(|gateway| gateway.select(port, host));
+    listener.ok_or_else(|| {
+        let message = format!("no listener of Gateway {gateway} takes {host:?} on port {port}");
+        Failure::new(Reason::RouteNotFound, message)
+    })
+}
+
+/// The rule of a listener's routes that takes the request. There is no other listener to fall back to, and no Service whose
+/// endpoints would be meant.
+///
+/// # Errors
+/// As [`select`]; also `RouteNotFound` when the listener has no routes.
+pub fn select_at<'s>(
+    snapshot: &'s Snapshot,
+    listener: &Listener,
+    request: &RequestView<'_>,
+) -> Result<Selected<'s>, Failure> {
+    let selected = select(snapshot.listener_routes(&listener.name), request)?;
+    selected.ok_or_else(|| {
+        Failure::new(Reason::RouteNotFound, format!("listener {} has no routes", listener.name))
+    })
 }
 
 /// The Service that a backend names, as it is now, and its port.

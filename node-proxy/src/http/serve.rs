@@ -1,4 +1,4 @@
-//! One captured connection that carries requests.
+//! One connection that carries requests.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -16,13 +16,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::LocalTasks;
 use super::interim::Interim;
 use super::reader::{Checked, ReadLimits, Reading};
 use super::switch::Agreed;
+use super::{LocalTasks, Parent};
 use crate::outbound::Outbound;
 use crate::outbound::protocol::Version;
-use crate::state::model::{Service, ServiceKey};
 use crate::telemetry::{ConnectionMeta, SeriesCache};
 use crate::worker::socket::CarriedSocket;
 
@@ -41,8 +40,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What the requests of one connection share.
 pub struct ClientConnection {
     pub outbound: Outbound,
-    /// The Service that was called, and its port.
-    pub service: ServiceKey,
+    pub parent: Parent,
+    /// The Service's or the listener's.
     pub port: u16,
     /// Of requests that reach no endpoint.
     pub meta: Rc<ConnectionMeta>,
@@ -57,15 +56,10 @@ pub struct ClientConnection {
 }
 
 /// Serves the connection until it ends.
-pub(crate) async fn serve(
-    outbound: Outbound,
-    service: Arc<Service>,
-    version: Version,
-    socket: CarriedSocket,
-) {
-    let meta = Rc::new(ConnectionMeta { service: Some(service.clone()), ..outbound.meta() });
+pub(crate) async fn serve(outbound: Outbound, parent: Parent, version: Version, socket: CarriedSocket) {
+    let meta = Rc::new(parent.meta(&outbound));
     let connection = Rc::new(ClientConnection {
-        service: service.key.clone(),
+        parent,
         port: outbound.destination.port(),
         series: Rc::default(),
         outbound,
@@ -145,7 +139,7 @@ async fn drive<C>(connection: &ClientConnection, http: &mut C, stop: impl Fn(&mu
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
-    let drain = &connection.outbound.pod.drain;
+    let drain = &connection.outbound.drain;
     let mut is_stopped = false;
     loop {
         tokio::select! {

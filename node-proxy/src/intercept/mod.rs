@@ -5,4 +5,6 @@ pub mod rules;
 mod sockets;
 
 pub use netns::{Netns, NetnsId};
-pub use sockets::{Listeners, application_socket, is_port_taken, listeners, outbound_socket, source_ports};
+pub use sockets::{
+    Listeners, application_socket, gateway_listeners, is_port_taken, listeners, outbound_socket, source_ports,
+};

@@ -1,4 +1,5 @@
-//! The proxy's sockets inside a pod's namespace. All carry the proxy's mark, so that the rules leave them alone.
+//! The proxy's sockets inside a pod's namespace. All but a Gateway's listeners carry the proxy's mark, so that the rules
+//! leave them alone.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
@@ -33,13 +34,24 @@ pub struct Listeners {
 /// # Errors
 /// When the namespace cannot be entered or a port is taken.
 pub fn listeners(netns: &Netns, i: &Interception) -> io::Result<Listeners> {
+    let marked = |domain| marked_socket(domain, i);
     netns.run(|| {
         Ok(Listeners {
-            outbound: listen_both(i.outbound_port, i)?,
-            inbound: listen_both(i.inbound_port, i)?,
-            hbone: listen_both(i.hbone_port, i)?,
+            outbound: listen_both(i.outbound_port, &marked)?,
+            inbound: listen_both(i.inbound_port, &marked)?,
+            hbone: listen_both(i.hbone_port, &marked)?,
         })
     })?
+}
+
+/// Opens one port of a Gateway in the namespace of the Gateway's pod, per address family as [`listeners`] does. These are
+/// servers of the pod like any application's: without the proxy's mark, so that replies find the way that a tunnel's
+/// connection came by; transparent, because the rules hand them connections from outside by TPROXY.
+///
+/// # Errors
+/// When the namespace cannot be entered or the port is taken.
+pub fn gateway_listeners(netns: &Netns, port: u16) -> io::Result<Vec<TcpListener>> {
+    netns.run(|| listen_both(port, &socket))?
 }
 
 /// A socket inside the pod's namespace for a connection of the proxy to `to` (a peer, or passed-through traffic). Not
@@ -91,9 +103,12 @@ pub fn application_socket(netns: &Netns, client: SocketAddr, i: &Interception) -
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-fn listen_both(port: u16, i: &Interception) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), i)?];
-    match listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), i) {
+/// Makes a socket of an address family.
+type MakeSocket<'m> = &'m dyn Fn(Domain) -> io::Result<Socket>;
+
+fn listen_both(port: u16, make: MakeSocket<'_>) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = vec![listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), make)?];
+    match listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), make) {
         Ok(listener) => listeners.push(listener),
         Err(error) if is_family_missing(&error) => {}
         Err(error) => return Err(error),
@@ -105,9 +120,9 @@ fn is_family_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
-fn listen(address: SocketAddr, i: &Interception) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, make: MakeSocket<'_>) -> io::Result<TcpListener> {
     let at = |error: io::Error| io::Error::new(error.kind(), ListenError { address, error });
-    let socket = marked_socket(Domain::for_address(address), i)?;
+    let socket = make(Domain::for_address(address))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -128,8 +143,12 @@ struct ListenError {
     error: io::Error,
 }
 
+fn socket(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+}
+
 fn marked_socket(domain: Domain, i: &Interception) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let socket = socket(domain)?;
     socket.set_mark(i.proxy_mark)?;
     Ok(socket)
 }

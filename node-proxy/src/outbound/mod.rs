@@ -2,6 +2,7 @@
 
 mod connect;
 pub mod decide;
+pub mod gateway;
 mod look;
 pub mod protocol;
 
@@ -11,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::copy::{Copy, Direction, Side, socket_error};
 use crate::http;
+use crate::http::Parent;
 use crate::limits::ConnectionLimitReached;
 use crate::reason::Reason;
 use crate::state::Snapshot;
@@ -28,7 +31,7 @@ use decide::{Action, Facts, Known};
 use look::Seen;
 use protocol::{Declared, Dial, First, Treatment, Version};
 
-/// One captured connection.
+/// One connection to carry on from the pod: a captured one, or one that a Gateway's pod accepted.
 pub(crate) struct Outbound {
     pub context: Rc<Context>,
     pub pod: Rc<PodHere>,
@@ -36,6 +39,8 @@ pub(crate) struct Outbound {
     own: Arc<OwnWorkload>,
     pub client: SocketAddr,
     pub destination: SocketAddr,
+    /// From then on it takes no new requests.
+    pub drain: CancellationToken,
 }
 
 /// Why a connection or a request was refused, and what is known of it.
@@ -50,35 +55,18 @@ enum Treated {
     /// One endpoint for all of it.
     Bytes(Box<Connected>),
     /// An endpoint for each of its requests.
-    Requests(Arc<Service>, Version),
+    Requests(Parent, Version),
     /// The client closed before it had said anything.
     Over,
 }
 
 /// Serves a captured connection until it ends. Whatever fails, the client sees a reset.
 pub async fn serve(context: Rc<Context>, pod: Rc<PodHere>, socket: CarriedSocket, client: SocketAddr) {
-    let Ok(destination) = socket.original_destination() else { return };
-    let source = pod.pod.workload.load_full();
-    let Some(own) = source.own.clone() else {
-        let meta = unknown(&context, &pod, source, client, destination);
-        return context.shared.telemetry.refused(
-            meta,
-            Reason::Local,
-            &"the pod's own workload has no settings",
-        );
-    };
-    let outbound = Outbound { context, pod, source, own, client, destination };
+    let drain = pod.drain.clone();
+    let Some(outbound) = Outbound::new(context, pod, &socket, client, drain) else { return };
     let _carrying = outbound.pod.state.carry();
-    match Box::pin(outbound.treat_for(&socket)).await {
-        Ok(Treated::Bytes(connected)) => outbound.carry(socket, *connected).await,
-        Ok(Treated::Requests(service, version)) => {
-            Box::pin(http::serve(outbound, service, version, socket)).await;
-        }
-        Ok(Treated::Over) => socket.finish(),
-        Err(Refusal { meta, failure }) => {
-            outbound.context.shared.telemetry.refused(*meta, failure.reason, &failure.message);
-        }
-    }
+    let treated = Box::pin(outbound.unless_given_up(&socket, outbound.treat(&socket))).await;
+    outbound.go_on(socket, treated).await;
 }
 
 /// Accounts for a connection that the workload's limit leaves no place for.
@@ -146,6 +134,39 @@ pub fn routed_elsewhere(
 }
 
 impl Outbound {
+    /// `None` when the socket is dead, or when the pod's own settings are not known, which is accounted for.
+    fn new(
+        context: Rc<Context>,
+        pod: Rc<PodHere>,
+        socket: &CarriedSocket,
+        client: SocketAddr,
+        drain: CancellationToken,
+    ) -> Option<Self> {
+        let destination = socket.original_destination().ok()?;
+        let source = pod.pod.workload.load_full();
+        let Some(own) = source.own.clone() else {
+            let meta = unknown(&context, &pod, source, client, destination);
+            let message = "the pod's own workload has no settings";
+            context.shared.telemetry.refused(meta, Reason::Local, &message);
+            return None;
+        };
+        Some(Self { context, pod, source, own, client, destination, drain })
+    }
+
+    /// Serves the connection as was decided.
+    async fn go_on(self, socket: CarriedSocket, treated: Result<Treated, Refusal>) {
+        match treated {
+            Ok(Treated::Bytes(connected)) => self.carry(socket, *connected).await,
+            Ok(Treated::Requests(parent, version)) => {
+                Box::pin(http::serve(self, parent, version, socket)).await;
+            }
+            Ok(Treated::Over) => socket.finish(),
+            Err(Refusal { meta, failure }) => {
+                self.context.shared.telemetry.refused(*meta, failure.reason, &failure.message);
+            }
+        }
+    }
+
     pub(crate) fn timeouts(&self) -> Timeouts {
         self.own.settings.timeouts
     }
@@ -162,11 +183,15 @@ impl Outbound {
         Refusal { meta: Box::new(self.meta()), failure: Failure::new(reason, message) }
     }
 
-    /// Decides and connects, unless the client gives up first.
-    async fn treat_for(&self, client: &CarriedSocket) -> Result<Treated, Refusal> {
+    /// Decides and perhaps connects, unless the client gives up first.
+    async fn unless_given_up(
+        &self,
+        client: &CarriedSocket,
+        treating: impl Future<Output = Result<Treated, Refusal>>,
+    ) -> Result<Treated, Refusal> {
         tokio::select! {
             biased;
-            treated = self.treat(client) => treated,
+            treated = treating => treated,
             error = socket_error(client) => {
                 let message = format!("the client gave up before it was connected: {error}");
                 Err(self.refusal(Reason::PeerReset, message))
@@ -227,7 +252,7 @@ impl Outbound {
             Seen::First(first) => protocol::treat(declared, first),
         };
         match treatment {
-            Treatment::Requests(version) => Ok(Treated::Requests(service, version)),
+            Treatment::Requests(version) => Ok(Treated::Requests(Parent::Service(service), version)),
             Treatment::Bytes => self.connect_to_service(&service, snapshot).await.map(bytes),
             Treatment::Wait => {
                 let mut connected = self.connect_to_service(&service, snapshot).await?;
@@ -241,7 +266,7 @@ impl Outbound {
                         // The connection that waited is closed in order: the server saw a client that said nothing.
                         Treatment::Requests(version) => {
                             connected.upstream.close();
-                            Treated::Requests(service, version)
+                            Treated::Requests(Parent::Service(service), version)
                         }
                         Treatment::Bytes | Treatment::Wait | Treatment::Refuse(_) => bytes(connected),
                     },
@@ -249,14 +274,18 @@ impl Outbound {
                 })
             }
             Treatment::Refuse(reason) => {
-                let message = match reason {
-                    Reason::ProtocolMismatch => {
-                        format!("port {port} of {} has a route, and these bytes are not HTTP", service.key)
-                    }
-                    _ => format!("no request within {:?}", self.context.shared.http.head),
-                };
-                Err(self.refusal(reason, message))
+                Err(self.not_requests(reason, format_args!("port {port} of {} has a route", service.key)))
             }
+        }
+    }
+
+    /// Why a connection that must carry requests does not.
+    fn not_requests(&self, reason: Reason, must: std::fmt::Arguments<'_>) -> Refusal {
+        match reason {
+            Reason::ProtocolMismatch => {
+                self.refusal(reason, format_args!("{must}, and these bytes are not HTTP"))
+            }
+            _ => self.refusal(reason, format_args!("no request within {:?}", self.context.shared.http.head)),
         }
     }
 

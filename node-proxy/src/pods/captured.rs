@@ -1,6 +1,6 @@
 //! What the node proxy holds for one captured pod, and the single steps of taking it up and letting it go.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::Pod;
 use super::established::{Connection, open_connections};
+use super::gateway::GatewayPorts;
 use super::kept::{KeptCapture, KeptPods};
 use crate::identity::{CertificateLease, Certificates};
 use crate::intercept::rules::{
@@ -19,8 +20,8 @@ use crate::intercept::rules::{
 };
 use crate::intercept::{Netns, listeners};
 use crate::limits::WorkloadLimits;
-use crate::state::Snapshots;
 use crate::state::model::{Interception, OwnWorkload, Workload, WorkloadUid};
+use crate::state::{GatewayListeners, Snapshots};
 use crate::telemetry::{Outcome, Telemetry};
 use crate::worker::{WorkerError, Workers};
 
@@ -77,6 +78,8 @@ pub(super) struct Captured {
     left_over: Option<FirewallKind>,
     /// Connections that were open before enrolment have been looked for.
     counted: bool,
+    /// In a pod of a Gateway.
+    ports: GatewayPorts,
 }
 
 impl Captured {
@@ -97,6 +100,7 @@ impl Captured {
             uid,
             interception,
             pod: None,
+            ports: GatewayPorts::default(),
             lease: None,
             next_lease: None,
             left_over: kept.as_ref().map(|kept| kept.firewall).filter(|left| *left != kind),
@@ -108,11 +112,16 @@ impl Captured {
         })
     }
 
-    /// First step: from now on nothing passes the pod uncaptured. Also puts changed settings in force. Written down
-    /// before it is done, so that a restart in between takes it up.
-    pub async fn close(&mut self, own: &OwnWorkload) -> Result<(), StepError> {
+    /// First step: from now on nothing passes the pod uncaptured. Also puts changed settings in force, and lets clients
+    /// reach the listeners of a Gateway in its pod. Written down before it is done, so that a restart in between takes it
+    /// up.
+    pub async fn close(
+        &mut self,
+        own: &OwnWorkload,
+        gateway: Option<&GatewayListeners>,
+    ) -> Result<(), StepError> {
         self.keep()?;
-        let plan = RulePlan::capturing(self.interception, &own.settings);
+        let plan = RulePlan::capturing(self.interception, &own.settings, self.ports.steered(gateway));
         if self.rules.plan() != Some(&plan) {
             self.rules.apply(&plan).await?;
         }
@@ -198,6 +207,30 @@ impl Captured {
         }
     }
 
+    /// Opens and closes ports of a Gateway as its listeners come and go; the rules follow. Nothing is opened before there
+    /// is a certificate to reach backends with.
+    pub async fn serve_gateway(
+        &mut self,
+        own: &OwnWorkload,
+        gateway: Option<&GatewayListeners>,
+    ) -> Result<(), StepError> {
+        if self.pod.is_some() && self.certificate().is_some() {
+            self.ports.open(gateway, &self.node.workers, &self.uid, &self.known.netns).await;
+        }
+        self.close(own, gateway).await?;
+        self.ports.close_others(gateway);
+        Ok(())
+    }
+
+    /// What became of the listeners that are wanted: why one is not open.
+    pub fn listeners(&self, gateway: Option<&GatewayListeners>) -> BTreeMap<Arc<str>, Option<String>> {
+        let steered: &[u16] = match self.rules.plan().map(|plan| &plan.entry) {
+            Some(Entry::Open(exclusions)) => &exclusions.gateway_ports,
+            _ => &[],
+        };
+        self.ports.states(gateway, steered)
+    }
+
     /// Why there is no certificate yet, if the CA said so.
     pub fn certificate_problem(&self) -> Option<Arc<str>> {
         let (identity, _) = self.lease.as_ref()?;
@@ -219,11 +252,13 @@ impl Captured {
         if self.rules.plan() != Some(&plan) {
             self.rules.apply(&plan).await?;
         }
+        self.ports.close_others(None);
         Ok(())
     }
 
     /// Ends the leaving: listeners, rules, and what was written down go.
     pub async fn let_go(&mut self) -> Result<(), StepError> {
+        self.ports.close_others(None);
         if self.pod.take().is_some() {
             self.node.workers.remove_pod(&self.uid).await;
         }

@@ -53,6 +53,7 @@ fn select<'a>(lines: impl Iterator<Item = &'a str>, exclusions: &Exclusions) -> 
         let inside = local.ip().is_loopback() || remote.ip().is_loopback() || local.ip() == remote.ip();
         let excluded = if listening.contains(&local.port()) {
             contains(&exclusions.inbound_ports, local.port())
+                || exclusions.gateway_ports.contains(&local.port())
         } else {
             contains(&exclusions.outbound_ports, remote.port())
                 || exclusions.outbound_cidrs.iter().any(|net| net.contains(&remote.ip()))
@@ -105,6 +106,7 @@ mod tests {
             outbound_ports: vec![],
             outbound_cidrs: vec![],
             inbound_ports: vec![],
+            gateway_ports: vec![],
             udp: UdpPolicy::Allow,
         }
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::captured::{Captured, KnownPod, Node, StepError};
 use super::kept::KeptCapture;
 use super::report::{Phase, PodReports};
+use crate::state::GatewayListeners;
 use crate::state::model::Workload;
 
 /// How often rules are checked although nobody told of a change.
@@ -51,11 +52,27 @@ pub(super) struct Blocked {
     pub remedy: &'static str,
 }
 
+/// What the controller says of a pod.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub workload: Arc<Workload>,
+    /// The listeners to open in it, when it is a Gateway's.
+    pub gateway: Option<Arc<GatewayListeners>>,
+}
+
+impl Wanted {
+    /// Whether nothing else is wanted; quick for a workload that has not changed.
+    pub fn is(&self, other: &Wanted) -> bool {
+        self.gateway == other.gateway
+            && (Arc::ptr_eq(&self.workload, &other.workload) || self.workload == other.workload)
+    }
+}
+
 /// One pod whose namespace is known.
 pub(super) struct Life {
     node: Arc<Node>,
     known: Arc<KnownPod>,
-    wanted: watch::Receiver<Option<Arc<Workload>>>,
+    wanted: watch::Receiver<Option<Wanted>>,
     standing: watch::Sender<Standing>,
     reports: watch::Sender<PodReports>,
     certificates_changed: watch::Receiver<u64>,
@@ -99,7 +116,7 @@ impl Life {
         node: Arc<Node>,
         known: Arc<KnownPod>,
         kept: Option<KeptCapture>,
-        wanted: watch::Receiver<Option<Arc<Workload>>>,
+        wanted: watch::Receiver<Option<Wanted>>,
         standing: watch::Sender<Standing>,
         reports: watch::Sender<PodReports>,
     ) -> Self {
@@ -226,7 +243,7 @@ impl Life {
 
     /// Whether the certificate of the wanted identity is in force; then the pod counts as enrolled.
     fn is_certified(&mut self) -> Result<bool, StepError> {
-        let (Some(workload), Some(captured)) = (self.wanted.borrow().clone(), &mut self.captured) else {
+        let (Some(workload), Some(captured)) = (self.workload(), &mut self.captured) else {
             return Ok(false);
         };
         captured.want_certificate(&workload)?;
@@ -239,6 +256,7 @@ impl Life {
 
     async fn enrolled(&mut self) -> State {
         self.stand(Standing::Enrolled);
+        self.serve_gateway().await;
         loop {
             self.report(Phase::Enrolled, "");
             let event = self.event().await;
@@ -323,6 +341,7 @@ impl Life {
     /// Everything up to the certificate; what is done already is not done again.
     async fn take_up(&mut self) -> Result<(), StepError> {
         let Some((workload, own)) = self.own() else { return Ok(()) };
+        let gateway = self.gateway();
         if self.captured.is_none() {
             let kept = self.kept.take();
             let made =
@@ -334,7 +353,7 @@ impl Life {
             self.report(Phase::Waiting, "rules and listeners are being installed");
         }
         let Some(captured) = &mut self.captured else { return Ok(()) };
-        captured.close(&own).await?;
+        captured.close(&own, gateway.as_deref()).await?;
         captured.count_uncaptured().await?;
         captured.listen(&workload).await?;
         // Before the certificate is waited for, because the CA may take its time.

@@ -1,7 +1,7 @@
 //! The pods of this node: who they are (from the enrolment socket), what is wanted of them (from the controller's
 //! snapshot), and one [`Life`] for each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::captured::{KnownPod, Node};
 use super::kept::{KeptCapture, KeptPod, KeptPods};
-use super::life::{Blocked, Life, Standing, unknown_to_the_controller};
+use super::life::{Blocked, Life, Standing, Wanted, unknown_to_the_controller};
 use super::report::{Phase, PodReport, PodReports};
 use super::server::{self, Asked};
 use crate::identity::Certificates;
@@ -71,7 +71,7 @@ pub struct Manager {
 
 struct Managed {
     kept: KeptPod,
-    wanted: watch::Sender<Option<Arc<Workload>>>,
+    wanted: watch::Sender<Option<Wanted>>,
     standing: watch::Receiver<Standing>,
     life: AbortOnDropHandle<()>,
 }
@@ -193,13 +193,11 @@ impl Manager {
             return;
         }
         for managed in self.pods.values() {
-            let Some(workload) = wanted_of(&snapshot, &managed.kept) else { continue };
+            let Some(new) = wanted_of(&snapshot, &managed.kept) else { continue };
             managed.wanted.send_if_modified(|wanted| {
-                let same = wanted
-                    .as_ref()
-                    .is_some_and(|wanted| Arc::ptr_eq(wanted, &workload) || *wanted == workload);
+                let same = wanted.as_ref().is_some_and(|wanted| wanted.is(&new));
                 if !same {
-                    *wanted = Some(workload);
+                    *wanted = Some(new);
                 }
                 !same
             });
@@ -293,8 +291,8 @@ impl Manager {
         // Its end is waited for, so that it cannot take the pod up again.
         let _ = managed.life.await;
         let uid = {
-            let workload = managed.wanted.borrow();
-            workload.as_ref().map(|workload| workload.uid.clone())
+            let wanted = managed.wanted.borrow();
+            wanted.as_ref().map(|wanted| wanted.workload.uid.clone())
         };
         if let Some(uid) = uid.or_else(|| managed.kept.capture.as_ref().map(KeptCapture::uid)) {
             self.node.workers.remove_pod(&uid).await;
@@ -321,16 +319,18 @@ impl Manager {
 
 /// What is wanted of a pod. A kept snapshot may be older than the kept list of pods: a pod that the last process had
 /// enrolled stays so until a controller says otherwise, or peers' tunnels would end and its own traffic be plaintext.
-fn wanted_of(snapshot: &Snapshot, kept: &KeptPod) -> Option<Arc<Workload>> {
+fn wanted_of(snapshot: &Snapshot, kept: &KeptPod) -> Option<Wanted> {
     let workload = snapshot.own_workload_by_pod_uid(&kept.pod.uid)?;
     let was_enrolled = kept.capture.as_ref().is_some_and(|capture| capture.enrolled);
-    match workload.own.as_deref() {
+    let gateway = workload.gateway.as_ref().and_then(|gateway| snapshot.gateway(gateway)).cloned();
+    let workload = match workload.own.as_deref() {
         Some(own) if snapshot.is_stale() && was_enrolled && own.enrolment == Enrolment::NotEnrolled => {
             let own = OwnWorkload { enrolment: Enrolment::Enrolled, ..own.clone() };
-            Some(Arc::new(Workload { own: Some(Arc::new(own)), ..(**workload).clone() }))
+            Arc::new(Workload { own: Some(Arc::new(own)), ..(**workload).clone() })
         }
-        _ => Some(workload.clone()),
-    }
+        _ => workload.clone(),
+    };
+    Some(Wanted { workload, gateway })
 }
 
 async fn answer_when_decided(mut standing: watch::Receiver<Standing>, reply: oneshot::Sender<Reply>) {
@@ -363,6 +363,7 @@ fn enrolled_before(capture: &KeptCapture) -> PodReport {
         uncaptured_connections: u32::try_from(capture.uncaptured.len()).unwrap_or(u32::MAX),
         identity: None,
         certificate_not_after: None,
+        listeners: BTreeMap::new(),
     }
 }
 
@@ -373,6 +374,7 @@ fn waiting_for_namespace() -> PodReport {
         uncaptured_connections: 0,
         identity: None,
         certificate_not_after: None,
+        listeners: BTreeMap::new(),
     }
 }
 
@@ -428,7 +430,7 @@ mod tests {
         ] {
             let snapshot = snapshot(origin);
             let wanted = wanted_of(&snapshot, &kept(&snapshot, was_enrolled)).unwrap();
-            assert_eq!(wanted.own.as_ref().unwrap().enrolment, expected, "{was_enrolled}");
+            assert_eq!(wanted.workload.own.as_ref().unwrap().enrolment, expected, "{was_enrolled}");
         }
     }
 }

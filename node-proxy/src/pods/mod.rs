@@ -3,6 +3,7 @@
 
 mod captured;
 mod established;
+mod gateway;
 mod kept;
 mod life;
 mod manager;

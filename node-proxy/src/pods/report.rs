@@ -1,6 +1,7 @@
 //! What this node says about its pods: to the controller, and on the admin port.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use culvert_api::mesh::{EnrolmentPhase, WorkloadEnrolment};
@@ -57,6 +58,8 @@ pub struct PodReport {
     /// Of the certificate in force.
     pub identity: Option<Identity>,
     pub certificate_not_after: Option<SystemTime>,
+    /// In a pod of a Gateway, what became of the Gateway's listeners: by the name of the resource, why it is not open.
+    pub listeners: BTreeMap<Arc<str>, Option<String>>,
 }
 
 impl PodReport {

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use super::enrolment::EnrolmentReporter;
 use super::kept::Kept;
+use super::listeners::ListenerReporter;
 use super::publisher::Publisher;
 use super::resources::Resources;
 use super::snapshot::{Origin, Snapshots};
@@ -116,6 +117,7 @@ pub struct ControlClient {
     status: ControlStatus,
     telemetry: Telemetry,
     enrolment: EnrolmentReporter,
+    listeners: ListenerReporter,
 }
 
 impl ControlClient {
@@ -147,6 +149,7 @@ impl ControlClient {
             publisher: Publisher::new(channels.snapshots, channels.telemetry.clone(), channels.kept),
             status: channels.status,
             telemetry: channels.telemetry,
+            listeners: ListenerReporter::new(channels.pods.clone()),
             enrolment: EnrolmentReporter::new(channels.pods),
         }
     }
@@ -267,6 +270,9 @@ impl Session<'_> {
         if let Some(report) = self.client.enrolment.complete() {
             self.send(FromProxy::Enrolment(report)).await?;
         }
+        if let Some(report) = self.client.listeners.complete() {
+            self.send(FromProxy::Listeners(report)).await?;
+        }
         loop {
             let due = self.client.publisher.due();
             tokio::select! {
@@ -278,6 +284,7 @@ impl Session<'_> {
                 }
                 () = tokio::time::sleep_until(due.unwrap_or(deadline)), if due.is_some() => self.publish().await?,
                 report = self.client.enrolment.next() => self.send(FromProxy::Enrolment(report)).await?,
+                report = self.client.listeners.next() => self.send(FromProxy::Listeners(report)).await?,
                 _ = heartbeats.tick() => self.beat().await?,
                 () = tokio::time::sleep_until(deadline) => return Err(StreamError::Silent(silence)),
             }

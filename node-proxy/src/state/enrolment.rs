@@ -59,7 +59,7 @@ fn difference(told: &PodReports, pods: &PodReports) -> Option<EnrolmentReport> {
     }
     let changed: Vec<_> = pods
         .iter()
-        .filter(|(uid, pod)| told.get(*uid) != Some(*pod))
+        .filter(|(uid, pod)| told.get(*uid).is_none_or(|told| told.to_wire(uid) != pod.to_wire(uid)))
         .map(|(uid, pod)| pod.to_wire(uid))
         .collect();
     (!changed.is_empty()).then_some(EnrolmentReport { complete: false, workloads: changed })
@@ -67,6 +67,8 @@ fn difference(told: &PodReports, pods: &PodReports) -> Option<EnrolmentReport> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::pods::{Phase, PodReport};
     use crate::state::model::WorkloadUid;
@@ -78,6 +80,7 @@ mod tests {
             uncaptured_connections: 0,
             identity: None,
             certificate_not_after: None,
+            listeners: BTreeMap::new(),
         };
         all.iter().map(|(uid, phase)| (WorkloadUid((*uid).into()), report(*phase))).collect()
     }

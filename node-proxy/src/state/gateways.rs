@@ -37,9 +37,10 @@ impl GatewayListeners {
         self.all.iter()
     }
 
-    /// In ascending order, each once.
-    pub fn ports(&self) -> impl Iterator<Item = u16> {
-        self.ports.keys().copied()
+    /// In ascending order, each once, with the name of the Gateway.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, &Arc<str>)> {
+        let gateway = self.all.first().map(|listener| &listener.gateway);
+        self.ports.keys().filter_map(move |port| Some((*port, gateway?)))
     }
 
     /// The listener of a port that takes requests for a host (lower case, without port and trailing dot): the most
@@ -128,7 +129,8 @@ mod tests {
             let found = gateway.select(port, host).map(|listener| &listener.name["edge/gate/".len()..]);
             assert_eq!(found, expected, "{port} {host}");
         }
-        assert_eq!(gateway.ports().collect::<Vec<_>>(), [80, 8080]);
+        let ports: Vec<_> = gateway.ports().map(|(port, gateway)| (port, &**gateway)).collect();
+        assert_eq!(ports, [(80, "edge/gate"), (8080, "edge/gate")]);
     }
 
     /// As the specification says it: of all that match, an exact name, else the most labels, else the one without.

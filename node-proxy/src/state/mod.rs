@@ -8,6 +8,7 @@ mod enrolment;
 pub mod gateways;
 mod intern;
 pub mod kept;
+mod listeners;
 pub mod model;
 mod publisher;
 pub mod resources;

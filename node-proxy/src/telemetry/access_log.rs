@@ -188,13 +188,15 @@ fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Valu
     fields.put("time", timestamp(now));
     fields.put("level", if ended.has_failed() { "error" } else { "info" });
     fields.put("message", if ended.has_failed() { "request failed" } else { "request complete" });
-    fields.ends(ended.meta, head.source_addr, Some(head.service.to_string()));
+    let service = head.service.as_ref().or(routed.backend.as_ref().map(|(service, _)| service));
+    fields.ends(ended.meta, head.source_addr, service.map(ToString::to_string));
     fields.put("request_id", text(&head.request_id));
     fields.put("traceparent", text(&head.traceparent));
     fields.put("method", head.method.as_str());
     fields.put("path", head.uri.path_and_query().map_or("", |path| path.as_str()));
     fields.maybe("authority", head.authority.as_ref().map(text));
     fields.put("protocol", format!("{:?}", head.version));
+    fields.maybe("listener", routed.listener.as_deref());
     fields.maybe("route", routed.rule.as_ref().map(|rule| route_name(rule)));
     fields.maybe("rule", routed.rule.as_ref().map(|rule| rule.label()));
     fields.maybe("backend", routed.backend.as_ref().map(|(service, port)| format!("{service}:{port}")));

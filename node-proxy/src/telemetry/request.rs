@@ -21,8 +21,8 @@ use crate::state::model::ServiceKey;
 pub struct RequestHead {
     /// Of the client's connection.
     pub source_addr: SocketAddr,
-    /// The Service that was called.
-    pub service: ServiceKey,
+    /// The Service that was called; `None` at a Gateway.
+    pub service: Option<ServiceKey>,
     pub method: Method,
     pub uri: Uri,
     /// `Host` or `:authority`, as it came.
@@ -33,8 +33,10 @@ pub struct RequestHead {
 }
 
 /// Where a request went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Routed {
+    /// At a Gateway: the listener that took it.
+    pub listener: Option<Arc<str>>,
     /// `None`: no route applies to the port.
     pub rule: Option<Arc<CompiledRule>>,
     pub backend: Option<(ServiceKey, u16)>,
@@ -101,7 +103,7 @@ impl RequestRecord {
             telemetry,
             head,
             protocol,
-            routed: Routed { rule: None, backend: None, attempts: 0 },
+            routed: Routed::default(),
             meta,
             series,
             started: Instant::now(),
@@ -120,6 +122,10 @@ impl RequestRecord {
 
     pub fn started(&self) -> Instant {
         self.0.started
+    }
+
+    pub fn set_listener(&mut self, listener: Arc<str>) {
+        self.0.routed.listener = Some(listener);
     }
 
     pub fn set_rule(&mut self, rule: Arc<CompiledRule>) {

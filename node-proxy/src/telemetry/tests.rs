@@ -71,7 +71,7 @@ fn request(telemetry: &Telemetry, snapshots: &Snapshots, host: &str) -> RequestR
     let value = |text: &str| http::HeaderValue::from_str(text).unwrap();
     let head = RequestHead {
         source_addr: "10.0.0.1:40000".parse().unwrap(),
-        service: ServiceKey("shop/cart".into()),
+        service: Some(ServiceKey("shop/cart".into())),
         method: http::Method::GET,
         uri: "/path?x=1".parse().unwrap(),
         authority: Some(value(host)),
@@ -235,6 +235,7 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
         uncaptured_connections: 4,
         identity: None,
         certificate_not_after: None,
+        listeners: BTreeMap::new(),
     };
     let (_, pods) = watch::channel(PodReports::from([(uid("web"), report)]));
     telemetry.attach(Certificates::new(), pods, ControlStatus::default());

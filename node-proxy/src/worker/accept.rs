@@ -13,17 +13,21 @@ use super::pod::PodHere;
 use super::thread::{Context, Handed};
 use super::{load, thread};
 use crate::limits::ConnectionPermit;
+use crate::outbound::gateway::GatewayPort;
 
 /// Which of a pod's listeners accepted a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Kind {
     Outbound,
     Inbound,
     Hbone,
+    Gateway(GatewayPort),
 }
 
 /// Connections accepted in a row before the other tasks of the worker get a turn.
 const IN_A_ROW: usize = 16;
+/// Connections taken from the queue of a listener that is closed.
+const MOST_WAITING: usize = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,7 +52,7 @@ fn trouble(error: &io::Error) -> Trouble {
     }
 }
 
-/// Accepts until the pod is removed, the worker drains, or the listener is unusable.
+/// Accepts until the pod is removed, `stop` says so, or the listener is unusable.
 pub(super) async fn run(
     context: Rc<Context>,
     pod: Rc<PodHere>,
@@ -61,14 +65,14 @@ pub(super) async fn run(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return take_waiting(&context, &pod, listener, &kind),
             () = pod.cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
                 pause = FIRST_PAUSE;
-                place(&context, &pod, socket, peer, kind);
+                place(&context, &pod, socket, peer, kind.clone());
             }
             Err(error) => match trouble(&error) {
                 Trouble::Connection => {}
@@ -94,6 +98,22 @@ pub(super) async fn run(
     }
 }
 
+/// Connections that the kernel has established already would be reset when a listener is closed. Clients of a Gateway are
+/// outside the mesh and see such a reset; captured ones are dropped with everything else that drains.
+fn take_waiting(context: &Rc<Context>, pod: &Rc<PodHere>, listener: TcpListener, kind: &Kind) {
+    let Kind::Gateway(_) = kind else { return };
+    let Ok(listener) = listener.into_std() else { return };
+    // Not without end: a flood must not hold the worker.
+    for _ in 0..MOST_WAITING {
+        let Ok((socket, peer)) = listener.accept() else { return };
+        if socket.set_nonblocking(true).is_ok()
+            && let Ok(socket) = TcpStream::from_std(socket)
+        {
+            place(context, pod, socket, peer, kind.clone());
+        }
+    }
+}
+
 /// Starts serving the connection, here or on a less busy worker. Over the workload's limit it is refused.
 fn place(context: &Rc<Context>, pod: &Rc<PodHere>, socket: TcpStream, peer: SocketAddr, kind: Kind) {
     let permit = match pod.pod.limits.connection() {
@@ -105,7 +125,7 @@ fn place(context: &Rc<Context>, pod: &Rc<PodHere>, socket: TcpStream, peer: Sock
     if chosen == context.index {
         return thread::serve(context, pod, socket, peer, kind, permit);
     }
-    match hand_over(context, chosen, pod, socket, peer, kind, permit) {
+    match hand_over(context, chosen, pod, socket, peer, &kind, permit) {
         Ok(()) => {}
         Err(Some((socket, permit))) => thread::serve(context, pod, socket, peer, kind, permit),
         Err(None) => {}
@@ -119,13 +139,13 @@ fn hand_over(
     pod: &PodHere,
     socket: TcpStream,
     peer: SocketAddr,
-    kind: Kind,
+    kind: &Kind,
     permit: ConnectionPermit,
 ) -> Result<(), Option<(TcpStream, ConnectionPermit)>> {
     let Some(sender) = context.peers[chosen].handed.upgrade() else { return Err(Some((socket, permit))) };
     let Ok(place) = sender.try_reserve() else { return Err(Some((socket, permit))) };
     let socket = socket.into_std().map_err(|_| None)?;
-    place.send(Handed { state: pod.state.clone(), socket, peer, kind, permit });
+    place.send(Handed { state: pod.state.clone(), socket, peer, kind: kind.clone(), permit });
     context.shared.telemetry.connection_handed_over();
     Ok(())
 }

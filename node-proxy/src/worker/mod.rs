@@ -9,6 +9,7 @@ mod thread;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::telemetry::Telemetry;
 use load::Load;
 use pod::PodState;
 use thread::{Command, Handed};
-pub use thread::{Context, spawn_bounded};
+pub use thread::{Context, OpenPort, spawn_bounded};
 
 /// Commands that may wait for one worker.
 const COMMANDS: usize = 256;
@@ -62,6 +63,8 @@ pub enum WorkerError {
     Listeners(io::Error),
     #[error("{0} is served already")]
     AlreadyServed(WorkloadUid),
+    #[error("{0} is not served")]
+    NotServed(WorkloadUid),
 }
 
 /// The connections and tunnels of one pod.
@@ -160,6 +163,24 @@ impl Workers {
             self.inner.pods.lock().remove(&uid);
         }
         result
+    }
+
+    /// Serves a port of a Gateway (`namespace/name`) in a pod that is served, on its home worker; accepting when it
+    /// returns.
+    ///
+    /// # Errors
+    /// When the pod is not served, the listeners are not usable, or the worker is stuck.
+    pub async fn open_port(
+        &self,
+        uid: &WorkloadUid,
+        gateway: Arc<str>,
+        listeners: Vec<TcpListener>,
+    ) -> Result<OpenPort, WorkerError> {
+        let served = self.inner.pods.lock().get(uid).map(|served| (served.state.clone(), served.home));
+        let (state, home) = served.ok_or_else(|| WorkerError::NotServed(uid.clone()))?;
+        let (done, answer) = oneshot::channel();
+        let opened = self.ask(home, Command::Open { state, gateway, listeners, done }, answer).await?;
+        opened.map_err(WorkerError::Listeners)
     }
 
     /// Fewest pods first; among equals the less busy.

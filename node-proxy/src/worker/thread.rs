@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shared;
 use super::accept::{self, Kind};
@@ -23,7 +23,8 @@ use crate::balance::{Balancer, Endpoints};
 use crate::inbound::{self, node_addresses};
 use crate::intercept::Listeners;
 use crate::limits::{ConnectionLimitReached, ConnectionPermit};
-use crate::outbound;
+use crate::outbound::gateway::GatewayPort;
+use crate::outbound::{self, gateway};
 use crate::state::Snapshot;
 use crate::state::model::{TunnelProtocol, WorkloadUid};
 use crate::tunnel::pool::{Key, Pool};
@@ -42,9 +43,30 @@ const TUNNEL_FUTURE: usize = 1 << 10;
 
 /// What a worker is asked.
 pub(super) enum Command {
-    Add { state: Arc<PodState>, listeners: Listeners, done: oneshot::Sender<io::Result<()>> },
-    Remove { uid: WorkloadUid, done: oneshot::Sender<()> },
-    Drain { done: oneshot::Sender<()> },
+    Add {
+        state: Arc<PodState>,
+        listeners: Listeners,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    Open {
+        state: Arc<PodState>,
+        gateway: Arc<str>,
+        listeners: Vec<std::net::TcpListener>,
+        done: oneshot::Sender<io::Result<OpenPort>>,
+    },
+    Remove {
+        uid: WorkloadUid,
+        done: oneshot::Sender<()>,
+    },
+    Drain {
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// A port of a Gateway in one pod: connections are accepted until this is dropped.
+#[derive(Debug)]
+pub struct OpenPort {
+    _closes: DropGuard,
 }
 
 /// A connection accepted by one worker and served by another.
@@ -207,6 +229,10 @@ fn obey(context: &Rc<Context>, command: Command) {
             // The receiver is gone only if the caller gave up; then it removes the pod.
             let _ = done.send(add(context, &state, listeners));
         }
+        Command::Open { state, gateway, listeners, done } => {
+            // Without a receiver the port is closed with the answer.
+            let _ = done.send(open(context, &state, gateway, listeners));
+        }
         Command::Remove { uid, done } => {
             if let Some(pod) = context.pods.borrow_mut().remove(&uid) {
                 pod.cancel.cancel();
@@ -225,7 +251,7 @@ fn add(context: &Rc<Context>, state: &Arc<PodState>, listeners: Listeners) -> io
     let all = [(Kind::Outbound, outbound), (Kind::Inbound, inbound), (Kind::Hbone, hbone)];
     let listeners: Vec<(Kind, TcpListener)> = all
         .into_iter()
-        .flat_map(|(kind, listeners)| listeners.into_iter().map(move |listener| (kind, listener)))
+        .flat_map(|(kind, listeners)| listeners.into_iter().map(move |listener| (kind.clone(), listener)))
         .map(|(kind, listener)| {
             listener.set_nonblocking(true)?;
             Ok((kind, TcpListener::from_std(listener)?))
@@ -236,6 +262,29 @@ fn add(context: &Rc<Context>, state: &Arc<PodState>, listeners: Listeners) -> io
         spawn_local(accept::run(context.clone(), pod.clone(), listener, kind, context.drain.clone()));
     }
     Ok(())
+}
+
+fn open(
+    context: &Rc<Context>,
+    state: &Arc<PodState>,
+    gateway: Arc<str>,
+    listeners: Vec<std::net::TcpListener>,
+) -> io::Result<OpenPort> {
+    let listeners: Vec<TcpListener> = listeners
+        .into_iter()
+        .map(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        })
+        .collect::<io::Result<_>>()?;
+    let pod = context.pod(state);
+    let closed = context.drain.child_token();
+    for listener in listeners {
+        let port = GatewayPort { gateway: gateway.clone(), closed: closed.clone() };
+        let kind = Kind::Gateway(port);
+        spawn_local(accept::run(context.clone(), pod.clone(), listener, kind, closed.clone()));
+    }
+    Ok(OpenPort { _closes: closed.drop_guard() })
 }
 
 fn take_over(context: &Rc<Context>, handed: Handed) {
@@ -267,6 +316,13 @@ pub(super) fn serve(
             let Ok(socket) = CarriedSocket::new(socket) else { return };
             let cancel = pod.cancel.clone();
             let serving = pin!(outbound::serve(context, pod, socket, peer));
+            cancel.run_until_cancelled(serving).await;
+        }),
+        Kind::Gateway(port) => spawn_bounded::<OUTBOUND_FUTURE, _>(async move {
+            let _permit = permit;
+            let Ok(socket) = CarriedSocket::new(socket) else { return };
+            let cancel = pod.cancel.clone();
+            let serving = pin!(gateway::serve(context, pod, socket, peer, port));
             cancel.run_until_cancelled(serving).await;
         }),
         Kind::Inbound => spawn_bounded::<INBOUND_FUTURE, _>(async move {
@@ -304,6 +360,7 @@ pub(super) fn refuse_over_limit(
     let peer = super::socket::canonical(peer);
     match kind {
         Kind::Outbound => outbound::refuse_over_limit(context, pod, &socket, peer, limit),
+        Kind::Gateway(_) => gateway::refuse_over_limit(context, pod, &socket, peer, limit),
         Kind::Inbound | Kind::Hbone => inbound::refuse_over_limit(context, pod, &socket, peer, limit),
     }
 }

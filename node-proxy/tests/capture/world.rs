@@ -118,6 +118,7 @@ pub fn exclusions() -> Exclusions {
         outbound_ports: vec![],
         outbound_cidrs: vec![],
         inbound_ports: vec![],
+        gateway_ports: vec![],
         udp: UdpPolicy::Allow,
     }
 }

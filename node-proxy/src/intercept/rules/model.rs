@@ -42,6 +42,9 @@ pub struct Exclusions {
     pub outbound_ports: Vec<PortRange>,
     pub outbound_cidrs: Vec<IpNet>,
     pub inbound_ports: Vec<PortRange>,
+    /// Ports of a Gateway, which the proxy itself serves in the Gateway's pod. With no listener a SYN is dropped, so that
+    /// clients wait for a node proxy that restarts.
+    pub gateway_ports: Vec<u16>,
     /// `Deny` drops all UDP that leaves the pod, except to port 53.
     pub udp: UdpPolicy,
 }
@@ -53,18 +56,24 @@ impl Exclusions {
             outbound_ports: Vec::new(),
             outbound_cidrs: Vec::new(),
             inbound_ports: Vec::new(),
+            gateway_ports: Vec::new(),
             udp: UdpPolicy::Allow,
         }
     }
 }
 
 impl RulePlan {
-    /// For an enrolled pod.
-    pub fn capturing(interception: Interception, settings: &WorkloadSettings) -> Self {
+    /// For an enrolled pod, and the ports that the proxy serves in it for a Gateway.
+    pub fn capturing(
+        interception: Interception,
+        settings: &WorkloadSettings,
+        gateway_ports: Vec<u16>,
+    ) -> Self {
         let exclusions = Exclusions {
             outbound_ports: settings.exclude_outbound_ports.clone(),
             outbound_cidrs: settings.exclude_outbound_cidrs.clone(),
             inbound_ports: settings.exclude_inbound_ports.clone(),
+            gateway_ports,
             udp: settings.udp,
         };
         Self { interception, entry: Entry::Open(exclusions) }
@@ -81,10 +90,46 @@ impl RulePlan {
         [
             (Chain::EnterIn, self.enter_in()),
             (Chain::EnterOut, self.enter_out()),
-            (Chain::Prerouting, prerouting(i)),
+            (Chain::Prerouting, self.prerouting()),
             (Chain::Output, self.output()),
             (Chain::Postrouting, postrouting(i)),
         ]
+    }
+
+    fn prerouting(&self) -> Vec<Rule> {
+        use Match::*;
+        let i = &self.interception;
+        let own = [InLoopback, PacketMark(i.proxy_mark)];
+        let outbound = [InLoopback, PacketMark(i.outbound_mark)];
+        let inbound = [InOther, Original, ConnectionMark(i.inbound_mark)];
+        let mut rules = vec![
+            // Only on the SYN: replies of a captured outbound connection also come by here, and must keep their mark.
+            Rule::new(own.into_iter().chain([Syn]), Action::MarkConnection(i.reply_mark)),
+            Rule::new(own, Action::Return),
+            Rule::new(
+                outbound.into_iter().chain([Tcp]),
+                Action::Tproxy { port: i.outbound_port, mark: None },
+            ),
+            // nft's tproxy goes on to the next rule when nobody listens: closed, not open.
+            Rule::new(outbound.into_iter().chain([Syn]), Action::Drop),
+            // The answers of a captured outbound connection come over lo. What comes from elsewhere answers a packet that
+            // got out while the rules were missing: most likely a reset, which would end the connection.
+            Rule::new([InOther, Tcp, ConnectionMark(i.outbound_mark)], Action::Drop),
+        ];
+        rules.extend(served(i.hbone_port));
+        rules.push(Rule::new([InOther, one_port(i.hbone_port)], Action::Return));
+        if let Entry::Open(exclusions) = &self.entry {
+            rules.extend(exclusions.gateway_ports.iter().flat_map(|port| served(*port)));
+        }
+        rules.extend([
+            Rule::new([InOther, ToLocal, Syn], Action::Jump(Chain::EnterIn)),
+            Rule::new(
+                inbound.into_iter().chain([Tcp]),
+                Action::Tproxy { port: i.inbound_port, mark: Some(i.inbound_mark) },
+            ),
+            Rule::new(inbound.into_iter().chain([Syn]), Action::Drop),
+        ]);
+        rules
     }
 
     fn enter_in(&self) -> Vec<Rule> {
@@ -128,34 +173,16 @@ impl RulePlan {
     }
 }
 
-fn prerouting(i: &Interception) -> Vec<Rule> {
-    use Match::*;
-    let own = [InLoopback, PacketMark(i.proxy_mark)];
-    let outbound = [InLoopback, PacketMark(i.outbound_mark)];
-    let inbound = [InOther, Original, ConnectionMark(i.inbound_mark)];
-    let hbone = [InOther, TcpPort(PortRange { first: i.hbone_port, last: i.hbone_port })];
-    vec![
-        // Only on the SYN: replies of a captured outbound connection also come by here, and must keep their mark.
-        Rule::new(own.into_iter().chain([Syn]), Action::MarkConnection(i.reply_mark)),
-        Rule::new(own, Action::Return),
-        Rule::new(outbound.into_iter().chain([Tcp]), Action::Tproxy { port: i.outbound_port, mark: None }),
-        // nft's tproxy goes on to the next rule when nobody listens: closed, not open.
-        Rule::new(outbound.into_iter().chain([Syn]), Action::Drop),
-        // The answers of a captured outbound connection come over lo. What comes from elsewhere answers a packet that
-        // got out while the rules were missing: most likely a reset, which would end the connection.
-        Rule::new([InOther, Tcp, ConnectionMark(i.outbound_mark)], Action::Drop),
-        // To the listener it would reach anyway; with none a SYN is dropped, so that peers wait for a node proxy that
-        // restarts instead of being refused.
-        Rule::new(hbone.into_iter().chain([ToLocal, Syn]), Action::Tproxy { port: i.hbone_port, mark: None }),
-        Rule::new(hbone.into_iter().chain([ToLocal, Syn]), Action::Drop),
-        Rule::new(hbone, Action::Return),
-        Rule::new([InOther, ToLocal, Syn], Action::Jump(Chain::EnterIn)),
-        Rule::new(
-            inbound.into_iter().chain([Tcp]),
-            Action::Tproxy { port: i.inbound_port, mark: Some(i.inbound_mark) },
-        ),
-        Rule::new(inbound.into_iter().chain([Syn]), Action::Drop),
-    ]
+fn one_port(port: u16) -> Match {
+    Match::TcpPort(PortRange { first: port, last: port })
+}
+
+/// New connections from outside to a port that the proxy listens on: to the listener that they would reach anyway; with
+/// none a SYN is dropped, so that clients wait for a node proxy that restarts instead of being refused.
+fn served(port: u16) -> [Rule; 2] {
+    use Match::{InOther, Syn, ToLocal};
+    let new = [InOther, one_port(port), ToLocal, Syn];
+    [Rule::new(new, Action::Tproxy { port, mark: None }), Rule::new(new, Action::Drop)]
 }
 
 /// What the rules steer to `lo` must not leave by another interface when somebody removed the policy routing.

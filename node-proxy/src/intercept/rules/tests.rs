@@ -20,15 +20,17 @@ const INTERCEPTION: Interception = Interception {
     hbone_port: 15008,
 };
 
-fn plans() -> [(&'static str, RulePlan); 3] {
+fn plans() -> [(&'static str, RulePlan); 4] {
     let port = |first, last| PortRange { first, last };
     let net = |text: &str| text.parse().expect("a network");
     let excluding = Exclusions {
         outbound_ports: vec![port(25, 25), port(6000, 6100)],
         outbound_cidrs: vec![net("10.1.2.3/8"), net("0.0.0.0/0"), net("fd00:1::/32"), net("::/0")],
         inbound_ports: vec![port(9100, 9100), port(1, 65535)],
+        gateway_ports: Vec::new(),
         udp: UdpPolicy::Deny,
     };
+    let of_gateway = Exclusions { gateway_ports: vec![80, 8080], ..Exclusions::none() };
     let other_marks = Interception {
         mark_mask: 0xff00_0000,
         proxy_mark: 0x0100_0000,
@@ -44,6 +46,7 @@ fn plans() -> [(&'static str, RulePlan); 3] {
     [
         ("capturing", RulePlan { interception: INTERCEPTION, entry: Entry::Open(Exclusions::none()) }),
         ("excluding", RulePlan { interception: other_marks, entry: Entry::Open(excluding) }),
+        ("gateway", RulePlan { interception: INTERCEPTION, entry: Entry::Open(of_gateway) }),
         ("leaving", RulePlan::leaving(INTERCEPTION)),
     ]
 }

@@ -10,6 +10,7 @@ use crate::identity::backoff;
 use crate::pods::captured::{Captured, KnownPod, StepError};
 use crate::pods::kept::KeptCapture;
 use crate::pods::report::{Phase, PodReport};
+use crate::state::GatewayListeners;
 use crate::state::model::{Enrolment, OwnWorkload, Workload, WorkloadUid};
 
 impl Life {
@@ -43,7 +44,6 @@ impl Life {
 
     /// Keeps a captured pod in order: its rules, its settings, its count of old connections.
     pub(super) async fn tend(&mut self, event: Event) {
-        let own = self.own().filter(|(_, own)| own.enrolment != Enrolment::NotEnrolled);
         let Some(captured) = &mut self.captured else { return };
         match event {
             Event::Wanted | Event::Certificates => {}
@@ -61,10 +61,25 @@ impl Life {
                 }
             }
         }
-        if let Some((workload, own)) = own {
-            note(&self.known, captured.close(&own).await);
-            captured.update(&workload);
+        if let Some((workload, _)) = self.wanted_in() {
+            if let Some(captured) = &mut self.captured {
+                captured.update(&workload);
+            }
+            self.serve_gateway().await;
         }
+    }
+
+    /// Brings rules and ports of a Gateway in line with what is wanted of a captured pod.
+    pub(super) async fn serve_gateway(&mut self) {
+        let gateway = self.gateway();
+        if let (Some((_, own)), Some(captured)) = (self.wanted_in(), &mut self.captured) {
+            note(&self.known, captured.serve_gateway(&own, gateway.as_deref()).await);
+        }
+    }
+
+    /// As [`Life::own`], unless the pod shall not be captured.
+    fn wanted_in(&self) -> Option<(Arc<Workload>, Arc<OwnWorkload>)> {
+        self.own().filter(|(_, own)| own.enrolment != Enrolment::NotEnrolled)
     }
 
     /// A step failed: says so, and waits before it is tried again or until the controller wants something else.
@@ -113,7 +128,12 @@ impl Life {
     }
 
     pub(super) fn workload(&self) -> Option<Arc<Workload>> {
-        self.wanted.borrow().clone()
+        self.wanted.borrow().as_ref().map(|wanted| wanted.workload.clone())
+    }
+
+    /// The listeners that are wanted, of a pod that is a Gateway's.
+    pub(super) fn gateway(&self) -> Option<Arc<GatewayListeners>> {
+        self.wanted.borrow().as_ref().and_then(|wanted| wanted.gateway.clone())
     }
 
     pub(super) fn own(&self) -> Option<(Arc<Workload>, Arc<OwnWorkload>)> {
@@ -164,6 +184,11 @@ impl Life {
             uncaptured_connections: self.captured.as_ref().map_or(0, Captured::uncaptured),
             identity: certificate.as_ref().map(|certificate| certificate.identity.clone()),
             certificate_not_after: certificate.map(|certificate| certificate.not_after),
+            listeners: self
+                .captured
+                .as_ref()
+                .map(|captured| captured.listeners(self.gateway().as_deref()))
+                .unwrap_or_default(),
         };
         self.reports.send_if_modified(|all| {
             let before = all.get(&uid);

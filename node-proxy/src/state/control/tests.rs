@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use culvert_api::mesh::mesh_control_server::{MeshControl, MeshControlServer};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -239,6 +241,7 @@ async fn pods_are_reported_whole_at_first_then_by_change() {
         uncaptured_connections: 3,
         identity: None,
         certificate_not_after: None,
+        listeners: BTreeMap::new(),
     };
     let report = |message: FromProxy| match message {
         FromProxy::Enrolment(report) => (report.complete, report.workloads.len()),
@@ -248,11 +251,23 @@ async fn pods_are_reported_whole_at_first_then_by_change() {
     assert_eq!(report(stream.next().await), (true, 2));
     fixture.pods.send_replace([(uid("a"), pod(Phase::Enrolled)), (uid("b"), pod(Phase::Enrolled))].into());
     assert_eq!(report(stream.next().await), (false, 1));
+    let listening = PodReport { listeners: [("edge/gate/http".into(), None)].into(), ..pod(Phase::Enrolled) };
+    fixture.pods.send_replace([(uid("a"), listening), (uid("b"), pod(Phase::Enrolled))].into());
+    let listeners = |message: FromProxy| match message {
+        FromProxy::Listeners(report) => {
+            let [workload] = &report.workloads[..] else { panic!("{report:?}") };
+            (workload.uid.clone(), workload.listeners[0].listener.clone())
+        }
+        other => panic!("{other:?}"),
+    };
+    let expected = (uid("a").to_string(), "edge/gate/http".to_owned());
+    assert_eq!(listeners(stream.next().await), expected, "and the enrolment is not said again");
     drop(stream);
     let mut stream = fixture.stream().await;
     stream.introduced().await;
     stream.welcome("one").await;
     assert_eq!(report(stream.next().await), (true, 2));
+    assert_eq!(listeners(stream.next().await), expected);
 }
 
 #[tokio::test]
