@@ -29,6 +29,14 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What an endpoint is chosen for. Each is measured by itself: how long a connection takes to open says nothing about how
+/// long a request takes, and connections that stay open would count as requests without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carried {
+    Connections,
+    Requests,
+}
+
 /// One endpoint's load, in relaxed atomics: an update lost between two workers is one sample of many.
 #[derive(Debug, Default)]
 pub struct EndpointLoad {
@@ -116,7 +124,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The loads of all endpoints in use, by workload and port. Read when a worker works out which endpoints are usable,
+/// The loads of all endpoints in use, by workload, port and what is carried. Read when a worker works out which endpoints are usable,
 /// never per connection.
 #[derive(Debug, Default)]
 pub struct Endpoints {
@@ -125,7 +133,7 @@ pub struct Endpoints {
 
 #[derive(Debug, Default)]
 struct Known {
-    loads: HashMap<(WorkloadUid, u16), Weak<EndpointLoad>>,
+    loads: HashMap<(WorkloadUid, u16, Carried), Weak<EndpointLoad>>,
     prune_at: usize,
 }
 
@@ -133,9 +141,10 @@ struct Known {
 const PRUNE_FROM: usize = 64;
 
 impl Endpoints {
-    pub(super) fn get(&self, uid: &WorkloadUid, port: u16) -> Arc<EndpointLoad> {
+    pub(super) fn get(&self, uid: &WorkloadUid, port: u16, carried: Carried) -> Arc<EndpointLoad> {
         let mut known = self.all.lock();
-        if let Some(load) = known.loads.get(&(uid.clone(), port)).and_then(Weak::upgrade) {
+        let key = (uid.clone(), port, carried);
+        if let Some(load) = known.loads.get(&key).and_then(Weak::upgrade) {
             return load;
         }
         if known.loads.len() >= known.prune_at.max(PRUNE_FROM) {
@@ -143,7 +152,7 @@ impl Endpoints {
             known.prune_at = known.loads.len() * 2;
         }
         let load = Arc::new(EndpointLoad::default());
-        known.loads.insert((uid.clone(), port), Arc::downgrade(&load));
+        known.loads.insert(key, Arc::downgrade(&load));
         load
     }
 
@@ -207,13 +216,14 @@ mod tests {
     fn what_is_known_lives_while_somebody_holds_it() {
         let endpoints = Endpoints::default();
         let uid = WorkloadUid("a".into());
-        let first = endpoints.get(&uid, 80);
-        assert!(Arc::ptr_eq(&first, &endpoints.get(&uid, 80)));
-        assert!(!Arc::ptr_eq(&first, &endpoints.get(&uid, 81)));
+        let first = endpoints.get(&uid, 80, Carried::Requests);
+        assert!(Arc::ptr_eq(&first, &endpoints.get(&uid, 80, Carried::Requests)));
+        assert!(!Arc::ptr_eq(&first, &endpoints.get(&uid, 81, Carried::Requests)));
+        assert!(!Arc::ptr_eq(&first, &endpoints.get(&uid, 80, Carried::Connections)));
         for index in 0..1000 {
-            endpoints.get(&WorkloadUid(index.to_string().into()), 80);
+            endpoints.get(&WorkloadUid(index.to_string().into()), 80, Carried::Requests);
         }
         assert!(endpoints.len() <= 2 * PRUNE_FROM, "{}", endpoints.len());
-        assert!(Arc::ptr_eq(&first, &endpoints.get(&uid, 80)));
+        assert!(Arc::ptr_eq(&first, &endpoints.get(&uid, 80, Carried::Requests)));
     }
 }

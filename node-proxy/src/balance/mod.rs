@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::state::model::{Service, ServiceKey, Workload, WorkloadUid};
 use crate::state::{EndpointSet, Snapshot};
 
-pub use load::{EndpointLoad, Endpoints, InFlight};
+pub use load::{Carried, EndpointLoad, Endpoints, InFlight};
 pub use usable::{Family, Place, select as usable_endpoints};
 
 /// Pairs drawn before an endpoint that failed lately is taken all the same.
@@ -53,6 +53,7 @@ pub struct Wanted<'a> {
     pub family: Family,
     pub client: IpAddr,
     pub zone: &'a str,
+    pub carried: Carried,
 }
 
 /// The usable endpoints of one version of a Service's endpoint set.
@@ -68,7 +69,7 @@ struct Usable {
 pub struct Balancer {
     endpoints: Arc<Endpoints>,
     node: Arc<str>,
-    usable: RefCell<HashMap<(ServiceKey, u16, Family), Usable>>,
+    usable: RefCell<HashMap<(ServiceKey, u16, Family, Carried), Usable>>,
     random: RefCell<SmallRng>,
 }
 
@@ -100,7 +101,7 @@ impl Balancer {
         let none = || PickError::NoEndpoint { service: service.key.clone(), port };
         let endpoints = endpoints.ok_or_else(none)?;
         let mut all = self.usable.borrow_mut();
-        let key = (service.key.clone(), port, wanted.family);
+        let key = (service.key.clone(), port, wanted.family, wanted.carried);
         let is_current =
             |known: &Usable| Arc::ptr_eq(&known.endpoints, endpoints) && Arc::ptr_eq(&known.service, service);
         if !all.get(&key).is_some_and(is_current) {
@@ -129,7 +130,7 @@ impl Balancer {
         let place = Place { node: &self.node, zone: wanted.zone };
         let candidates = usable::select(endpoints, wanted.service, wanted.port, wanted.family, place)
             .map(|(workload, address, target_port)| Candidate {
-                load: self.endpoints.get(&workload.uid, target_port),
+                load: self.endpoints.get(&workload.uid, target_port, wanted.carried),
                 workload: workload.clone(),
                 address,
                 target_port,

@@ -13,7 +13,14 @@ fn balancer() -> Balancer {
 }
 
 fn wanted(service: &Arc<Service>) -> Wanted<'_> {
-    Wanted { service, port: 80, family: Family::V4, client: "10.9.0.1".parse().unwrap(), zone: "a" }
+    Wanted {
+        service,
+        port: 80,
+        family: Family::V4,
+        client: "10.9.0.1".parse().unwrap(),
+        zone: "a",
+        carried: Carried::Connections,
+    }
 }
 
 fn endpoints(service: &Service, count: usize) -> Arc<EndpointSet> {

@@ -24,7 +24,7 @@ use super::route::endpoint_version;
 use super::serve::ClientConnection;
 use super::switch::Agreed;
 use super::target::{Target, path_and_query};
-use crate::balance::{Candidate, Family, InFlight, Wanted};
+use crate::balance::{Candidate, Carried, Family, InFlight, Wanted};
 use crate::outbound::protocol::Version;
 use crate::outbound::{Missed, TRIES};
 use crate::reason::Reason;
@@ -158,6 +158,7 @@ impl ClientConnection {
             family: Family::of(self.outbound.destination.ip()),
             client: self.outbound.client.ip(),
             zone: &self.outbound.source.zone,
+            carried: Carried::Requests,
         };
         let endpoints = destination.snapshot.endpoints(&destination.service.key);
         let picked = self.outbound.context.balancer.pick(endpoints, &wanted, tried);

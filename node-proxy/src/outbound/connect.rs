@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Outbound, Refusal};
-use crate::balance::{Candidate, Family, InFlight, PickError, Wanted};
+use crate::balance::{Candidate, Carried, Family, InFlight, PickError, Wanted};
 use crate::copy::TunnelStream;
 use crate::identity::ActiveCertificate;
 use crate::intercept::outbound_socket;
@@ -140,6 +140,7 @@ impl Outbound {
             family: Family::of(self.destination.ip()),
             client: self.client.ip(),
             zone: &self.source.zone,
+            carried: Carried::Connections,
         };
         let end = self.connect_deadline();
         let mut tried: Vec<Candidate> = Vec::new();
