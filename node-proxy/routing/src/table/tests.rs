@@ -164,10 +164,7 @@ fn names_are_looked_up_by_those_of_the_request() {
         headers: &headers,
         grpc: false,
     };
-    let (rule, work) = search(&table, &request);
-    assert_eq!(rule, Some(5));
-    // Two names, and one entry or both.
-    assert!((3..=4).contains(&work), "{work}");
+    assert_eq!(search(&table, &request), (Some(5), 2));
 }
 
 #[test]
@@ -194,7 +191,7 @@ fn grpc_calls_are_found_by_service_and_method() {
 fn what_is_hidden_by_another_rule_is_not_kept() {
     let with_header = Match { headers: vec![header("x-a", "1".into())], ..root() };
     let with_query = Match { query: vec![parameter("q", "1".into())], ..root() };
-    for (matched, query, wanted, most) in [
+    for (matched, query, wanted, work) in [
         (root(), "", Some(0), 0),
         (with_header, "", Some(0), 1),
         (with_query.clone(), "q=1&q=2", Some(0), 1),
@@ -206,8 +203,7 @@ fn what_is_hidden_by_another_rule_is_not_kept() {
         let query = Some(query);
         let request =
             RequestView { method: &Method::GET, host: "", path: "/", query, headers: &headers, grpc: false };
-        let (rule, work) = search(&table, &request);
-        assert_eq!((rule, work <= most), (wanted, true), "{query:?}: {work}");
+        assert_eq!(search(&table, &request), (wanted, work), "{query:?}");
         assert_eq!(table.candidates().count(), RULES);
     }
 }

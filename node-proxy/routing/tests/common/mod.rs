@@ -256,6 +256,7 @@ pub fn any_request() -> impl Strategy<Value = oracle::Request> {
         "other",
         "x.example",
         "y.example",
+        ".example",
     ]);
     let part = text(&[
         "q=1", "q=2", "q", "Q=1", "%71=1", "q=%31", "r%25=1", "", "=1", "q=1,2", "q=a%20b", "q=a+b", "q=%",
