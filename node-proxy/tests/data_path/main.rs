@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cases;
+mod gateway;
 mod mesh;
 mod requests;
 mod smuggling;
@@ -30,7 +31,7 @@ const DEADLINE: Duration = Duration::from_secs(40);
 type Case = fn(Mesh) -> LocalBoxFuture<'static, ()>;
 
 fn all() -> impl Iterator<Item = &'static (&'static str, Case)> {
-    cases::ALL.iter().chain(requests::ALL)
+    cases::ALL.iter().chain(requests::ALL).chain(gateway::ALL)
 }
 
 /// No threads may exist when the namespaces are made, so this is not a `#[test]` harness.

@@ -12,7 +12,7 @@ use culvert_identity::testing::TestAuthority;
 use culvert_identity::tls;
 use culvert_node_proxy::http::Limits as HttpLimits;
 use culvert_node_proxy::identity::{ActiveCertificate, Certificates};
-use culvert_node_proxy::intercept::rules::{Firewall, FirewallChoice, Rules};
+use culvert_node_proxy::intercept::rules::{Entry, Firewall, FirewallChoice, Rules};
 use culvert_node_proxy::intercept::{Netns, listeners};
 use culvert_node_proxy::limits::WorkloadLimits;
 use culvert_node_proxy::pods::Pod;
@@ -287,6 +287,19 @@ impl Mesh {
         self.enrolled.push((rules, pod));
         self.builder.upsert_workload(workload);
         self.publish();
+    }
+
+    /// Lets clients from outside reach a port of a Gateway in the pod.
+    pub async fn steer(&mut self, name: &str, port: u16) {
+        let (rules, _) =
+            self.enrolled.iter_mut().find(|(_, pod)| pod.uid.0.contains(&format!("/{name}/"))).unwrap();
+        let mut plan = rules.plan().unwrap().clone();
+        if let Entry::Open(exclusions) = &mut plan.entry
+            && !exclusions.gateway_ports.contains(&port)
+        {
+            exclusions.gateway_ports.push(port);
+            rules.apply(&plan).await.unwrap();
+        }
     }
 
     pub fn pod(&self, name: &str) -> Arc<Pod> {
