@@ -57,3 +57,73 @@ fn a_cut_link_loses_packets_until_it_is_restored() {
     let output = sandbox.run(&["link", "node9", "up"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no node node9"));
 }
+
+/// A server that tells each client its address; perl because every Debian has it and shells cannot listen.
+const TELLS: &str = "exec perl -MIO::Socket::IP -e '$s = IO::Socket::IP->new(Listen => 9, LocalHost => \"::\", \
+    LocalPort => 8080, V6Only => 0, ReuseAddr => 1) or die; while ($c = $s->accept) { print $c $c->peerhost, \" $ENV{HOSTNAME}\"; \
+    close $c }'";
+
+const BALANCED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: edge}
+spec: {type: LoadBalancer, ipFamilyPolicy: RequireDualStack, selector: {app: tells}, ports: [{port: 80, targetPort: 8080}]}
+---
+";
+
+fn labelled(name: &str, node: &str) -> String {
+    let plain = format!("metadata: {{name: {name}}}");
+    pod(name, node, TELLS, "").replace(&plain, &format!("metadata: {{name: {name}, labels: {{app: tells}}}}"))
+}
+
+/// What the server at an address says.
+fn told(sandbox: &Sandbox, from: &[&str], address: &str) -> String {
+    let script = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{address}/80; cat <&3' 2>&1");
+    let output = sandbox.run(&[&["exec"], from, &["--", "sh", "-c", &script]].concat());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn load_balancers_are_reached_from_outside_and_keep_the_clients_address() {
+    let manifests =
+        [BALANCED, &labelled("a", "node1"), &labelled("b", "node2"), &pod("c", "node1", FOREVER, "")]
+            .concat();
+    let sandbox = Sandbox::up("balanced", User::Own, &manifests);
+    ["a", "b", "c"].iter().for_each(|name| drop(sandbox.await_ready(name)));
+    for (address, client) in [("10.90.0.10", "::ffff:10.89.0.3"), ("fd00:10:90::a", "fd00:10:89::3")] {
+        let mut servers = std::collections::BTreeSet::new();
+        common::eventually(
+            || {
+                let said = told(&sandbox, &["outside"], address);
+                if let Some(server) = said.strip_prefix(&format!("{client} ")) {
+                    servers.insert(server.to_owned());
+                }
+                servers.len() == 2
+            },
+            || {
+                format!(
+                    "{address} from outside, told by both pods: {:?}",
+                    told(&sandbox, &["outside"], address)
+                )
+            },
+        );
+    }
+    let inside = told(&sandbox, &["c"], "10.90.0.10");
+    assert!(inside.starts_with("::ffff:10.244.1."), "a pod calls it too: {inside:?}");
+
+    // Only those addresses, and nobody calls in.
+    for address in ["10.89.0.11", "10.244.1.2", "10.96.0.10", "fd00:10:89::b"] {
+        let answer = sandbox.knock(&["outside"], address);
+        assert!(!answer.contains("refused"), "outside to {address}: {answer}");
+    }
+    let answer = sandbox.knock(&["--node", "node1"], "10.89.0.3");
+    assert!(answer.contains("code 124"), "a node to outside: {answer}");
+
+    // Without pods somebody says so at once.
+    sandbox.succeed(&["delete", "pod", "a"]);
+    sandbox.succeed(&["delete", "pod", "b"]);
+    common::eventually(
+        || told(&sandbox, &["outside"], "10.90.0.10").contains("refused"),
+        || format!("nobody is there: {:?}", told(&sandbox, &["outside"], "10.90.0.10")),
+    );
+}

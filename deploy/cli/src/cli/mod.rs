@@ -3,6 +3,7 @@
 pub(crate) mod client;
 mod exec;
 pub(crate) mod output;
+mod requests;
 mod sandbox;
 mod up;
 

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use super::client::{self, ask, report};
 use super::exec;
 use super::output::{Format, print};
+use super::requests::{self, Filter};
 use super::up::{UpArgs, down, up};
+use crate::sandbox::cluster::OUTSIDE;
 use crate::sandbox::components::{Action, ComponentName};
 use crate::sandbox::control::place::Place as Sandbox;
 use crate::sandbox::control::protocol::{Place, Request, Response};
@@ -103,14 +105,15 @@ struct GetArgs {
 
 #[derive(Args)]
 struct ExecArgs {
-    /// A pod's name, or deploy/NAME for the first pod of a Deployment.
+    /// A pod's name, deploy/NAME for the first pod of a Deployment, or `outside`: neither pod nor node, where addresses of
+    /// load balancers lead into the cluster.
     #[arg(required_unless_present = "node")]
     pod: Option<String>,
     #[arg(short, long, default_value = "default")]
     namespace: String,
     #[arg(short, long)]
     container: Option<String>,
-    /// In the network namespace of this node (or `control-plane`, `fabric`) instead of a pod.
+    /// In the network namespace of this node (or `control-plane`, `fabric`, `outside`) instead of a pod.
     #[arg(long, conflicts_with_all = ["pod", "container"])]
     node: Option<String>,
     #[arg(last = true, required = true)]
@@ -120,7 +123,18 @@ struct ExecArgs {
 #[derive(Args)]
 struct LogsArgs {
     /// A pod, or `ca`, `controller`, `node-proxy/NODE`, `supervisor`.
-    target: String,
+    #[arg(required_unless_present = "requests")]
+    target: Option<String>,
+    /// Requests that node proxies have logged (failures, unless MeshConfig says `all`); with --follow every request, as it
+    /// ends.
+    #[arg(long, conflicts_with_all = ["target", "namespace", "container", "tail"])]
+    requests: bool,
+    /// Requests of this client only.
+    #[arg(long, requires = "requests", value_name = "NAMESPACE/POD")]
+    from: Option<requests::Client>,
+    /// Requests to this Service only, as it was called or as a backend.
+    #[arg(long, requires = "requests", value_name = "NAMESPACE/SERVICE")]
+    to: Option<requests::Service>,
     /// Of the pod.
     #[arg(short, long)]
     namespace: Option<String>,
@@ -150,6 +164,7 @@ async fn dispatch(arguments: SandboxArgs) -> anyhow::Result<ExitCode> {
         SandboxCommand::Down => down(&name).await?,
         SandboxCommand::Exec(arguments) => {
             let place = match (arguments.pod, arguments.node) {
+                (Some(name), None) if name == OUTSIDE => Place::Node(name),
                 (Some(name), None) => {
                     Place::Pod { namespace: arguments.namespace, name, container: arguments.container }
                 }
@@ -158,7 +173,7 @@ async fn dispatch(arguments: SandboxArgs) -> anyhow::Result<ExitCode> {
             };
             return exec::run(&Sandbox::of(&name)?, place, arguments.command).await;
         }
-        SandboxCommand::Logs(arguments) => logs(&Sandbox::of(&name)?, arguments).await?,
+        SandboxCommand::Logs(arguments) => logs(&Sandbox::of(&name)?, arguments, output).await?,
         other => {
             let sandbox = Sandbox::of(&name)?;
             let request = request(other)?;
@@ -211,8 +226,11 @@ fn request(command: SandboxCommand) -> anyhow::Result<Request> {
     })
 }
 
-async fn logs(sandbox: &Sandbox, arguments: LogsArgs) -> anyhow::Result<()> {
-    let LogsArgs { target, namespace, container, follow, tail } = arguments;
+async fn logs(sandbox: &Sandbox, arguments: LogsArgs, format: Format) -> anyhow::Result<()> {
+    let LogsArgs { target, requests: _, from, to, namespace, container, follow, tail } = arguments;
+    let Some(target) = target else {
+        return requests::show(sandbox, &Filter { from, to }, follow, format).await;
+    };
     if target == "supervisor" && namespace.is_none() {
         let text = std::fs::read(sandbox.log()).with_context(|| sandbox.log().display().to_string())?;
         return Ok(std::io::stdout().write_all(&text)?);

@@ -20,9 +20,9 @@ const POLL: Duration = Duration::from_millis(100);
 const CONNECTIONS: &str = "4";
 
 pub(super) struct Demo<'a> {
-    sandbox: &'a DemoSandbox,
+    pub(super) sandbox: &'a DemoSandbox,
     requests: u32,
-    report: Report,
+    pub(super) report: Report,
 }
 
 /// The state of the namespace a step runs in.
@@ -46,13 +46,20 @@ impl<'a> Demo<'a> {
         self.await_service(&client).await?;
         self.report.check("sandbox", true, format!("2 nodes, {} pods", pods.len()));
         self.send_token(&client, Stage::Unlabelled, &pods).await?;
-        self.report.latency_without = self.measure(&client, Stage::Unlabelled).await?;
+        self.report.latency_without =
+            self.measure(&client, "http://cart/", "before: HTTP requests succeed").await?;
         progress("labelling the namespace culvert.dev/mesh=enabled");
         self.sandbox.apply("shop-enrolled.yaml").await?;
         if self.await_enrolment().await? {
             self.send_token(&client, Stage::Enrolled, &pods).await?;
-            self.report.latency_with = self.measure(&client, Stage::Enrolled).await?;
+            // A pod that is called at its own address: bytes, also on a port that is named http.
+            let address = cart_address(&pods).context("there is no pod of the Deployment cart")?;
+            let url = format!("http://{address}:8080/");
+            self.report.latency_with = self.measure(&client, &url, "after: HTTP requests succeed").await?;
             self.who_talked().await?;
+            self.canary(&client).await?;
+            self.report.latency_routed =
+                self.measure(&client, "http://cart/", "canary: HTTP requests succeed").await?;
         }
         self.report.seconds = started.elapsed().as_secs_f64();
         Ok(self.report)
@@ -62,8 +69,10 @@ impl<'a> Demo<'a> {
     async fn await_service(&self, client: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let report =
-                self.sandbox.client(client, &["tcp", "send", "cart:9000", "--timeout", "2000"]).await?;
+            let report = self
+                .sandbox
+                .client("shop", client, &["tcp", "send", "cart:9000", "--timeout", "2000"])
+                .await?;
             if report["ok"] == true {
                 return Ok(());
             }
@@ -80,7 +89,8 @@ impl<'a> Demo<'a> {
         let token = random_token();
         progress(&format!("sending {token} from web to cart, recording the link"));
         let recording = self.sandbox.record(file).await?;
-        let sent = self.sandbox.client(client, &["tcp", "send", "cart:9000", "--data", &token]).await?;
+        let sent =
+            self.sandbox.client("shop", client, &["tcp", "send", "cart:9000", "--data", &token]).await?;
         let summary = recording.finish(&token).await?;
         let arrived = sent["ok"] == true && sent["received"] == token.as_str();
         let detail = if arrived { "and was echoed".to_owned() } else { format!("it did not: {sent}") };
@@ -129,20 +139,16 @@ impl<'a> Demo<'a> {
         );
     }
 
-    async fn measure(&mut self, client: &str, stage: Stage) -> anyhow::Result<Option<Latency>> {
+    async fn measure(&mut self, client: &str, url: &str, name: &str) -> anyhow::Result<Option<Latency>> {
         progress("measuring latency");
         let requests = self.requests.to_string();
         // A first few requests warm up connections and tunnels, which are not what is measured.
         self.sandbox
-            .client(client, &["get", "http://cart/", "--count", "50", "--connections", CONNECTIONS])
+            .client("shop", client, &["get", url, "--count", "50", "--connections", CONNECTIONS])
             .await?;
-        let call = ["get", "http://cart/", "--count", &requests, "--connections", CONNECTIONS];
-        let found = self.sandbox.client(client, &call).await?;
+        let call = ["get", url, "--count", &requests, "--connections", CONNECTIONS];
+        let found = self.sandbox.client("shop", client, &call).await?;
         let ok = found["ok"].as_u64().unwrap_or(0);
-        let name = match stage {
-            Stage::Unlabelled => "before: HTTP requests succeed",
-            Stage::Enrolled => "after: HTTP requests succeed",
-        };
         self.report.check(
             name,
             ok == u64::from(self.requests),
@@ -211,6 +217,11 @@ fn random_token() -> String {
 fn client_pod(pods: &[Value]) -> anyhow::Result<String> {
     let web = pods.iter().find(|pod| pod["metadata"]["labels"]["app"] == "web");
     web.map(name_of).context("there is no pod of the Deployment web")
+}
+
+fn cart_address(pods: &[Value]) -> Option<&str> {
+    let cart = pods.iter().find(|pod| pod["metadata"]["labels"]["app"] == "cart")?;
+    cart["status"]["podIP"].as_str()
 }
 
 fn name_of(pod: &Value) -> String {

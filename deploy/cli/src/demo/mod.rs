@@ -1,11 +1,14 @@
-//! `culvert demo`: a mesh of two nodes that shows what enrolling a namespace changes, and that fails when it does not.
+//! `culvert demo`: a mesh of two nodes that shows what enrolling a namespace changes and what routes do, and that
+//! fails when they do not.
 
+mod canary;
 mod checks;
 mod evidence;
 mod report;
 mod sandbox;
 
 use anyhow::Context;
+use canary::{CANARY, CONSUMER};
 use checks::{Demo, SHOP, SHOP_ENROLLED};
 use clap::Args;
 use report::Report;
@@ -13,7 +16,8 @@ use sandbox::DemoSandbox;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Bring up two nodes, send a word over the link before and after enrolling the namespace, compare, tear down.
+/// Bring up two nodes, send a word over the link before and after enrolling the namespace, compare; then route a canary;
+/// tear down.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Print one JSON document instead of text.
@@ -40,7 +44,12 @@ pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
 async fn show(args: &DemoArgs) -> anyhow::Result<Report> {
     let files = tempfile::tempdir().context("a directory for the demo's files")?;
-    for (name, content) in [("shop.yaml", SHOP), ("shop-enrolled.yaml", SHOP_ENROLLED)] {
+    for (name, content) in [
+        ("shop.yaml", SHOP),
+        ("shop-enrolled.yaml", SHOP_ENROLLED),
+        ("canary.yaml", CANARY),
+        ("consumer.yaml", CONSUMER),
+    ] {
         std::fs::write(files.path().join(name), content)?;
     }
     let sandbox = DemoSandbox::new(&args.name, files.path())?;

@@ -30,12 +30,30 @@ pub(super) struct Conversation {
     pub(super) connections: u64,
 }
 
+/// What routes did.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Routes {
+    pub(super) requests: u64,
+    /// Share of the canary, as the route says and as measured; from 0 to 1.
+    pub(super) weight: f64,
+    pub(super) share: f64,
+    /// Of `few` requests with the testers' header: those that went to the canary.
+    pub(super) testers: u64,
+    /// Of `few` requests of the other namespace: those that its own route took.
+    pub(super) consumers: u64,
+    pub(super) few: u64,
+}
+
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
     pub(super) checks: Vec<Check>,
     pub(super) conversations: Vec<Conversation>,
     pub(super) latency_without: Option<Latency>,
+    /// Each connection's bytes to one endpoint (L4).
     pub(super) latency_with: Option<Latency>,
+    /// Each request by a weighted route with a header match (L7).
+    pub(super) latency_routed: Option<Latency>,
+    pub(super) routes: Option<Routes>,
     pub(super) seconds: f64,
 }
 
@@ -85,16 +103,29 @@ impl Report {
                 "  {source} -> {destination}: {connections} connections, {security} ({reporter}, {node})"
             )?;
         }
+        if let Some(routes) = &self.routes {
+            let Routes { requests, weight, share, .. } = routes;
+            writeln!(
+                out,
+                "\nCanary by weight: {:.1} % of {requests} requests, asked for {:.0} %",
+                share * 100.0,
+                weight * 100.0
+            )?;
+        }
         writeln!(out, "\nLatency of HTTP requests on open connections")?;
-        for (what, latency) in [("without mesh", self.latency_without), ("with mesh", self.latency_with)] {
+        for (what, latency) in [
+            ("without mesh", self.latency_without),
+            ("with mesh, L4", self.latency_with),
+            ("with mesh, L7", self.latency_routed),
+        ] {
             match latency {
                 Some(Latency { requests, p50_ms, p99_ms }) => {
                     writeln!(
                         out,
-                        "  {what:<13} p50 {p50_ms:.2} ms   p99 {p99_ms:.2} ms   ({requests} requests)"
+                        "  {what:<14} p50 {p50_ms:.2} ms   p99 {p99_ms:.2} ms   ({requests} requests)"
                     )?;
                 }
-                None => writeln!(out, "  {what:<13} not measured")?,
+                None => writeln!(out, "  {what:<14} not measured")?,
             }
         }
         let verdict = if self.ok() { "All checks passed" } else { "The demo FAILED" };

@@ -50,10 +50,15 @@ impl DemoSandbox {
         Ok(list.get("items").and_then(Value::as_array).or(list.as_array()).cloned().unwrap_or_default())
     }
 
+    /// Waits until every pod is ready and every labelled one enrolled.
+    pub(super) async fn wait(&self) -> anyhow::Result<()> {
+        self.succeed(&["wait", "--timeout", "40"]).await.map(|_| ())
+    }
+
     /// Runs the traffic client in a pod and reads its JSON line, whatever its exit code.
-    pub(super) async fn client(&self, pod: &str, args: &[&str]) -> anyhow::Result<Value> {
+    pub(super) async fn client(&self, namespace: &str, pod: &str, args: &[&str]) -> anyhow::Result<Value> {
         let echo = self.echo()?;
-        let call = [&["exec", "-n", "shop", pod, "--", &echo], args].concat();
+        let call = [&["exec", "-n", namespace, pod, "--", &echo], args].concat();
         let output = self.call(&call).await?;
         serde_json::from_slice(&output.stdout).with_context(|| {
             format!(

@@ -1,8 +1,9 @@
 //! Asking a component whether it is ready.
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,24 +24,48 @@ pub async fn get(
     timeout: Duration,
 ) -> Result<(StatusCode, Bytes), String> {
     let exchange = async {
-        let stream = netns.connect(to, timeout).await.map_err(|error| format!("connect to {to}: {error}"))?;
-        let broken = |error: hyper::Error| format!("GET {path} of {to}: {error}");
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        tokio::spawn(connection);
-        let request = Request::get(path)
-            .header(header::HOST, to.to_string())
-            .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request).await.map_err(broken)?;
+        let answer = request(netns, to, path, timeout).await?;
         let status = answer.status();
+        let broken = |error: hyper::Error| format!("GET {path} of {to}: {error}");
         let body = answer.into_body().collect().await.map_err(broken)?.to_bytes();
         Ok((status, body))
     };
     tokio::time::timeout(timeout, exchange)
         .await
         .unwrap_or_else(|_| Err(format!("GET {path} of {to}: no answer within {timeout:?}")))
+}
+
+/// One GET, answered within `timeout` with a body that goes on.
+///
+/// # Errors
+/// What went wrong, for people; also when the answer is no success.
+pub async fn open(netns: &Netns, to: SocketAddr, path: &str, timeout: Duration) -> Result<Incoming, String> {
+    let answer = tokio::time::timeout(timeout, request(netns, to, path, timeout))
+        .await
+        .unwrap_or_else(|_| Err(format!("GET {path} of {to}: no answer within {timeout:?}")))?;
+    match answer.status() {
+        status if status.is_success() => Ok(answer.into_body()),
+        status => Err(format!("GET {path} of {to}: {status}")),
+    }
+}
+
+async fn request(
+    netns: &Netns,
+    to: SocketAddr,
+    path: &str,
+    timeout: Duration,
+) -> Result<Response<Incoming>, String> {
+    let stream = netns.connect(to, timeout).await.map_err(|error| format!("connect to {to}: {error}"))?;
+    let broken = |error: hyper::Error| format!("GET {path} of {to}: {error}");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(header::HOST, to.to_string())
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    sender.send_request(request).await.map_err(broken)
 }
 
 /// Whether the component behind that admin address is ready.

@@ -77,7 +77,7 @@ fn entry(served: &Served, exec: Exec) -> Result<Entry, String> {
             let netns = served.network.namespace(&name).ok_or_else(|| {
                 let nodes =
                     served.cluster.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ");
-                format!("there is no node {name}; there are: {nodes}, control-plane, fabric")
+                format!("there is no node {name}; there are: {nodes}, control-plane, fabric, outside")
             })?;
             Ok(Entry {
                 netns: Some(netns.path().to_owned()),

@@ -72,10 +72,8 @@ fn no_pod(served: &Served, namespace: &str, name: &str) -> String {
 }
 
 async fn send(connection: &Connection, path: &Path, tail: Option<usize>, follow: Follow) -> io::Result<()> {
-    let before = read_or_nothing(&rotated(path)).await?;
     let mut current = Position::default();
-    let now = current.read_on(path).await?;
-    let all = [before, now].concat();
+    let all = current.read_from_start(path).await?;
     for chunk in last_lines(&all, tail).chunks(CHUNK) {
         connection.send_bytes(chunk).await?;
     }
@@ -94,6 +92,11 @@ async fn send(connection: &Connection, path: &Path, tail: Option<usize>, follow:
     }
 }
 
+/// Everything that a log holds.
+pub(super) async fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    Position::default().read_from_start(path).await
+}
+
 /// How far a log has been read.
 #[derive(Default)]
 struct Position {
@@ -101,6 +104,13 @@ struct Position {
 }
 
 impl Position {
+    /// With what is in the file before this one.
+    async fn read_from_start(&mut self, path: &Path) -> io::Result<Vec<u8>> {
+        let before = read_or_nothing(&rotated(path)).await?;
+        let now = self.read_on(path).await?;
+        Ok([before, now].concat())
+    }
+
     /// What came since the last call, over a change of files.
     async fn read_on(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -4,6 +4,7 @@ mod exec;
 mod logs;
 pub mod place;
 pub mod protocol;
+mod requests;
 mod server;
 mod wait;
 pub mod wire;

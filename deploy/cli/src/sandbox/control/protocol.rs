@@ -93,6 +93,11 @@ pub enum Request {
         tail: Option<usize>,
         follow: bool,
     },
+    /// Bytes follow, a JSON object per line for each request: those in the logs of node proxies, then [`Response::Done`];
+    /// with `follow` those that end after [`Response::Running`], until the connection closes.
+    Requests {
+        follow: bool,
+    },
     Link {
         node: String,
         state: LinkState,

@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use super::exec::{self, Exec};
 use super::logs::{self, Follow};
 use super::protocol::{Request, Response, SourceFile};
+use super::requests;
 use super::wait;
 use super::wire::{Connection, Frame};
 use crate::sandbox::cluster::Cluster;
@@ -133,6 +134,10 @@ impl Server {
             Request::Logs { place, tail, follow } => {
                 let follow = if follow { Follow::Yes } else { Follow::No };
                 logs::run(served, connection, place, tail, follow).await
+            }
+            Request::Requests { follow } => {
+                let follow = if follow { Follow::Yes } else { Follow::No };
+                requests::run(served, connection, follow).await
             }
             Request::Link { node, state } => outcome_done(served.network.set_link(&node, state).await),
             Request::Component { name, action } => match name.parse() {

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_objects::types::{Endpoint, EndpointSlice, ServicePort, ServiceSpec, SessionAffinity};
 use culvert_objects::{Kind, Object, Objects};
 
-use super::rules::{Choice, Frontend};
+use super::rules::{Choice, Entry, Frontend, Without};
+use crate::sandbox::controllers::ingress;
 
 /// Every address and port of every Service.
 #[must_use]
@@ -14,23 +15,36 @@ pub fn frontends(objects: &Objects, node: &str) -> Vec<Frontend> {
     for service in objects.of_kind(Kind::Service) {
         let Ok(spec) = service.spec::<ServiceSpec>() else { continue };
         let vips = if spec.is_headless() { Vec::new() } else { spec.vips() };
-        if vips.is_empty() {
+        let external = ingress(service);
+        if vips.is_empty() && external.is_empty() {
             continue;
         }
         let slices = slices(objects, service);
-        let choice = match spec.session_affinity {
-            SessionAffinity::ClientIp => Choice::ClientAddress,
-            SessionAffinity::None => Choice::Random,
-        };
-        for vip in vips {
+        let internal_on = (spec.internal_traffic_policy == "Local").then_some(node);
+        let addresses = vips.into_iter().map(|vip| (vip, Entry::Anywhere, internal_on));
+        // Pods and nodes reach any endpoint; from outside only those of the node that the packet came to, so that their
+        // answers come back by it and the client's address can stay.
+        let external = external
+            .into_iter()
+            .flat_map(|address| [(address, Entry::Anywhere, None), (address, Entry::Outside, Some(node))]);
+        for (vip, entry, on) in addresses.chain(external) {
             for port in &spec.ports {
+                let backends = backends(&slices, port, vip, on);
+                let elsewhere = entry == Entry::Outside
+                    && backends.is_empty()
+                    && !self::backends(&slices, port, vip, None).is_empty();
                 frontends.push(Frontend {
                     service: format!("{}/{}", service.namespace(), service.name()),
                     vip,
                     port: port.port,
                     protocol: port.protocol,
-                    choice,
-                    backends: backends(&slices, &spec, port, vip, node),
+                    entry,
+                    choice: match spec.session_affinity {
+                        SessionAffinity::ClientIp => Choice::ClientAddress,
+                        SessionAffinity::None => Choice::Random,
+                    },
+                    backends,
+                    without: if elsewhere { Without::Drop } else { Without::Refuse },
                 });
             }
         }
@@ -38,7 +52,7 @@ pub fn frontends(objects: &Objects, node: &str) -> Vec<Frontend> {
     frontends
 }
 
-fn slices(objects: &Objects, service: &Object) -> Vec<EndpointSlice> {
+pub(super) fn slices(objects: &Objects, service: &Object) -> Vec<EndpointSlice> {
     objects
         .in_namespace(Kind::EndpointSlice, service.namespace())
         .filter(|slice| slice.label(EndpointSlice::SERVICE_NAME_LABEL) == Some(service.name()))
@@ -46,22 +60,20 @@ fn slices(objects: &Objects, service: &Object) -> Vec<EndpointSlice> {
         .collect()
 }
 
-/// Ready endpoints; where there are none, those that still serve while they terminate.
-fn backends(
+/// Ready endpoints, perhaps only those on one node; where there are none, those that still serve while they terminate.
+pub(super) fn backends(
     slices: &[EndpointSlice],
-    spec: &ServiceSpec,
     port: &ServicePort,
     vip: IpAddr,
-    node: &str,
+    on: Option<&str>,
 ) -> Vec<SocketAddr> {
-    let local_only = spec.internal_traffic_policy == "Local";
     let (mut ready, mut last) = (Vec::new(), Vec::new());
     for slice in slices {
         let matching = slice.ports.iter().find(|own| own.name == port.name && own.protocol == port.protocol);
         let Some(number) = matching.and_then(|own| own.port) else { continue };
         for endpoint in &slice.endpoints {
             let Some(address) = address(endpoint, vip) else { continue };
-            if local_only && endpoint.node_name.as_deref() != Some(node) {
+            if on.is_some() && endpoint.node_name.as_deref() != on {
                 continue;
             }
             let backend = SocketAddr::new(address, number);
@@ -134,5 +146,32 @@ mod tests {
         assert_eq!(chosen(local.clone(), json!([here, there])), ["10.244.1.2:8080"]);
         assert!(chosen(local, json!([there])).is_empty());
         assert_eq!(chosen(json!({}), json!([there, here])), ["10.244.1.2:8080", "10.244.2.2:8080"]);
+    }
+
+    #[test]
+    fn from_outside_only_the_endpoints_of_the_node_are_reached() {
+        let here = endpoint("10.244.1.2", "node1", json!({}));
+        let there = endpoint("10.244.2.2", "node2", json!({}));
+        let frontends = |endpoints: Value| {
+            let mut all = objects(json!({"type": "LoadBalancer"}), endpoints);
+            let key = all.of_kind(Kind::Service).next().unwrap().key();
+            let mut service = Object::clone(all.get(&key).unwrap());
+            service
+                .body
+                .insert("status".to_owned(), json!({"loadBalancer": {"ingress": [{"ip": "10.90.0.10"}]}}));
+            all.insert(std::sync::Arc::new(service));
+            let external: IpAddr = "10.90.0.10".parse().unwrap();
+            let all = super::frontends(&all, "node1").into_iter();
+            all.filter(|one| one.vip == external && one.port == 80)
+                .map(|one| (one.entry, one.backends.len(), one.without))
+                .collect::<Vec<_>>()
+        };
+        let (refuse, dropped) = (Without::Refuse, Without::Drop);
+        assert_eq!(
+            frontends(json!([here, there])),
+            [(Entry::Anywhere, 2, refuse), (Entry::Outside, 1, refuse)]
+        );
+        assert_eq!(frontends(json!([there])), [(Entry::Anywhere, 1, refuse), (Entry::Outside, 0, dropped)]);
+        assert_eq!(frontends(json!([])), [(Entry::Anywhere, 0, refuse), (Entry::Outside, 0, refuse)]);
     }
 }

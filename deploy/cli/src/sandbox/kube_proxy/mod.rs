@@ -2,6 +2,7 @@
 //! the objects and replaced when they change.
 
 mod frontends;
+pub mod outside;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::sandbox::cluster::Cluster;
+use crate::sandbox::cluster::{Cluster, load_balancer_range};
 use crate::sandbox::namespaces::Netns;
 use crate::sandbox::store::Store;
 
@@ -42,7 +43,8 @@ async fn follow(store: Store, cluster: &Cluster) {
         let objects = store.objects();
         let mut failed = false;
         for node in &cluster.nodes {
-            let text = rules::render(&frontends::frontends(&objects, &node.name), &cluster.service_cidr);
+            let ranges = [&cluster.service_cidr, &load_balancer_range()];
+            let text = rules::render(&frontends::frontends(&objects, &node.name), ranges);
             if in_force.get(&node.name) == Some(&text) {
                 continue;
             }
@@ -72,7 +74,7 @@ fn apply(node: &str, rules: &str) -> io::Result<()> {
 }
 
 /// One transaction of `nft`; an error carries what it said.
-fn nft(rules: &str) -> io::Result<()> {
+pub(crate) fn nft(rules: &str) -> io::Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut child = Command::new("nft")
         .args(["-f", "-"])

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_objects::types::Protocol;
 
 use crate::sandbox::cluster::DualRange;
+use crate::sandbox::network::UPLINK;
 use crate::sandbox::store::DNS_SERVICE;
 
 /// Name of the table, family `inet`.
@@ -24,6 +25,22 @@ pub enum Choice {
     ClientAddress,
 }
 
+/// Where a connection comes to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entry {
+    Anywhere,
+    /// From the link between the nodes; looked at first.
+    Outside,
+}
+
+/// What becomes of connections without a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    Refuse,
+    /// Another node has one: the client tries again, and comes to that one.
+    Drop,
+}
+
 /// One virtual address and port, and where it leads on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {
@@ -32,18 +49,21 @@ pub struct Frontend {
     pub vip: IpAddr,
     pub port: u16,
     pub protocol: Protocol,
+    pub entry: Entry,
     pub choice: Choice,
-    /// Of the family of `vip`. Empty: connections are refused.
+    /// Of the family of `vip`.
     pub backends: Vec<SocketAddr>,
+    /// When there are no backends.
+    pub without: Without,
 }
 
 /// Everything for one node as one nft transaction (`nft -f -`).
 #[must_use]
-pub fn render(frontends: &[Frontend], service_ranges: &DualRange) -> String {
+pub fn render(frontends: &[Frontend], ranges: [&DualRange; 2]) -> String {
     let (v4, v6): (Vec<_>, Vec<_>) = frontends.iter().partition(|frontend| frontend.vip.is_ipv4());
     let families = [
-        Family { v6: false, frontends: v4, range: service_ranges.v4.to_string() },
-        Family { v6: true, frontends: v6, range: service_ranges.v6.to_string() },
+        Family { v6: false, frontends: v4, ranges: ranges.map(|range| range.v4.to_string()) },
+        Family { v6: true, frontends: v6, ranges: ranges.map(|range| range.v6.to_string()) },
     ];
     let mut text = format!("table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n");
     for family in &families {
@@ -53,9 +73,11 @@ pub fn render(frontends: &[Frontend], service_ranges: &DualRange) -> String {
         "\tchain refuse {\n\t\tmeta l4proto tcp reject with tcp reset\n\t\treject with icmpx port-unreachable\n\t}\n",
     );
     // Refusals come before the translation, in a filter chain: a NAT chain may not reject.
-    for hook in ["prerouting", "output"] {
-        let guard: String = families.iter().map(Family::guard).collect();
-        let translate: String = families.iter().map(Family::translate).collect();
+    for (hook, entries) in
+        [("prerouting", &[Entry::Outside, Entry::Anywhere][..]), ("output", &[Entry::Anywhere])]
+    {
+        let guard: String = families.iter().map(|family| family.guard(entries)).collect();
+        let translate: String = families.iter().map(|family| family.translate(entries)).collect();
         let _ = write!(
             text,
             "\tchain guard-{hook} {{\n\t\ttype filter hook {hook} priority -110\n\t\tct state != new accept\n{guard}\t}}\n\
@@ -73,7 +95,8 @@ pub fn render(frontends: &[Frontend], service_ranges: &DualRange) -> String {
 struct Family<'a> {
     v6: bool,
     frontends: Vec<&'a Frontend>,
-    range: String,
+    /// Addresses in them lead nowhere but to Services.
+    ranges: [String; 2],
 }
 
 impl Family<'_> {
@@ -97,35 +120,49 @@ impl Family<'_> {
             .collect();
         set(text, &format!("set hairpin-{suffix}"), &format!("{address} . {address}"), backends);
         let key = format!("{address} . inet_proto . inet_service : verdict");
-        let guards = self.verdicts(|_, frontend| {
-            Some(if frontend.backends.is_empty() { "goto refuse".to_owned() } else { "accept".to_owned() })
-        });
-        set(text, &format!("map guards-{suffix}"), &key, guards);
-        let services = self.verdicts(|index, frontend| {
-            let served = !frontend.backends.is_empty();
-            served.then(|| format!("goto {}", self.chain(index, frontend)))
-        });
-        set(text, &format!("map services-{suffix}"), &key, services);
-        for (index, frontend) in self.frontends_by_key().values() {
-            self.service(text, *index, frontend);
+        for entry in [Entry::Anywhere, Entry::Outside] {
+            let guards = self.verdicts(entry, |_, frontend| {
+                Some(match (frontend.backends.is_empty(), frontend.without) {
+                    (false, _) => "accept".to_owned(),
+                    (true, Without::Refuse) => "goto refuse".to_owned(),
+                    (true, Without::Drop) => "drop".to_owned(),
+                })
+            });
+            set(text, &format!("map {}", self.map("guards", entry)), &key, guards);
+            let services = self.verdicts(entry, |index, frontend| {
+                let served = !frontend.backends.is_empty();
+                served.then(|| format!("goto {}", self.chain(index, frontend)))
+            });
+            set(text, &format!("map {}", self.map("services", entry)), &key, services);
+            for (index, frontend) in self.frontends_by_key(entry).values() {
+                self.service(text, *index, frontend);
+            }
+        }
+    }
+
+    fn map(&self, what: &str, entry: Entry) -> String {
+        match entry {
+            Entry::Anywhere => format!("{what}-{}", self.suffix()),
+            Entry::Outside => format!("{what}-outside-{}", self.suffix()),
         }
     }
 
     /// By the key of the maps, which must not occur twice; the first Service (by the order given) has the address.
-    fn frontends_by_key(&self) -> BTreeMap<(IpAddr, Protocol, u16), (usize, &Frontend)> {
+    fn frontends_by_key(&self, entry: Entry) -> BTreeMap<(IpAddr, Protocol, u16), (usize, &Frontend)> {
         let mut by_key = BTreeMap::new();
-        for (index, frontend) in self.frontends.iter().enumerate() {
+        let all = self.frontends.iter().enumerate().filter(|(_, frontend)| frontend.entry == entry);
+        for (index, frontend) in all {
             by_key.entry((frontend.vip, frontend.protocol, frontend.port)).or_insert((index, *frontend));
         }
         by_key
     }
 
-    fn verdicts(&self, verdict: impl Fn(usize, &Frontend) -> Option<String>) -> Vec<String> {
+    fn verdicts(&self, entry: Entry, verdict: impl Fn(usize, &Frontend) -> Option<String>) -> Vec<String> {
         let verdict = |index: usize, f: &Frontend| {
             let verdict = verdict(index, f)?;
             Some(format!("{} . {} . {} : {verdict}", f.vip, word(f.protocol), f.port))
         };
-        self.frontends_by_key().values().filter_map(|(index, f)| verdict(*index, f)).collect()
+        self.frontends_by_key(entry).values().filter_map(|(index, f)| verdict(*index, f)).collect()
     }
 
     /// Unique by the index, readable by the rest; at most 150 of nft's 255 characters.
@@ -166,22 +203,35 @@ impl Family<'_> {
 
     /// Addresses that no Service has are dropped, not refused: while the table is replaced, a packet in the old chains
     /// finds the old sets empty, and must be sent again rather than fail.
-    fn guard(&self) -> String {
-        let (ip, suffix, range) = (self.ip(), self.suffix(), &self.range);
+    fn guard(&self, entries: &[Entry]) -> String {
+        let (ip, suffix, [one, other]) = (self.ip(), self.suffix(), &self.ranges);
         let dns: String = self.dns().map(|(matched, _)| format!("\t\t{matched} accept\n")).collect();
+        let looked_up = self.looked_up("guards", entries);
         format!(
-            "{dns}\t\t{ip} daddr . meta l4proto . th dport vmap @guards-{suffix}\n\
-             \t\t{ip} daddr @vips-{suffix} goto refuse\n\
-             \t\t{ip} daddr {range} drop\n"
+            "{dns}{looked_up}\t\t{ip} daddr @vips-{suffix} goto refuse\n\
+             \t\t{ip} daddr {{ {one}, {other} }} drop\n"
         )
     }
 
-    fn translate(&self) -> String {
-        let (ip, suffix) = (self.ip(), self.suffix());
+    /// Address, protocol and port in the maps, by where the packet came in.
+    fn looked_up(&self, what: &str, entries: &[Entry]) -> String {
+        let ip = self.ip();
+        let one = |entry: &Entry| {
+            let from = match entry {
+                Entry::Anywhere => String::new(),
+                Entry::Outside => format!("iifname \"{UPLINK}\" "),
+            };
+            format!("\t\t{from}{ip} daddr . meta l4proto . th dport vmap @{}\n", self.map(what, *entry))
+        };
+        entries.iter().map(one).collect()
+    }
+
+    fn translate(&self, entries: &[Entry]) -> String {
+        let ip = self.ip();
         let to = |backend: &SocketAddr| format!("dnat {ip} to {backend}");
         let dns: String =
             self.dns().map(|(matched, backend)| format!("\t\t{matched} {}\n", to(&backend))).collect();
-        format!("{dns}\t\t{ip} daddr . meta l4proto . th dport vmap @services-{suffix}\n")
+        dns + &self.looked_up("services", entries)
     }
 
     /// Names are looked up by single datagrams, and a lost one costs a resolver 5 s: the rules of the DNS Service name
@@ -224,7 +274,7 @@ fn set(text: &mut String, name: &str, kind: &str, elements: impl IntoIterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::cluster::Cluster;
+    use crate::sandbox::cluster::{Cluster, load_balancer_range};
 
     fn frontend(service: &str, vip: &str, protocol: Protocol, backends: &[&str]) -> Frontend {
         Frontend {
@@ -232,24 +282,34 @@ mod tests {
             vip: vip.parse().unwrap(),
             port: 80,
             protocol,
+            entry: Entry::Anywhere,
             choice: Choice::Random,
+            without: Without::Refuse,
             backends: backends.iter().map(|backend| backend.parse().unwrap()).collect(),
         }
+    }
+
+    fn render_all(frontends: &[Frontend]) -> String {
+        render(frontends, [&Cluster::new("test", 2).service_cidr, &load_balancer_range()])
     }
 
     fn example() -> String {
         let mut sticky =
             frontend("shop/cart", "fd00:10:96::1:0", Protocol::Tcp, &["[fd00:10:244:1::2]:8080"]);
         sticky.choice = Choice::ClientAddress;
-        render(
-            &[
-                frontend("shop/cart", "10.96.1.0", Protocol::Tcp, &["10.244.1.2:8080", "10.244.2.2:8080"]),
-                frontend("kube-system/kube-dns", "10.96.0.10", Protocol::Udp, &["10.89.0.2:53"]),
-                frontend("shop/nobody", "10.96.1.1", Protocol::Tcp, &[]),
-                sticky,
-            ],
-            &Cluster::new("test", 2).service_cidr,
-        )
+        let mut outside = frontend("shop/edge", "10.90.0.10", Protocol::Tcp, &["10.244.1.2:80"]);
+        outside.entry = Entry::Outside;
+        let mut elsewhere = frontend("shop/edge", "10.90.0.11", Protocol::Tcp, &[]);
+        (elsewhere.entry, elsewhere.without) = (Entry::Outside, Without::Drop);
+        render_all(&[
+            frontend("shop/cart", "10.96.1.0", Protocol::Tcp, &["10.244.1.2:8080", "10.244.2.2:8080"]),
+            frontend("kube-system/kube-dns", "10.96.0.10", Protocol::Udp, &["10.89.0.2:53"]),
+            frontend("shop/nobody", "10.96.1.1", Protocol::Tcp, &[]),
+            sticky,
+            frontend("shop/edge", "10.90.0.10", Protocol::Tcp, &["10.244.1.2:80", "10.244.2.2:80"]),
+            outside,
+            elsewhere,
+        ])
     }
 
     #[test]
@@ -272,14 +332,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_from_outside_is_looked_up_first() {
+        let text = example();
+        let prerouting = text.split_once("chain prerouting").unwrap().1;
+        let (first, second) = prerouting.split_once("vmap @services-outside-v4").unwrap();
+        assert!(first.contains("iifname \"eth0\"") && second.contains("vmap @services-v4"), "{text}");
+        assert!(text.contains("10.90.0.11 . tcp . 80 : drop"), "{text}");
+        assert!(text.contains("ip daddr { 10.96.0.0/16, 10.90.0.0/24 } drop"), "{text}");
+        let output = text.split_once("chain output").unwrap().1;
+        assert!(!output.contains("outside"), "{text}");
+    }
+
+    #[test]
     fn an_address_claimed_twice_has_one_owner() {
-        let text = render(
-            &[
-                frontend("a/first", "10.96.1.0", Protocol::Tcp, &["10.244.1.2:1"]),
-                frontend("b/second", "10.96.1.0", Protocol::Tcp, &["10.244.1.3:2"]),
-            ],
-            &Cluster::new("test", 1).service_cidr,
-        );
+        let text = render_all(&[
+            frontend("a/first", "10.96.1.0", Protocol::Tcp, &["10.244.1.2:1"]),
+            frontend("b/second", "10.96.1.0", Protocol::Tcp, &["10.244.1.3:2"]),
+        ]);
         assert_eq!(text.matches("10.96.1.0 . tcp . 80 : goto s").count(), 1, "{text}");
         assert!(text.contains("goto s0-v4/a/first"), "{text}");
     }

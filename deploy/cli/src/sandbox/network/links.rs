@@ -4,7 +4,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, RouteNextHopBuilder};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -118,6 +118,53 @@ impl Links {
             step(format!("add the address {address}"), request.execute()).await?;
         }
         Ok(())
+    }
+
+    /// A route to one address over several neighbours by weight, in place of the one there was.
+    pub async fn replace_route(
+        &self,
+        to: IpAddr,
+        hops: &[(DualAddress, u8)],
+        interface: u32,
+    ) -> Result<(), NetworkError> {
+        let what = format!("replace the route to {to}");
+        let hop = |(gateway, weight): &(DualAddress, u8)| {
+            let builder = match to {
+                IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4().via(gateway.v4.into()),
+                IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6().via(gateway.v6.into()),
+            };
+            let hop = builder.map(|hop| hop.interface(interface).weight(weight.saturating_sub(1)).build());
+            hop.map_err(|error| NetworkError::Netlink { what: what.clone(), why: error.to_string() })
+        };
+        let hops: Vec<_> = hops.iter().map(hop).collect::<Result<_, _>>()?;
+        if to.is_ipv6() {
+            // The kernel adds to the ways of an IPv6 route that is replaced by several.
+            let _ = self.delete_route(to).await;
+        }
+        let message = match to {
+            IpAddr::V4(to) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(to, 32)
+                .multipath(hops)
+                .build(),
+            IpAddr::V6(to) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(to, 128)
+                .multipath(hops)
+                .build(),
+        };
+        step(what.clone(), self.handle.route().add(message).replace().execute()).await
+    }
+
+    /// Removes the route to one address.
+    pub async fn delete_route(&self, to: IpAddr) -> Result<(), NetworkError> {
+        let message = match to {
+            IpAddr::V4(to) => {
+                RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(to, 32).build()
+            }
+            IpAddr::V6(to) => {
+                RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(to, 128).build()
+            }
+        };
+        step(format!("delete the route to {to}"), self.handle.route().del(message).execute()).await
     }
 
     /// Adds a route to one IPv4 and one IPv6 destination.

@@ -5,7 +5,8 @@
 //!   fabric (bridge "link", 10.89.0.0/24, fd00:10:89::/64)
 //!     |-- node1 eth0 .11 -- pod2 (gateway 10.244.1.1) -- pod eth0 10.244.1.2/32
 //!     |-- node2 eth0 .12 -- ...
-//!     `-- control-plane eth0 .2 (controller, CA, DNS; the nodes' default route)
+//!     |-- control-plane eth0 .2 (controller, CA, DNS; the nodes' default route)
+//!     `-- outside eth0 .3 (reaches 10.90.0.0/24, addresses of load balancers, and nothing else)
 //! ```
 
 mod links;
@@ -19,11 +20,16 @@ use std::sync::{Mutex, PoisonError};
 
 use self::links::{Links, Via};
 use self::pool::Pool;
-use super::cluster::{CONTROL_PLANE, Cluster, DualAddress, DualRange, FABRIC, NodeInfo, pod_namespace};
+use super::cluster::{
+    CONTROL_PLANE, Cluster, DualAddress, DualRange, FABRIC, NodeInfo, OUTSIDE, load_balancer_range,
+    pod_namespace,
+};
+use super::kube_proxy::nft;
 use super::namespaces::Netns;
 
 const BRIDGE: &str = "link";
-const UPLINK: &str = "eth0";
+/// Interface of nodes, and of who else is on the link, towards it.
+pub(crate) const UPLINK: &str = "eth0";
 
 /// What failed while laying the network.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +58,15 @@ pub enum LinkState {
 pub struct Network {
     fabric: Fabric,
     control_plane: Netns,
+    outside: Outside,
     nodes: BTreeMap<String, Node>,
+}
+
+/// Where clients outside the cluster are.
+struct Outside {
+    netns: Netns,
+    links: Links,
+    uplink: u32,
 }
 
 struct Fabric {
@@ -99,19 +113,21 @@ impl Network {
         for node in &cluster.nodes {
             links.add_routes(whole(&node.pod_cidr), Via::Gateway(node.address, uplink)).await?;
         }
+        let outside = Outside::build(cluster, &fabric).await?;
         let mut nodes = BTreeMap::new();
         for info in &cluster.nodes {
             nodes.insert(info.name.clone(), Node::build(info, cluster, &fabric).await?);
         }
-        Ok(Self { fabric, control_plane, nodes })
+        Ok(Self { fabric, control_plane, outside, nodes })
     }
 
-    /// The namespace of a node, of [`FABRIC`] or of [`CONTROL_PLANE`].
+    /// The namespace of a node, of [`FABRIC`], [`CONTROL_PLANE`] or [`OUTSIDE`].
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<&Netns> {
         match name {
             FABRIC => Some(&self.fabric.netns),
             CONTROL_PLANE => Some(&self.control_plane),
+            OUTSIDE => Some(&self.outside.netns),
             node => self.nodes.get(node).map(|node| &node.netns),
         }
     }
@@ -144,6 +160,27 @@ impl Network {
         pod.netns.remove().map_err(|cause| namespace("of the pod", cause))?;
         node.pool().give_back(pod.place);
         Ok(())
+    }
+
+    /// Leads connections from outside to an address by way of these nodes, each with its weight.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn reach_by(&self, address: IpAddr, ways: &BTreeMap<String, u8>) -> Result<(), NetworkError> {
+        let node = |(name, weight): (&String, &u8)| {
+            let node = self.nodes.get(name).ok_or_else(|| NetworkError::NoNode(name.clone()))?;
+            Ok((node.info.address, *weight))
+        };
+        let hops: Vec<(DualAddress, u8)> = ways.iter().map(node).collect::<Result<_, NetworkError>>()?;
+        self.outside.links.replace_route(address, &hops, self.outside.uplink).await
+    }
+
+    /// Takes the way from outside to an address away.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub async fn leave_unreachable(&self, address: IpAddr) -> Result<(), NetworkError> {
+        self.outside.links.delete_route(address).await
     }
 
     /// Cuts a node off from everybody else, or restores it. Its interface keeps its addresses and carrier; packets
@@ -181,6 +218,33 @@ impl Fabric {
         Ok((netns, links, port))
     }
 }
+
+impl Outside {
+    async fn build(cluster: &Cluster, fabric: &Fabric) -> Result<Self, NetworkError> {
+        let (netns, links, _) = fabric.join(OUTSIDE, cluster.outside, &cluster.link).await?;
+        sysctl::write(&netns, sysctl::OUTSIDE)?;
+        let uplink = links.index(UPLINK).await?;
+        let fail = |cause| NetworkError::Sysctl { name: "of the rules of `outside`".to_owned(), cause };
+        let rules = outside_rules();
+        netns.run(|| nft(&rules)).and_then(|loaded| loaded).map_err(fail)?;
+        Ok(Self { netns, links, uplink })
+    }
+}
+
+/// Connections go to addresses of load balancers and nowhere else; none come in.
+fn outside_rules() -> String {
+    let DualRange { v4, v6 } = load_balancer_range();
+    format!(
+        "table inet outside {{\n\
+         \tchain output {{\n\t\ttype filter hook output priority 0; policy drop;\n\t\toifname \"lo\" accept\n\
+         \t\tip daddr {v4} accept\n\t\tip6 daddr {v6} accept\n\t\ticmpv6 type {{ {NEIGHBOURS} }} accept\n\t}}\n\
+         \tchain input {{\n\t\ttype filter hook input priority 0; policy drop;\n\t\tiifname \"lo\" accept\n\
+         \t\tct state established,related accept\n\t\ticmpv6 type {{ {NEIGHBOURS} }} accept\n\t}}\n}}\n"
+    )
+}
+
+/// How addresses of IPv6 are found on a link.
+const NEIGHBOURS: &str = "nd-neighbor-solicit, nd-neighbor-advert";
 
 impl Node {
     async fn build(info: &NodeInfo, cluster: &Cluster, fabric: &Fabric) -> Result<Self, NetworkError> {

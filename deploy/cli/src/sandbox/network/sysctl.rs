@@ -18,6 +18,10 @@ pub const NODE: &[(&str, &str)] = &[
     ("net/ipv4/ping_group_range", "0 0"),
 ];
 
+/// Connections, not hosts, are spread over several ways to one address.
+pub const OUTSIDE: &[(&str, &str)] =
+    &[("net/ipv4/fib_multipath_hash_policy", "1"), ("net/ipv6/fib_multipath_hash_policy", "1")];
+
 /// A pod is an end, not a router.
 pub const POD: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_dad", "0"),

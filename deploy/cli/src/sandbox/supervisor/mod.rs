@@ -144,6 +144,8 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
     let dns = dns::Sockets::bind(&cluster).map_err(step("start DNS"))?;
     tokio::spawn(dns::serve(dns, store.clone(), background.clone()));
     tokio::spawn(kube_proxy::run(store.clone(), Cluster::clone(&cluster), background.clone()));
+    let ways = (store.clone(), Arc::clone(&cluster), Arc::clone(&network), background.clone());
+    tokio::spawn(kube_proxy::outside::run(ways.0, ways.1, ways.2, ways.3));
     let made = wanted::run(store.clone(), Arc::clone(&cluster), Files.wanted(), background.clone());
     tokio::spawn(made);
     let mut settings =
