@@ -9,7 +9,7 @@ pub mod answer;
 mod body;
 pub mod chunks;
 mod client;
-mod edge;
+pub mod edge;
 mod expect;
 mod forward;
 pub mod head;

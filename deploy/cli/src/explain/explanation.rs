@@ -22,7 +22,7 @@ use super::data::{
 use super::endpoints::{self, Chooser};
 use super::facts::{Facts, FactsError, Named, Source, says_enrolled};
 use super::question::Question;
-use super::requests::{self, Asked};
+use super::requests::{self, Asked, AskedParent};
 use super::{listeners, unattached};
 
 /// Stands for an address of the world, whose number does not matter (TEST-NET-1).
@@ -238,7 +238,8 @@ impl Call<'_> {
         let chooser = Chooser { snapshot: self.snapshot, source, family: Family::of(self.to.ip()) };
         match treatment {
             Treatment::Requests(_) => {
-                let asked = Asked { chooser, group, port, unrouted: Some((service, port)) };
+                let parent = AskedParent::Service { group, service };
+                let asked = Asked { chooser, port, parent };
                 requests::explain(explanation, self.question, &asked);
             }
             Treatment::Bytes | Treatment::Wait => {

@@ -1,21 +1,15 @@
 //! Calls to a Gateway: whichever address leads to one of its pods, its listener there decides.
 
 use culvert_node_proxy::balance::Family;
-use culvert_node_proxy::state::Snapshot;
-use culvert_node_proxy::state::model::{Listener, Service, Workload};
+use culvert_node_proxy::state::model::{Service, Workload};
 use culvert_objects::Object;
-use culvert_routing::host::Host;
-use culvert_routing::model::Hostname;
-use http::header::HOST;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use super::data::{End, Explanation, Group, GroupKind, Outcome, Parent};
+use super::data::{End, Explanation, Outcome, Parent};
 use super::endpoints::Chooser;
-use super::explanation::names_in;
 use super::facts::{Facts, FactsError, GatewayAt, says_enrolled};
 use super::question::Question;
-use super::requests::{self, Asked};
+use super::requests::{self, Asked, AskedParent};
 
 /// A client that is not captured. False when the address does not lead to a Gateway.
 pub fn from_outside(
@@ -67,68 +61,26 @@ fn at(
 ) -> Result<(), FactsError> {
     let pods = gateway.pods.iter().map(|pod| format!("{}/{}", pod.namespace(), pod.name())).collect();
     explanation.parent = Parent::Listener { gateway: gateway.name.clone(), listener: None, pods };
-    let open = gateway.pods.iter().find(|pod| says_enrolled(pod));
-    let Some(pod) = open else {
+    explanation.backends.clear();
+    let passed = |message: String| vec![Outcome { share: 1.0, end: End::Passed { message } }];
+    let Some(pod) = gateway.pods.iter().find(|pod| says_enrolled(pod)) else {
         let message = format!("no pod of Gateway {} is enrolled: its listeners are not open", gateway.name);
-        explanation.outcomes = vec![Outcome { share: 1.0, end: End::Passed { message } }];
+        explanation.outcomes = passed(message);
         return Ok(());
     };
     let (snapshot, source) = facts.own_view(pod)?;
-    let of_port: Vec<&Arc<Listener>> = snapshot
-        .listeners()
-        .filter(|listener| *listener.gateway == *gateway.name && listener.port == gateway.port)
-        .collect();
-    let picked = pick(&of_port, &host(question));
-    if let Parent::Listener { listener, .. } = &mut explanation.parent {
-        *listener = picked.map(|picked| picked.name.to_string());
-    }
-    if of_port.is_empty() {
+    let mut listeners = snapshot.listeners();
+    if !listeners.any(|one| *one.gateway == *gateway.name && one.port == gateway.port) {
         let message = format!("Gateway {} has no listener on port {}", gateway.name, gateway.port);
-        explanation.outcomes = vec![Outcome { share: 1.0, end: End::Passed { message } }];
+        explanation.outcomes = passed(message);
         return Ok(());
     }
-    decide(explanation, question, &snapshot, &source, gateway.port, picked);
-    Ok(())
-}
-
-fn decide(
-    explanation: &mut Explanation,
-    question: &Question,
-    snapshot: &Snapshot,
-    source: &Workload,
-    port: u16,
-    listener: Option<&Arc<Listener>>,
-) {
-    let group = listener.and_then(|listener| snapshot.listener_routes(&listener.name));
-    explanation.group = group.map(|group| Group {
-        kind: GroupKind::Listener,
-        namespace: None,
-        routes: names_in(group),
-        replaced: Vec::new(),
-    });
-    explanation.backends.clear();
     explanation.outcomes.clear();
-    let chooser = Chooser { snapshot, source, family: Family::V4 };
-    requests::explain(explanation, question, &Asked { chooser, group, port, unrouted: None });
-}
-
-/// The listener with the most specific hostname that matches.
-fn pick<'a>(listeners: &[&'a Arc<Listener>], host: &str) -> Option<&'a Arc<Listener>> {
-    let fits =
-        |listener: &&&Arc<Listener>| listener.hostname.as_ref().is_none_or(|hostname| hostname.matches(host));
-    let rank = |listener: &&&Arc<Listener>| match &listener.hostname {
-        Some(Hostname::Exact(name)) => (2, name.len()),
-        Some(Hostname::Wildcard(suffix)) => (1, suffix.len()),
-        None => (0, 0),
-    };
-    listeners.iter().filter(fits).max_by_key(rank).copied()
-}
-
-fn host(question: &Question) -> String {
-    let given = question.headers.get(HOST).and_then(|host| host.to_str().ok());
-    let authority = given.unwrap_or(&question.authority);
-    // What is no host is refused when the request is looked at.
-    Host::parse(authority).map(|host| host.into_name().into_owned()).unwrap_or_default()
+    let chooser = Chooser { snapshot: &snapshot, source: &source, family: Family::V4 };
+    let client = facts.address_of(&question.from);
+    let parent = AskedParent::Gateway { gateway: &gateway.name, client };
+    requests::explain(explanation, question, &Asked { chooser, port: gateway.port, parent });
+    Ok(())
 }
 
 /// Whether an object is the Service that has the address, as its own or its load balancer's.

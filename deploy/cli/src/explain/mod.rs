@@ -79,6 +79,20 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<()> {
     print(arguments.output, &render::text(&explanation), &serde_json::to_value(&explanation)?)
 }
 
+/// What a running sandbox is made of at this moment; any number of questions may be asked about it.
+///
+/// # Errors
+/// When there is no such sandbox, or it does not answer.
+pub async fn of_sandbox(name: &str) -> anyhow::Result<Facts> {
+    let place = Place::of(name)?;
+    let (_, value) = client::report(client::ask(&place, &Request::Objects).await?)?;
+    let objects: Vec<Object> = serde_json::from_value(value).context("the sandbox's objects")?;
+    let objects: Objects = objects.into_iter().collect();
+    // Its ranges are those of every sandbox; nodes are objects.
+    let cluster = Cluster::new(name, 1);
+    Ok(Facts::new(objects, &cluster, Source::Sandbox(name.to_owned())))
+}
+
 async fn facts(arguments: &ExplainArgs) -> anyhow::Result<Facts> {
     if !arguments.file.is_empty() {
         let files = client::read_manifests(&arguments.file)?;
@@ -86,11 +100,5 @@ async fn facts(arguments: &ExplainArgs) -> anyhow::Result<Facts> {
         let objects = facts::files::objects(&cluster, SourceFile::parse_all(&files))?;
         return Ok(Facts::new(objects, &cluster, Source::Files));
     }
-    let place = Place::of(&arguments.name)?;
-    let (_, value) = client::report(client::ask(&place, &Request::Objects).await?)?;
-    let objects: Vec<Object> = serde_json::from_value(value).context("the sandbox's objects")?;
-    let objects: Objects = objects.into_iter().collect();
-    // Its ranges are those of every sandbox; nodes are objects.
-    let cluster = Cluster::new(&arguments.name, 1);
-    Ok(Facts::new(objects, &cluster, Source::Sandbox(arguments.name.clone())))
+    of_sandbox(&arguments.name).await
 }

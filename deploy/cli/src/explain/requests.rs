@@ -4,9 +4,11 @@
 use culvert_node_proxy::http::answer::face;
 use culvert_node_proxy::http::head::{Judged, judge};
 use culvert_node_proxy::http::target::{self, Target};
-use culvert_node_proxy::http::{hop, route};
+use culvert_node_proxy::http::{edge, hop, route};
 use culvert_node_proxy::reason::Reason;
 use culvert_node_proxy::state::RouteGroup;
+use culvert_node_proxy::state::model::Service;
+use culvert_node_proxy::telemetry::Failure;
 use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request};
 use culvert_routing::model::{
     Action, Backend as Weighted, PathMatch, RouteKey, RouteKind, Scheme, Target as Named,
@@ -14,24 +16,41 @@ use culvert_routing::model::{
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView, RouteTable, Selected};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::data::{Backend, Candidate, End, Explanation, Header, Outcome, Rule, SentRequest, Verdict};
+use super::data::{
+    Backend, Candidate, End, Explanation, Group, GroupKind, Header, Outcome, Parent, Rule, SentRequest,
+    Verdict,
+};
 use super::describe;
 use super::endpoints::{self, Chooser};
+use super::explanation::names_in;
 use super::question::Question;
 
 /// Bytes of a request's head that the node proxy takes.
 const LARGEST_HEAD: usize = 64 << 10;
 
-/// Where routes are asked: at a Service's port or at a listener.
+/// Where routes are asked.
 pub struct Asked<'a> {
     pub chooser: Chooser<'a>,
-    pub group: Option<&'a RouteGroup>,
-    /// Of the Service that was called, or of the listener.
+    /// Of the Service that was called, or of the Gateway's listeners.
     pub port: u16,
-    /// Where requests go without routes; a listener has none.
-    pub unrouted: Option<(&'a culvert_node_proxy::state::model::Service, u16)>,
+    pub parent: AskedParent<'a>,
+}
+
+/// See [`Asked`].
+pub enum AskedParent<'a> {
+    /// The group that decides for the client; without one requests go to the Service's own endpoints.
+    Service { group: Option<&'a RouteGroup>, service: &'a Service },
+    /// `namespace/name`, and the client's address if it is known.
+    Gateway { gateway: &'a str, client: Option<IpAddr> },
+}
+
+/// What takes a request.
+enum Chosen<'a> {
+    Rule(Selected<'a>),
+    Endpoints(&'a Service),
 }
 
 /// A request as it is sent, checked as the node proxy checks it.
@@ -47,6 +66,12 @@ pub struct Sent {
 pub struct Unfit {
     pub reason: Reason,
     pub message: String,
+}
+
+impl From<Failure> for Unfit {
+    fn from(failure: Failure) -> Self {
+        Self { reason: failure.reason, message: failure.message }
+    }
 }
 
 impl Sent {
@@ -132,16 +157,58 @@ fn decide(explanation: &mut Explanation, sent: &Sent, asked: &Asked<'_>) -> Resu
         headers: &sent.headers,
         grpc: sent.is_call(),
     };
-    if let Some(RouteGroup::Table(table)) = asked.group {
-        explanation.candidates = candidates(table, &view);
-    }
-    let selected = route::select(asked.group, &view)
-        .map_err(|failure| Unfit { reason: failure.reason, message: failure.message })?;
-    match selected {
-        Some(Selected { rule, matched }) => by_rule(explanation, sent, &target, asked, rule, &matched.path),
-        None => unrouted(explanation, sent, &target, asked),
+    match choose(explanation, asked, &view)? {
+        Chosen::Rule(Selected { rule, matched }) => {
+            by_rule(explanation, sent, &target, asked, rule, &matched.path);
+        }
+        Chosen::Endpoints(service) => unrouted(explanation, sent, &target, asked, service),
     }
     Ok(())
+}
+
+fn choose<'a>(
+    explanation: &mut Explanation,
+    asked: &Asked<'a>,
+    view: &RequestView<'_>,
+) -> Result<Chosen<'a>, Unfit> {
+    match asked.parent {
+        AskedParent::Service { group, service } => {
+            tell_candidates(explanation, group, view);
+            Ok(route::select(group, view)?.map_or(Chosen::Endpoints(service), Chosen::Rule))
+        }
+        AskedParent::Gateway { gateway, .. } => {
+            let snapshot = asked.chooser.snapshot;
+            let picked = route::listener(snapshot, gateway, asked.port, view.host)?;
+            if let Parent::Listener { listener, .. } = &mut explanation.parent {
+                *listener = Some(picked.name.to_string());
+            }
+            let group = snapshot.listener_routes(&picked.name);
+            explanation.group = group.map(|group| Group {
+                kind: GroupKind::Listener,
+                namespace: None,
+                routes: names_in(group),
+                replaced: Vec::new(),
+            });
+            tell_candidates(explanation, group, view);
+            Ok(Chosen::Rule(route::select_at(snapshot, picked, view)?))
+        }
+    }
+}
+
+fn tell_candidates(explanation: &mut Explanation, group: Option<&RouteGroup>, view: &RequestView<'_>) {
+    if let Some(RouteGroup::Table(table)) = group {
+        explanation.candidates = candidates(table, view);
+    }
+}
+
+/// The headers that go on: not those of the client's connection, and at a Gateway with the client's address.
+fn passed_on(sent: &Sent, asked: &Asked<'_>) -> HeaderMap {
+    let mut headers = sent.headers.clone();
+    hop::strip(&mut headers);
+    if let AskedParent::Gateway { client: Some(client), .. } = asked.parent {
+        edge::introduce(&mut headers, client);
+    }
+    headers
 }
 
 fn candidates(table: &RouteTable, view: &RequestView<'_>) -> Vec<Candidate> {
@@ -207,8 +274,7 @@ fn by_rule(
             return;
         }
     };
-    let mut headers = sent.headers.clone();
-    hop::strip(&mut headers);
+    let mut headers = passed_on(sent, asked);
     let mut request = filtered(target, asked.port, &mut headers);
     if let Some(redirection) = apply_to_request(rule.filters(), matched, &mut request) {
         explanation.outcomes = vec![redirected(1.0, &redirection)];
@@ -299,15 +365,15 @@ fn backend(
     (described, end)
 }
 
-fn unrouted(explanation: &mut Explanation, sent: &Sent, target: &Target<'_>, asked: &Asked<'_>) {
-    let Some((service, port)) = asked.unrouted else {
-        let message = "no route is attached".to_owned();
-        explanation.outcomes = vec![answered(1.0, Reason::RouteNotFound, message, sent.is_call())];
-        return;
-    };
-    let mut headers = sent.headers.clone();
-    hop::strip(&mut headers);
-    let unchanged = Filtered { host: None, path: None, headers };
+fn unrouted(
+    explanation: &mut Explanation,
+    sent: &Sent,
+    target: &Target<'_>,
+    asked: &Asked<'_>,
+    service: &Service,
+) {
+    let port = asked.port;
+    let unchanged = Filtered { host: None, path: None, headers: passed_on(sent, asked) };
     let backend = Backend {
         backend: format!("{}:{port}", service.key),
         weight: None,

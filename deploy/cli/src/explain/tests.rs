@@ -197,7 +197,18 @@ fn gateways_are_asked_by_host() {
     golden("gateway", &named);
     assert_eq!(explanation.group.as_ref().unwrap().kind, GroupKind::Listener);
     assert_eq!(only(&explanation), &End::Forwarded { backend: "shop/cart:80".to_owned() });
-    assert_eq!(reason(&host("").explained()), (404, None, "RouteNotFound"));
+    let unrouted = host("").explained();
+    assert_eq!(reason(&unrouted), (404, None, "RouteNotFound"));
+    let Parent::Listener { listener: Some(listener), .. } = &unrouted.parent else { panic!("{unrouted:?}") };
+    assert_eq!(listener, "shop/edge/any");
+    let pod = Ask { headers: &["Host: shop.example.com"], ..Ask::get("shop/web", "http://edge-culvert/") }
+        .explained();
+    assert!(
+        matches!(&pod.parent, Parent::Listener { listener: Some(listener), .. } if listener == "shop/edge/api")
+    );
+    assert_eq!(only(&pod), &End::Forwarded { backend: "shop/cart:80".to_owned() });
+    let closed = Ask::get("outside", "http://10.90.0.10:81/").explained();
+    assert!(matches!(only(&closed), End::Passed { .. }), "{closed:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use culvert_controller::translate::{self, Environment, Translation, Workloads};
 use culvert_node_proxy::state::model::Workload;
 use culvert_node_proxy::state::{Origin, Resources, Snapshot};
 use culvert_objects::mesh_config::LastGood;
+use culvert_objects::types::PodStatus;
 use culvert_objects::{Kind, Object, Objects};
 use pb::resource::Body;
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +40,8 @@ pub struct Facts {
     pub translation: Translation,
     workloads: Workloads,
     zone: Zone,
+    /// Of clients outside the cluster.
+    outside: IpAddr,
 }
 
 /// Pods of a Gateway, and where they are called.
@@ -81,7 +84,8 @@ impl Facts {
         let translation = translate::translate(&objects, &environment, &last);
         let workloads = translate::workloads(&objects, &environment, &translation.in_force, &last);
         let zone = Zone::build(&objects, crate::sandbox::dns::DOMAIN, 0);
-        Self { source, objects, translation, workloads, zone }
+        let outside = cluster.outside.v4.into();
+        Self { source, objects, translation, workloads, zone, outside }
     }
 
     /// The client's pod; `None` for one outside.
@@ -172,6 +176,18 @@ impl Facts {
         workload.settings = None;
         workload.probes.clear();
         (!workload.addresses.is_empty()).then_some(workload)
+    }
+
+    /// The address that a client calls from; both families have one, and the first is told.
+    #[must_use]
+    pub fn address_of(&self, from: &From) -> Option<IpAddr> {
+        match from {
+            From::Outside => Some(self.outside),
+            From::Pod { .. } => {
+                let status: PodStatus = self.client(from).ok()??.status().ok()?;
+                status.addresses().first().copied()
+            }
+        }
     }
 
     /// Addresses of a host name as a pod of that namespace looks it up; outside the cluster only whole names.
