@@ -13,10 +13,13 @@ use crate::state::model::WorkloadUid;
 const FAILED_FOR: Duration = Duration::from_secs(5);
 /// A measured latency loses its weight over this time.
 const DECAY: Duration = Duration::from_secs(10);
-/// Latencies below this are equal: a tunnel that is opened first costs as much.
-const FLOOR: Duration = Duration::from_millis(1);
+/// Latencies below this are equal: a tunnel that is opened first, or a busy scheduler, costs as much.
+const FLOOR: Duration = Duration::from_millis(5);
 /// Latencies within this factor are equal: noise must not decide, or the same endpoint wins every time.
 const NOISE: u64 = 2;
+/// What a measurement counts for, at least, however soon it follows the last: an endpoint that was slow once must not be
+/// avoided for as long as one that is slow.
+const LEAST_SHARE: f64 = 0.1;
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -76,7 +79,7 @@ impl EndpointLoad {
 
     fn measure(&self, sample: u64, now: u64) {
         let average = self.latency(now);
-        let weight = self.decayed(now);
+        let weight = self.decayed(now).min(1.0 - LEAST_SHARE);
         // A peak counts at once, an improvement only with time.
         let next = if sample > average {
             sample
@@ -99,18 +102,24 @@ impl EndpointLoad {
         if latency == 0 { 0 } else { ((latency as f64 * self.decayed(now)) as u64).max(nanos(FLOOR)) }
     }
 
-    /// Whether this endpoint should be preferred: latency × (connections + 1), where latencies that were not measured
-    /// or differ by less than [`NOISE`] count as equal.
-    pub(super) fn is_less_than(&self, other: &Self, now: u64) -> bool {
-        let (mut mine, mut theirs) = (self.latency(now), other.latency(now));
+    /// How likely this endpoint is to be taken rather than the other. By latency × (in flight + 1), where the worse one keeps
+    /// a chance of half the ratio: of two endpoints one that was slow is asked again before its average has faded, and of
+    /// equal ones each gets half. Latencies that were not measured or differ by less than [`NOISE`] count as equal; then
+    /// what is in flight decides.
+    pub(super) fn chance_against(&self, other: &Self, now: u64) -> f64 {
+        let in_flight = |load: &Self| load.in_flight.load(Ordering::Relaxed);
+        let (mine, theirs) = (self.latency(now), other.latency(now));
         let low = mine.min(theirs);
         if low == 0 || mine.max(theirs) <= low.saturating_mul(NOISE) {
-            (mine, theirs) = (1, 1);
+            return match in_flight(self).cmp(&in_flight(other)) {
+                std::cmp::Ordering::Less => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Greater => 0.0,
+            };
         }
-        let cost = |latency: u64, load: &Self| {
-            u128::from(latency) * (u128::from(load.in_flight.load(Ordering::Relaxed)) + 1)
-        };
-        cost(mine, self) < cost(theirs, other)
+        let cost = |latency: u64, load: &Self| latency as f64 * (f64::from(in_flight(load)) + 1.0);
+        let (mine, theirs) = (cost(mine, self), cost(theirs, other));
+        if mine < theirs { 1.0 - mine / theirs / 2.0 } else { theirs / mine / 2.0 }
     }
 }
 
@@ -178,16 +187,18 @@ mod tests {
     #[test]
     fn fewer_connections_win_and_noise_does_not() {
         for (one, other, expected) in [
-            ((0, 0), (0, 1), true),
-            ((0, 1), (0, 1), false),
-            ((5 * MS, 0), (9 * MS, 0), false),
-            ((5 * MS, 0), (30 * MS, 0), true),
-            ((5 * MS, 9), (30 * MS, 0), false),
-            ((30 * MS, 0), (0, 1), true),
-            ((100_000, 0), (900_000, 0), false),
+            ((0, 0), (0, 1), 1.0),
+            ((0, 1), (0, 1), 0.5),
+            ((0, 2), (0, 1), 0.0),
+            ((15 * MS, 0), (29 * MS, 0), 0.5),
+            ((10 * MS, 0), (100 * MS, 0), 0.95),
+            ((100 * MS, 0), (10 * MS, 0), 0.05),
+            ((10 * MS, 9), (50 * MS, 0), 0.25),
+            ((30 * MS, 0), (0, 1), 1.0),
+            ((100_000, 0), (9 * MS, 0), 0.5),
         ] {
-            let is_less = load(one.0, one.1).is_less_than(&load(other.0, other.1), 0);
-            assert_eq!(is_less, expected, "{one:?} {other:?}");
+            let chance = load(one.0, one.1).chance_against(&load(other.0, other.1), 0);
+            assert!((chance - expected).abs() < 1e-9, "{one:?} {other:?}: {chance}");
         }
     }
 
@@ -199,7 +210,13 @@ mod tests {
         assert_eq!(load.latency(0), 50 * MS);
         load.measure(5 * MS, 10_000 * MS);
         let faded = load.latency(10_000 * MS);
-        assert!((5 * MS..20 * MS).contains(&faded), "{faded}");
+        assert!((5 * MS..20 * MS).contains(&faded), "by time: {faded}");
+        load.measure(500 * MS, 10_000 * MS);
+        for _ in 0..20 {
+            load.measure(5 * MS, 10_001 * MS);
+        }
+        let faded = load.latency(10_001 * MS);
+        assert!((5 * MS..80 * MS).contains(&faded), "by what was measured since: {faded}");
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Balancer {
         let mut fallback = None;
         for _ in 0..DRAWS {
             let (one, other) = draw_two(&mut *random, candidates.len());
-            for index in better_first(candidates, one, other, now) {
+            for index in better_first(&mut *random, candidates, (one, other), now) {
                 if is_tried(&candidates[index], tried) {
                     continue;
                 }
@@ -187,10 +187,15 @@ fn draw_two(random: &mut impl Rng, count: usize) -> (usize, usize) {
     (one, if other >= one { other + 1 } else { other })
 }
 
-/// The less loaded of the two first; the first drawn among equals.
-fn better_first(candidates: &[Candidate], one: usize, other: usize, now: u64) -> [usize; 2] {
-    let is_less = candidates[other].load.is_less_than(&candidates[one].load, now);
-    if is_less { [other, one] } else { [one, other] }
+/// The less loaded of the two first, most of the time ([`EndpointLoad::chance_against`]).
+fn better_first(
+    random: &mut impl Rng,
+    candidates: &[Candidate],
+    (one, other): (usize, usize),
+    now: u64,
+) -> [usize; 2] {
+    let chance = candidates[one].load.chance_against(&candidates[other].load, now);
+    if random.random_bool(chance.clamp(0.0, 1.0)) { [one, other] } else { [other, one] }
 }
 
 /// `sessionAffinity: ClientIP`: the endpoint with the highest hash of client and endpoint, so that every worker and
