@@ -20,13 +20,14 @@ use tracing::{error, info};
 use super::cluster::Cluster;
 use super::components::{Binaries, Components, Settings};
 use super::control::{Served, Server};
+use super::dns;
 use super::files::Files;
+use super::kube_proxy::ServiceRules;
 use super::kubelet::{Context, Kubelet};
 use super::namespaces::private;
 use super::network::Network;
 use super::store::{Store, StoreConfig};
 use super::tokens::Tokens;
-use super::{dns, kube_proxy};
 
 /// How a sandbox is to be; from `up` to the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +144,8 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
     });
     let dns = dns::Sockets::bind(&cluster).map_err(step("start DNS"))?;
     tokio::spawn(dns::serve(dns, store.clone(), background.clone()));
-    tokio::spawn(kube_proxy::run(store.clone(), Cluster::clone(&cluster), background.clone()));
+    let service_rules = ServiceRules::default();
+    tokio::spawn(service_rules.clone().run(store.clone(), Arc::clone(&cluster), background.clone()));
     let mut settings =
         Settings { log: arguments.log.clone(), extra: arguments.extra.clone(), ..Settings::default() };
     if let Some(trust_domain) = &arguments.trust_domain {
@@ -169,6 +171,7 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
         network,
         kubelet,
         components,
+        service_rules,
         end: CancellationToken::new(),
         ended: CancellationToken::new(),
     })
