@@ -67,11 +67,11 @@ pub fn outbound_socket(netns: &Netns, to: SocketAddr, i: &Interception) -> io::R
 /// Source ports to try for a connection to the application, in this order. Clients take theirs from 32768 to 60999
 /// (`net.ipv4.ip_local_port_range`), and one that a client uses towards the same port without the proxy (in plaintext, or
 /// since before the pod was enrolled) must not be used again: both connections would be one to the pod's namespace.
-/// First ports hardly anybody listens on; under many short connections of one client those are all in TIME_WAIT.
+/// First ports hardly anybody listens on; under many connections of one client those run out.
 pub fn source_ports() -> impl Iterator<Item = u16> {
     const QUIET: RangeInclusive<u16> = 61_000..=u16::MAX;
     const PLENTY: RangeInclusive<u16> = 10_240..=32_767;
-    let ranges = iter::repeat_n(QUIET, 8).chain(iter::repeat_n(PLENTY, 24));
+    let ranges = iter::repeat_n(QUIET, 3).chain(iter::repeat_n(PLENTY, 29));
     ranges.map(|range| rand::rng().random_range(range))
 }
 

@@ -306,8 +306,7 @@ async fn garbage_on_every_port_is_reset(mut mesh: Mesh) {
     }
     mesh.log.shows(&["TlsHandshake"]).await;
     for port in [15001, 15006] {
-        let mut client = Client::connect(&mesh.world.pod, mesh.world.loopback_at(port)).await;
-        client.is_reset().await;
+        expect_reset(&mesh.world.pod, mesh.world.loopback_at(port)).await;
     }
     assert!(mesh.workers.silence().iter().all(|silence| *silence < Duration::from_secs(1)));
 }

@@ -49,6 +49,9 @@ fn settings() -> Vec<Setting> {
         should("/proc/sys/net/ipv6/fwmark_reflect", "0"),
         // A packet outside of the window has no connection mark: it would go around the proxy and reset the connection.
         should("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "1"),
+        // The source ports of connections to the application (`sockets::source_ports`) are few: those of one client
+        // would run out at some 450 connections per second if each were kept in TIME_WAIT for a minute (RFC 6191).
+        should("/proc/sys/net/ipv4/tcp_tw_reuse", "1"),
     ];
     // With it the check of a captured packet's source address looks at the mark and finds lo: dropped as martian.
     // Reverse path filtering itself may be on, also strict.

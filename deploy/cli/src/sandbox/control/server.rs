@@ -17,6 +17,7 @@ use super::wait;
 use super::wire::{Connection, Frame};
 use crate::sandbox::cluster::Cluster;
 use crate::sandbox::components::Components;
+use crate::sandbox::kube_proxy::ServiceRules;
 use crate::sandbox::kubelet::Kubelet;
 use crate::sandbox::network::Network;
 use crate::sandbox::status::{self, View};
@@ -37,6 +38,7 @@ pub struct Served {
     pub network: Arc<Network>,
     pub kubelet: Kubelet,
     pub components: Components,
+    pub service_rules: ServiceRules,
     /// Fires when the sandbox is to end.
     pub end: CancellationToken,
     /// Fires when all of it has ended but the supervisor.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::protocol::Response;
 use super::server::Served;
 use crate::sandbox::components::health;
+use crate::sandbox::controllers::endpoint_slices;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -47,6 +48,12 @@ async fn missing(served: &Served) -> Vec<String> {
         if let Some(why) = pod_is_missing(&merged, namespace) {
             missing.push(format!("pod {}/{}: {why}", pod.namespace(), pod.name()));
         }
+    }
+    if endpoint_slices::are_behind(&objects) {
+        missing.push("EndpointSlices do not follow their pods yet".to_owned());
+    }
+    for node in served.service_rules.behind(&objects, &served.cluster) {
+        missing.push(format!("{node}: its rules for Services do not follow their endpoints yet"));
     }
     missing
 }

@@ -25,7 +25,13 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// Most endpoints of one slice, as Kubernetes has it.
 const MAX_ENDPOINTS: usize = 100;
 
-pub fn reconcile(objects: &Objects, pods: &[PodView<'_>]) -> Vec<Change> {
+/// Whether a slice differs from what the pods ask for.
+#[must_use]
+pub fn are_behind(objects: &Objects) -> bool {
+    !reconcile(objects, &PodView::all(objects)).is_empty()
+}
+
+pub(super) fn reconcile(objects: &Objects, pods: &[PodView<'_>]) -> Vec<Change> {
     let mut wanted: BTreeMap<ObjectKey, Object> = BTreeMap::new();
     for service in objects.of_kind(Kind::Service) {
         let slices = slices(objects, service, pods).into_iter().map(|slice| (slice.key(), slice));

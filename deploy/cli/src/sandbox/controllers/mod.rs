@@ -2,7 +2,7 @@
 //! them. Run again and again until nothing is left to do.
 
 mod deployment;
-mod endpoint_slices;
+pub mod endpoint_slices;
 mod garbage;
 mod hash;
 mod load_balancer;

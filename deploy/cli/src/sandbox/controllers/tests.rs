@@ -8,6 +8,7 @@ use culvert_objects::{Kind, Object, ObjectKey, Objects};
 use serde_json::{Value, json};
 
 use super::{Context, reconcile};
+use crate::sandbox::controllers::endpoint_slices;
 use crate::sandbox::store::{Change, State};
 
 fn now() -> DateTime<Utc> {
@@ -287,4 +288,19 @@ fn time_alone_makes_a_pod_available() {
     let [Change::Status(_, status)] = changes.as_slice() else { panic!("{changes:?}") };
     assert_eq!(status["availableReplicas"], 1);
     assert_eq!(super::wake_after(&world.objects()), std::time::Duration::from_secs(1));
+}
+
+#[test]
+fn slices_are_behind_until_they_say_what_the_pods_say() {
+    let mut world = World::new(vec![
+        service(json!({"clusterIP": "10.96.1.1", "ports": [{"port": 80}]})),
+        pod("one", "node1", 80),
+    ]);
+    world.set_ready("one", &["10.244.1.2"], "True");
+    assert!(!endpoint_slices::are_behind(&world.objects()));
+    let status = json!({"phase": "Running", "podIPs": [{"ip": "10.244.1.2"}],
+        "conditions": [{"type": "Ready", "status": "False"}]});
+    let change = Change::Status(ObjectKey::namespaced(Kind::Pod, "shop", "one"), status);
+    world.0.commit(vec![change], now());
+    assert!(endpoint_slices::are_behind(&world.objects()));
 }

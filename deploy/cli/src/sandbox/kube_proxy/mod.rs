@@ -8,8 +8,11 @@ mod rules;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_objects::Objects;
+use parking_lot::Mutex;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -27,45 +30,69 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Where `nft` is on systems that leave it out of an ordinary user's search path.
 const MORE_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
-/// Keeps the rules of every node equal to the store until cancelled.
-pub async fn run(store: Store, cluster: Cluster, cancel: CancellationToken) {
-    tokio::select! {
-        () = cancel.cancelled() => {}
-        () = follow(store, &cluster) => {}
-    }
+/// The rules that are in force on every node. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct ServiceRules {
+    by_node: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-async fn follow(store: Store, cluster: &Cluster) {
-    let mut changed = store.changed();
-    let mut in_force: BTreeMap<String, String> = BTreeMap::new();
-    loop {
-        changed.mark_unchanged();
-        let objects = store.objects();
-        let mut failed = false;
-        for node in &cluster.nodes {
-            let ranges = [&cluster.service_cidr, &load_balancer_range()];
-            let text = rules::render(&frontends::frontends(&objects, &node.name), ranges);
-            if in_force.get(&node.name) == Some(&text) {
-                continue;
-            }
-            let (name, rules) = (node.name.clone(), text.clone());
-            let applied = tokio::task::spawn_blocking(move || apply(&name, &rules)).await;
-            match applied.unwrap_or_else(|error| Err(io::Error::other(error))) {
-                Ok(()) => drop(in_force.insert(node.name.clone(), text)),
-                Err(error) => {
+impl ServiceRules {
+    /// Nodes whose rules are not yet those that the objects ask for.
+    #[must_use]
+    pub fn behind<'a>(&self, objects: &Objects, cluster: &'a Cluster) -> Vec<&'a str> {
+        let is_behind = |node: &&str| !self.are_in_force(node, &wanted(objects, cluster, node));
+        cluster.nodes.iter().map(|node| node.name.as_str()).filter(is_behind).collect()
+    }
+
+    fn are_in_force(&self, node: &str, rules: &str) -> bool {
+        self.by_node.lock().get(node).is_some_and(|in_force| in_force == rules)
+    }
+
+    /// Keeps the rules of every node equal to the store until cancelled.
+    pub async fn run(self, store: Store, cluster: Arc<Cluster>, cancel: CancellationToken) {
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = self.follow(store, &cluster) => {}
+        }
+    }
+
+    async fn follow(&self, store: Store, cluster: &Cluster) {
+        let mut changed = store.changed();
+        loop {
+            changed.mark_unchanged();
+            let objects = store.objects();
+            let mut failed = false;
+            for node in &cluster.nodes {
+                if let Err(error) = self.put_in_force(&node.name, wanted(&objects, cluster, &node.name)).await
+                {
                     warn!(node = node.name, %error, "Service addresses do not follow");
                     failed = true;
                 }
             }
-        }
-        if failed {
-            sleep(RETRY).await;
-        } else if changed.changed().await.is_err() {
-            return;
-        } else {
-            sleep(DEBOUNCE).await;
+            if failed {
+                sleep(RETRY).await;
+            } else if changed.changed().await.is_err() {
+                return;
+            } else {
+                sleep(DEBOUNCE).await;
+            }
         }
     }
+
+    async fn put_in_force(&self, node: &str, rules: String) -> io::Result<()> {
+        if self.are_in_force(node, &rules) {
+            return Ok(());
+        }
+        let (name, text) = (node.to_owned(), rules.clone());
+        let applied = tokio::task::spawn_blocking(move || apply(&name, &text)).await;
+        applied.map_err(io::Error::other)??;
+        self.by_node.lock().insert(node.to_owned(), rules);
+        Ok(())
+    }
+}
+
+fn wanted(objects: &Objects, cluster: &Cluster, node: &str) -> String {
+    rules::render(&frontends::frontends(objects, node), [&cluster.service_cidr, &load_balancer_range()])
 }
 
 /// Loads rules inside a node's namespace.

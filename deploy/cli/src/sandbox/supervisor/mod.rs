@@ -21,6 +21,7 @@ use super::cluster::Cluster;
 use super::components::{Binaries, Components, Settings};
 use super::control::{Served, Server};
 use super::files::Files;
+use super::kube_proxy::ServiceRules;
 use super::kubelet::{Context, Kubelet};
 use super::namespaces::private;
 use super::network::Network;
@@ -143,7 +144,8 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
     });
     let dns = dns::Sockets::bind(&cluster).map_err(step("start DNS"))?;
     tokio::spawn(dns::serve(dns, store.clone(), background.clone()));
-    tokio::spawn(kube_proxy::run(store.clone(), Cluster::clone(&cluster), background.clone()));
+    let service_rules = ServiceRules::default();
+    tokio::spawn(service_rules.clone().run(store.clone(), Arc::clone(&cluster), background.clone()));
     let ways = (store.clone(), Arc::clone(&cluster), Arc::clone(&network), background.clone());
     tokio::spawn(kube_proxy::outside::run(ways.0, ways.1, ways.2, ways.3));
     let made = wanted::run(store.clone(), Arc::clone(&cluster), Files.wanted(), background.clone());
@@ -173,6 +175,7 @@ async fn set_up(arguments: &SuperviseArguments, background: &CancellationToken) 
         network,
         kubelet,
         components,
+        service_rules,
         end: CancellationToken::new(),
         ended: CancellationToken::new(),
     })
