@@ -496,11 +496,26 @@ async fn a_switched_protocol_is_carried(mesh: Mesh) {
     client.say(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     assert_eq!(client.reply().await.status, 200);
     assert_eq!(client.get("/b").await.status, 200);
+    // Nor does an answer of Culvert's own, or one to an earlier request, hold anything up.
+    attach(&mut mesh, "all", RouteKind::Http, None, vec![rule(exact("/upgrade"), &[("v1", 1)])]);
+    let upgrade = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    };
+    let get = "GET /none HTTP/1.1\r\nHost: a\r\n\r\n";
+    client
+        .say([upgrade("/none").as_str(), get, get, &upgrade("/upgrade"), "piped"].concat().as_bytes())
+        .await;
+    for expected in [404, 404, 404, 101] {
+        assert_eq!(client.reply().await.status, expected);
+    }
+    client.until("hello from the other protocol\npiped").await;
+    attach(&mut mesh, "all", RouteKind::Http, None, vec![rule(prefix("/"), &[("v1", 1)])]);
+    let mut client = Wire::connect(&mesh.world.pod, mesh.vip(80)).await;
     // Another HTTP within HTTP would not be routed.
     client.say(b"GET /c HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n").await;
     let body = client.reply().await.body;
     assert!(!body.to_lowercase().contains("upgrade") && !body.contains("http2-settings"), "{body}");
-    assert_eq!(servers[1].count(), 5);
+    assert_eq!(servers[1].count(), 6);
 }
 
 async fn an_expectation_is_asked_of_the_server(mesh: Mesh) {
