@@ -90,7 +90,9 @@ pub fn send_packet(
     if !descriptors.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+    })?;
     Ok(())
 }
 
@@ -102,12 +104,11 @@ pub fn recv_packet(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedF
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = vec![0; MAX_PACKET];
-    let got = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    // On a socket with a timeout any signal of the process ends the wait, SIGCHLD most often.
+    let got = rustix::io::retry_on_intr(|| {
+        let into = &mut [IoSliceMut::new(&mut bytes)];
+        rustix::net::recvmsg(socket, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let mut descriptors: Vec<OwnedFd> = ancillary
         .drain()
         .filter_map(|message| match message {

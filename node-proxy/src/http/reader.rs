@@ -75,14 +75,14 @@ impl Reading {
         self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, why)| why)
     }
 
-    /// The protocol switches: what follows is passed on as it is.
-    pub fn switched(&self) {
-        self.decide(Switch::Switched);
+    /// The request of that number is answered by a switch of protocols: what follows is passed on as it is.
+    pub fn switched(&self, number: u64) {
+        self.decide(number, Switch::Switched);
     }
 
-    /// It does not: requests follow.
-    pub fn stays(&self) {
-        self.decide(Switch::Stays);
+    /// It is not: requests follow.
+    pub fn stays(&self, number: u64) {
+        self.decide(number, Switch::Stays);
     }
 
     /// Whether anything was refused.
@@ -90,7 +90,11 @@ impl Reading {
         self.refused.get().is_some()
     }
 
-    fn decide(&self, switch: Switch) {
+    /// Only the last request that was read can be one that the reader waits for.
+    fn decide(&self, number: u64, switch: Switch) {
+        if number != self.heads.get() {
+            return;
+        }
         self.switch.set(switch);
         if let Some(waker) = self.waiting.borrow_mut().take() {
             waker.wake();

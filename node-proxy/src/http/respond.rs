@@ -106,9 +106,10 @@ impl ClientConnection {
         };
         self.interim.close();
         let instead = match exchanged {
-            Ok(forwarded) => return self.pass_on(forwarded, record),
+            Ok(forwarded) => return self.pass_on(forwarded, record, number),
             Err(instead) => instead,
         };
+        self.reading.stays(number);
         // What went wrong while the body was read explains what went wrong with sending it.
         let instead = match self.reading.refused(number).filter(|_| !is_http2) {
             Some(bad) => refused_by_reader(bad),
@@ -176,6 +177,9 @@ impl ClientConnection {
             backend_limit: decision.timeouts.backend_request,
         };
         let mut forwarded = self.forward(destination, parts, body, outgoing, record).await?;
+        if forwarded.agreed.is_none() {
+            leave_connection(&mut forwarded.response);
+        }
         if let Some(rule) = &decision.rule {
             // From the inside out: what the backend's filters say is said before what the rule's say.
             if let (Action::Forward(backends), Some(index)) = (rule.action(), decision.backend) {
@@ -284,25 +288,23 @@ impl ClientConnection {
     }
 
     /// Makes the backend's response the client's.
-    fn pass_on(&self, forwarded: Forwarded, mut record: RequestRecord) -> Response<ResponseBody> {
+    fn pass_on(
+        &self,
+        forwarded: Forwarded,
+        mut record: RequestRecord,
+        number: u64,
+    ) -> Response<ResponseBody> {
         let Forwarded { response, held, progress, in_flight, deadline, agreed } = forwarded;
-        let (mut parts, body) = response.into_parts();
+        let (parts, body) = response.into_parts();
         record.answered(parts.status, grpc_status(&parts.headers));
         if let Some(mut agreed) = agreed {
             agreed.record = Some(record);
             agreed.in_flight = Some(in_flight);
             *self.agreed.borrow_mut() = Some(agreed);
-            self.reading.switched();
+            self.reading.switched(number);
             return Response::from_parts(parts, ResponseBody::own(Bytes::new()));
         }
-        self.reading.stays();
-        if parts.headers.contains_key(TRANSFER_ENCODING) {
-            // What it says of the length does not count (RFC 9112, 6.3).
-            parts.headers.remove(CONTENT_LENGTH);
-        }
-        hop::strip(&mut parts.headers);
-        // A proxy speaks its own version (RFC 9110, 2.5).
-        parts.version = Version::HTTP_11;
+        self.reading.stays(number);
         let is_head = record.head().method == Method::HEAD;
         let exchange = Exchange { record, held: Some(held), progress, _in_flight: in_flight };
         if is_head {
@@ -313,6 +315,18 @@ impl ClientConnection {
         let deadline = deadline.map(|(at, reason, after)| Deadline::new(at, reason, after));
         Response::from_parts(parts, ResponseBody::backend(body, exchange, deadline))
     }
+}
+
+/// Takes away what was for the backend's connection only, before filters add what is for the client.
+fn leave_connection(response: &mut Response<Incoming>) {
+    let headers = response.headers_mut();
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // What it says of the length does not count (RFC 9112, 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
+    hop::strip(headers);
+    // A proxy speaks its own version (RFC 9110, 2.5).
+    *response.version_mut() = Version::HTTP_11;
 }
 
 fn refused_by_reader(bad: BadRequest) -> Instead {

@@ -34,7 +34,7 @@ const BUFFER: usize = 128 << 10;
 /// A client that does not answer a PING is gone.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// After a refusal, what the client still sends is read for so long, so that the answer is not lost to a reset.
+/// What a client still sends after the last answer is read for so long, so that the answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What the requests of one connection share.
@@ -105,8 +105,7 @@ async fn serve_http1(connection: Rc<ClientConnection>, socket: CarriedSocket) {
             sent.unsplit(unread);
             agreed.carry(&connection, socket, sent.freeze()).await;
         }
-        None if connection.reading.has_refused() => linger(socket).await,
-        None => {}
+        None => linger(socket).await,
     }
 }
 

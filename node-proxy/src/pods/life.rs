@@ -36,6 +36,8 @@ const CERTIFICATE: Duration = Duration::from_secs(8);
 /// After the last captured connection ended: its last packets may still be under way between application and proxy.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
 
+const ENDING: &str = "captured connections are ending";
+
 /// What an `Add` is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -286,7 +288,7 @@ impl Life {
 
     /// New connections are not captured; captured ones end in peace, or at the drain deadline.
     async fn draining(&mut self) -> State {
-        self.report(Phase::Leaving, "captured connections are ending");
+        self.report(Phase::Leaving, ENDING);
         let mut failures = 0;
         loop {
             let Some(captured) = &mut self.captured else { return State::NotEnrolled };
@@ -301,6 +303,8 @@ impl Life {
                 return State::Enrolling;
             }
         }
+        // Listeners of a Gateway are closed now.
+        self.report(Phase::Leaving, ENDING);
         self.stand(Standing::NotEnrolled);
         let (workers, uid) = (self.node.workers.clone(), self.uid());
         let ended = async {

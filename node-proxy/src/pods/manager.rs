@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::captured::{KnownPod, Node};
+use super::ending::Endings;
 use super::kept::{KeptCapture, KeptPod, KeptPods};
 use super::life::{Blocked, Life, Standing, Wanted, unknown_to_the_controller};
 use super::report::{Phase, PodReport, PodReports};
@@ -65,7 +66,8 @@ pub struct Manager {
     home: NetnsId,
     reports: watch::Sender<PodReports>,
     pods: HashMap<String, Managed>,
-    /// Answers under way.
+    endings: Endings,
+    /// Answers and ends under way.
     answers: JoinSet<()>,
 }
 
@@ -100,6 +102,7 @@ impl Manager {
             home,
             reports: watch::Sender::new(PodReports::new()),
             pods: HashMap::new(),
+            endings: Endings::default(),
             answers: JoinSet::new(),
         })
     }
@@ -236,7 +239,11 @@ impl Manager {
             }
             Request::Remove { pod } => {
                 self.remove(&pod.uid, "removed by its creator").await;
-                let _ = reply.send(Reply::Removed);
+                let over = self.endings.over(&pod.uid);
+                self.answers.spawn(async move {
+                    over.await;
+                    let _ = reply.send(Reply::Removed);
+                });
             }
         }
     }
@@ -251,6 +258,9 @@ impl Manager {
         let invalid = |message: String| Reply::Invalid { message };
         if pod.uid.is_empty() || pod.uid.len() > LONGEST_UID || pod.uid.contains('/') {
             return Err(invalid("the pod's uid is empty or not one".into()));
+        }
+        if let Some(wait) = self.endings.hinders(&pod.uid) {
+            return Err(wait);
         }
         let netns =
             netns.ok_or_else(|| invalid("add needs the descriptor of the pod's network namespace".into()))?;
@@ -276,6 +286,9 @@ impl Manager {
                 return Ok(managed.standing.clone());
             }
             self.remove(&pod.uid, "replaced by another network namespace of the same pod").await;
+            if let Some(wait) = self.endings.hinders(&pod.uid) {
+                return Err(wait);
+            }
         }
         let kept = KeptPod { pod, netns_path, netns: id, addresses, capture: None };
         log_kept(self.node.kept.insert(kept.clone()));
@@ -284,18 +297,26 @@ impl Manager {
         self.pods.get(&uid).map(|managed| managed.standing.clone()).ok_or(Reply::Removed)
     }
 
-    /// Forgets a pod. Its rules are left in force: what still runs in the namespace must not speak past the mesh.
+    /// Forgets a pod. Its rules are left in force: what still runs in the namespace must not speak past the mesh. A pod of a
+    /// Gateway takes no more requests, and those under way may end.
     async fn remove(&mut self, pod_uid: &str, why: &str) {
         let Some(managed) = self.pods.remove(pod_uid) else { return };
         managed.life.abort();
         // Its end is waited for, so that it cannot take the pod up again.
         let _ = managed.life.await;
+        let is_gateway =
+            managed.wanted.borrow().as_ref().is_some_and(|wanted| wanted.workload.gateway.is_some());
         let uid = {
             let wanted = managed.wanted.borrow();
             wanted.as_ref().map(|wanted| wanted.workload.uid.clone())
         };
         if let Some(uid) = uid.or_else(|| managed.kept.capture.as_ref().map(KeptCapture::uid)) {
-            self.node.workers.remove_pod(&uid).await;
+            if is_gateway {
+                let ending = self.endings.begin(pod_uid, self.node.workers.clone(), uid);
+                self.answers.spawn(ending);
+            } else {
+                self.node.workers.remove_pod(&uid).await;
+            }
         }
         log_kept(self.node.kept.remove(pod_uid));
         self.reports.send_if_modified(|all| {
@@ -314,6 +335,7 @@ impl Manager {
         for uid in gone {
             self.remove(&uid, "its network namespace is gone").await;
         }
+        self.endings.forget_those_over();
     }
 }
 

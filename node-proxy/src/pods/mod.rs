@@ -2,6 +2,7 @@
 //! what is in force in each, and what is said about it.
 
 mod captured;
+mod ending;
 mod established;
 mod gateway;
 mod kept;

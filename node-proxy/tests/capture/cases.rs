@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_node_proxy::intercept::Netns;
-use culvert_node_proxy::intercept::rules::{Entry, FirewallChoice, RulePlan, Verified};
+use culvert_node_proxy::intercept::rules::{Entry, Exclusions, FirewallChoice, RulePlan, Verified};
+use culvert_node_proxy::intercept::{Netns, application_socket, gateway_listeners, source_ports};
 use culvert_node_proxy::state::model::{PortRange, UdpPolicy};
 use futures::FutureExt;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
@@ -30,6 +31,7 @@ cases![
     repairs_what_was_flushed,
     marked_packets_do_not_leave_without_policy_routing,
     exclusions_are_not_captured,
+    a_gateways_port_is_the_proxys_or_nobodys,
     udp_is_denied_on_request,
     own_addresses_and_link_local_are_not_captured,
     settings_change_in_place,
@@ -230,6 +232,51 @@ async fn exclusions_are_not_captured(mut world: World) {
         let connection = Connection::open(&world.pod, to).await.expect("outbound");
         assert_eq!(connection.greeting.starts_with("outbound"), captured, "{to}: {}", connection.greeting);
     }
+}
+
+async fn a_gateways_port_is_the_proxys_or_nobodys(mut world: World) {
+    let application = Server::start(&world.pod, world.pod_at(8080));
+    let mut older = Connection::open(&world.peer, world.pod_at(8080)).await.expect("before the rules");
+    let steering = Exclusions { gateway_ports: vec![80, 8080], ..exclusions() };
+    let plan = RulePlan { interception: INTERCEPTION, entry: Entry::Open(steering) };
+    world.rules.apply(&plan).await.expect("rules");
+    let _proxy = Proxy::start(&world);
+    assert_closed(&world.peer, world.pod_at(8080), "what another process listens on").await;
+    older.check("an older connection").await;
+    assert_eq!(application.count(), 1);
+
+    let (peer, to) = (world.peer.clone(), world.pod_at(80));
+    let waiting = tokio::spawn(async move { Connection::open(&peer, to).await });
+    tokio::time::sleep(NEVER).await;
+    assert!(!waiting.is_finished(), "nobody listens yet, and nobody says so");
+    let listeners = gateway_listeners(&world.pod, 80).expect("listeners");
+    let _gateway = Server::over(listeners);
+    let mut found = waiting.await.expect("the task ends").expect("the listener is found");
+    assert_eq!(found.greeting, format!("client {}", world.peer_ip));
+    found.check("through the rules").await;
+    // As a tunnel's connection arrives, and as one of the pod's own.
+    let carried = open_as(&world, world.peer_ip).await;
+    assert_eq!(carried, format!("client {}", world.peer_ip));
+    let own = Connection::open(&world.pod, world.pod_at(80)).await.expect("from the pod itself");
+    assert_eq!(own.greeting, format!("client {}", world.pod_ip));
+
+    let other = Connection::open(&world.peer, world.pod_at(8081)).await;
+    assert!(other.is_err() || other.is_ok_and(|other| other.greeting.starts_with("inbound")));
+    world.rules.apply(&world.plan()).await.expect("rules without the ports");
+    found.check("older than the change").await;
+    let captured = Connection::open(&world.peer, world.pod_at(8080)).await.expect("captured again");
+    assert!(captured.greeting.starts_with("inbound"), "{}", captured.greeting);
+}
+
+/// What port 80 of the pod says to a connection that the proxy opens under a client's address.
+async fn open_as(world: &World, client: IpAddr) -> String {
+    let open = |port| application_socket(&world.pod, SocketAddr::new(client, port), &INTERCEPTION).ok();
+    let socket = source_ports().find_map(open).expect("a socket");
+    let stream = timeout(Duration::from_secs(3), socket.connect(world.pod_at(80))).await;
+    let mut stream = BufReader::new(stream.expect("in time").expect("connected"));
+    let mut line = String::new();
+    stream.read_line(&mut line).await.expect("a greeting");
+    line.trim_end().to_owned()
 }
 
 async fn udp_is_denied_on_request(mut world: World) {

@@ -11,13 +11,14 @@ use culvert_node_proxy::identity::{CertificateManager, CertificateSettings, Cert
 use culvert_node_proxy::intercept::Netns;
 use culvert_node_proxy::pods::{Manager, ManagerSettings, Phase, PodReport, PodReports};
 use culvert_node_proxy::state::model::{
-    AccessLog as LogSettings, AccessLogFilter, AccessLogFormat, Enrolment, InboundMode, Limits, MeshSettings,
-    OutboundPolicy, OwnWorkload, Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadSettings,
-    WorkloadUid,
+    AccessLog as LogSettings, AccessLogFilter, AccessLogFormat, Enrolment, InboundMode, Limits, Listener,
+    MeshSettings, OutboundPolicy, OwnWorkload, Timeouts, TunnelProtocol, UdpPolicy, Workload,
+    WorkloadSettings, WorkloadUid,
 };
 use culvert_node_proxy::state::{Builder, Origin, Snapshot, Snapshots};
 use culvert_node_proxy::telemetry::{AccessLog, Telemetry};
 use culvert_node_proxy::worker::{Shared, Workers};
+use culvert_routing::model::Hostname;
 use nix::mount::{MsFlags, mount};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -202,7 +203,12 @@ pub fn pod_ref() -> PodRef {
 pub fn snapshot(world: &World, enrolment: Enrolment, settings: WorkloadSettings) -> Snapshot {
     let mut builder = Builder::new();
     builder.set_mesh(mesh());
-    builder.upsert_workload(Workload {
+    builder.upsert_workload(workload(world, enrolment, settings));
+    builder.freeze(Origin::Controller, "1")
+}
+
+fn workload(world: &World, enrolment: Enrolment, settings: WorkloadSettings) -> Workload {
+    Workload {
         uid: uid(),
         cluster: "c".into(),
         network: "n".into(),
@@ -219,7 +225,27 @@ pub fn snapshot(world: &World, enrolment: Enrolment, settings: WorkloadSettings)
         memberships: Vec::new(),
         gateway: None,
         own: Some(Arc::new(OwnWorkload { enrolment, settings, probes: Vec::new() })),
+    }
+}
+
+/// The same when the pod is one of the Gateway `shop/gate`, with these listeners.
+pub fn gateway_snapshot(world: &World, enrolment: Enrolment, listeners: &[(&str, u16)]) -> Snapshot {
+    let mut builder = Builder::new();
+    builder.set_mesh(mesh());
+    let gateway: Arc<str> = "shop/gate".into();
+    builder.upsert_workload(Workload {
+        gateway: Some(gateway.clone()),
+        ..workload(world, enrolment, settings())
     });
+    for (name, port) in listeners {
+        let hostname = Hostname::parse(&format!("{name}.example")).expect("a hostname");
+        builder.upsert_listener(Listener {
+            name: format!("{gateway}/{name}").as_str().into(),
+            gateway: gateway.clone(),
+            port: *port,
+            hostname: Some(hostname),
+        });
+    }
     builder.freeze(Origin::Controller, "1")
 }
 

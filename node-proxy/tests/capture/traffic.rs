@@ -30,18 +30,25 @@ impl Server {
     pub fn start(netns: &Netns, at: SocketAddr) -> Self {
         let listener = netns.run(|| std::net::TcpListener::bind(at)).expect("entering").expect("bind");
         listener.set_nonblocking(true).expect("nonblocking");
-        let listener = TcpListener::from_std(listener).expect("a listener");
+        Self::over(vec![listener])
+    }
+
+    /// On listeners that do not block.
+    pub fn over(listeners: Vec<std::net::TcpListener>) -> Self {
         let accepted = Arc::new(AtomicUsize::new(0));
-        let count = accepted.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (stream, client) = listener.accept().await.expect("accept");
-                count.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(echo(stream, format!("client {}\n", client.ip())));
-            }
-        });
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener).expect("a listener");
+            let count = accepted.clone();
+            tasks.spawn(async move {
+                let mut connections = JoinSet::new();
+                loop {
+                    let (stream, client) = listener.accept().await.expect("accept");
+                    count.fetch_add(1, Ordering::Relaxed);
+                    connections.spawn(echo(stream, format!("client {}\n", client.ip())));
+                }
+            });
+        }
         Self { accepted, _tasks: tasks }
     }
 
@@ -159,7 +166,10 @@ impl Connection {
     }
 }
 
-fn connect(netns: &Netns, to: SocketAddr) -> io::Result<impl Future<Output = io::Result<TcpStream>> + use<>> {
+pub fn connect(
+    netns: &Netns,
+    to: SocketAddr,
+) -> io::Result<impl Future<Output = io::Result<TcpStream>> + use<>> {
     let socket =
         netns.run(|| Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None))??;
     let socket = tokio::net::TcpSocket::from_std_stream(socket.into());

@@ -184,7 +184,7 @@ async fn the_most_specific_listener_takes_a_request_and_no_other(mesh: Mesh) {
         "\"src.workload\":\"web\"",
         "\"dst.service\":\"shop/v2\"",
         "mutual_tls",
-        &format!("\"src.addr\":\"{}", SocketAddr::new(outside.address, 1)).trim_end_matches(":1").to_owned(),
+        format!("\"src.addr\":\"{}", SocketAddr::new(outside.address, 1)).trim_end_matches(":1"),
     ];
     mesh.log.shows(&line).await;
     mesh.log.shows(&["request failed", "RouteNotFound", "\"listener\":\"shop/gate/any\""]).await;

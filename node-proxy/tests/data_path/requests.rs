@@ -18,7 +18,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::mesh::{Application, Client, HTTP, Mesh, expect_reset, member, service, with_settings};
 use crate::smuggling::REFUSED;
-use crate::web::{Server, Wire, attach, backend, declared, exact, filtered, prefix, rule, three_servers};
+use crate::web::{
+    Server, Wire, attach, backend, declared, exact, filtered, prefix, rule, script, three_servers,
+};
 
 macro_rules! cases {
     ($($case:ident),* $(,)?) => {
@@ -41,6 +43,7 @@ cases![
     pipelined_requests_are_answered_in_order,
     a_switched_protocol_is_carried,
     an_expectation_is_asked_of_the_server,
+    what_servers_say_is_passed_on_or_is_502,
     grpc_and_http2_are_routed_and_their_trailers_pass,
     time_limits_hold_before_and_within_a_body,
     slow_clients_are_bounded,
@@ -496,11 +499,26 @@ async fn a_switched_protocol_is_carried(mesh: Mesh) {
     client.say(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     assert_eq!(client.reply().await.status, 200);
     assert_eq!(client.get("/b").await.status, 200);
+    // Nor does an answer of Culvert's own, or one to an earlier request, hold anything up.
+    attach(&mut mesh, "all", RouteKind::Http, None, vec![rule(exact("/upgrade"), &[("v1", 1)])]);
+    let upgrade = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    };
+    let get = "GET /none HTTP/1.1\r\nHost: a\r\n\r\n";
+    client
+        .say([upgrade("/none").as_str(), get, get, &upgrade("/upgrade"), "piped"].concat().as_bytes())
+        .await;
+    for expected in [404, 404, 404, 101] {
+        assert_eq!(client.reply().await.status, expected);
+    }
+    client.until("hello from the other protocol\npiped").await;
+    attach(&mut mesh, "all", RouteKind::Http, None, vec![rule(prefix("/"), &[("v1", 1)])]);
+    let mut client = Wire::connect(&mesh.world.pod, mesh.vip(80)).await;
     // Another HTTP within HTTP would not be routed.
     client.say(b"GET /c HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n").await;
     let body = client.reply().await.body;
     assert!(!body.to_lowercase().contains("upgrade") && !body.contains("http2-settings"), "{body}");
-    assert_eq!(servers[1].count(), 5);
+    assert_eq!(servers[1].count(), 6);
 }
 
 async fn an_expectation_is_asked_of_the_server(mesh: Mesh) {
@@ -520,6 +538,54 @@ async fn an_expectation_is_asked_of_the_server(mesh: Mesh) {
         417,
         "the server refused before a byte of the body was asked for"
     );
+}
+
+async fn what_servers_say_is_passed_on_or_is_502(mesh: Mesh) {
+    let (mut mesh, _servers) = three_servers(mesh).await;
+    let scripts: [(u16, &[&str]); 5] = [
+        (
+            8090,
+            &[
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            ],
+        ),
+        (8091, &["HTTP/1.1 200 OK\r\n\r\nuntil", " the end"]),
+        (8092, &["nonsense\r\n\r\n"]),
+        (8093, &["HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"]),
+        (
+            8094,
+            &[
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n",
+            ],
+        ),
+    ];
+    let mut running = Vec::new();
+    let mut rules = Vec::new();
+    for (port, pieces) in scripts {
+        let name = format!("s{port}");
+        backend(&mut mesh, &name, port, AppProtocol::Undeclared);
+        rules.push(rule(prefix(&format!("/{port}")), &[(name.as_str(), 1)]));
+        running.push(script(&mesh.world.peer, mesh.world.peer_at(port), pieces));
+    }
+    let db = mesh.db.clone();
+    mesh.builder.upsert_workload(db);
+    attach(&mut mesh, "all", RouteKind::Http, None, rules);
+    let mut client = Wire::connect(&mesh.world.pod, mesh.vip(80)).await;
+    let hints = client.get("/8090").await;
+    assert_eq!((hints.status, hints.header("link")), (103, "</a>"));
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, "hi"));
+    let reply = client.get("/8091").await;
+    assert_eq!((reply.header("transfer-encoding"), reply.body.as_str()), ("chunked", "until the end"));
+    let reply = client.get("/8092").await;
+    assert_eq!((reply.status, reply.reason()), (502, "BadResponse"));
+    let reply = client.get("/8094").await;
+    assert_eq!((reply.header("content-length"), reply.body.as_str()), ("", "12345"), "the chunks count");
+    client.say(b"GET /8093 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.until("half").await;
+    assert!(!client.rest().await.1, "cut, not ended");
+    mesh.log.shows(&["BackendReset", "/8093"]).await;
 }
 
 type H2 = http2::SendRequest<Full<Bytes>>;

@@ -412,3 +412,23 @@ pub async fn three_servers(mut mesh: Mesh) -> (Mesh, [Server; 3]) {
     let servers = servers.map(|(port, name)| Server::start(&mesh.world.peer, mesh.world.peer_at(port), name));
     (mesh, servers)
 }
+
+/// Answers the first request of each connection with these bytes, each piece after a pause, and then closes.
+pub fn script(netns: &Netns, at: SocketAddr, pieces: &'static [&'static str]) -> JoinSet<()> {
+    let listener = netns.run(|| std::net::TcpListener::bind(at)).unwrap().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 16384];
+            let _ = stream.read(&mut request).await;
+            for piece in pieces {
+                let _ = stream.write_all(piece.as_bytes()).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    tasks
+}

@@ -44,9 +44,17 @@ async fn follow(store: &Store, cluster: &Cluster, directory: PathBuf) {
     loop {
         let (from, before) = (directory.clone(), known.clone());
         match tokio::task::spawn_blocking(move || scan(&from, before)).await {
-            Ok(Some(now)) => known = now,
+            Ok(Some(now)) => {
+                known = now;
+                changed.mark_changed();
+            }
             Ok(None) => {}
             Err(error) => warn!(%error, "reading wanted objects failed"),
+        }
+        // The store is gone only with everything else.
+        if !changed.has_changed().unwrap_or(false) {
+            tokio::time::sleep(POLL).await;
+            continue;
         }
         changed.mark_unchanged();
         let wanted: Vec<Object> = known.values().filter_map(|file| file.object.as_deref().cloned()).collect();
@@ -84,7 +92,8 @@ struct Plan {
 fn plan(objects: &Objects, cluster: &Cluster, wanted: &[Object]) -> Plan {
     let mut plan = Plan::default();
     let mut allocator = Allocator::new(objects, cluster.service_cidr);
-    let by_key: BTreeMap<ObjectKey, &Object> = wanted.iter().map(|object| (object.key(), object)).collect();
+    let wanted = wanted.iter().filter(|object| has_owner(objects, object));
+    let by_key: BTreeMap<ObjectKey, &Object> = wanted.map(|object| (object.key(), object)).collect();
     for (key, object) in &by_key {
         match complete(objects, &mut allocator, object) {
             Ok(Some(object)) => {
@@ -102,6 +111,12 @@ fn plan(objects: &Objects, cluster: &Cluster, wanted: &[Object]) -> Plan {
         }
     }
     plan
+}
+
+/// A Gateway that is gone takes its objects along before the controller has said that they are not wanted.
+fn has_owner(objects: &Objects, wanted: &Object) -> bool {
+    let owners = &wanted.metadata.owner_references;
+    owners.is_empty() || owners.iter().any(|owner| objects.iter().any(|object| object.uid() == owner.uid))
 }
 
 fn is_ours(object: &Object) -> bool {
@@ -211,6 +226,16 @@ mod tests {
         assert!(!is_ours(&find(&store, Kind::ServiceAccount, "edge-culvert").unwrap()));
         apply(&store, &cluster, &[]);
         assert!(find(&store, Kind::ServiceAccount, "edge-culvert").is_some(), "not ours to delete");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_for_a_gateway_that_is_gone() {
+        let (store, cluster) = store_with_gateway();
+        apply(&store, &cluster, &[service(80)]);
+        store.commit(vec![Change::Delete(ObjectKey::namespaced(Kind::Gateway, "default", "edge"))]);
+        assert!(find(&store, Kind::Service, "edge-culvert").is_none(), "it goes with its owner");
+        assert_eq!(apply(&store, &cluster, &[service(80)]), []);
+        assert!(find(&store, Kind::Service, "edge-culvert").is_none());
     }
 
     #[tokio::test]

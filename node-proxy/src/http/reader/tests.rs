@@ -145,12 +145,14 @@ async fn after_a_request_that_may_switch_bytes_wait_for_the_answer() {
     let mut world = world();
     world.client.write_all([UPGRADE, GET].concat().as_bytes()).await.unwrap();
     assert_eq!(now(&mut world.checked).await, UPGRADE);
-    world.reading.stays();
+    world.reading.stays(1);
     assert_eq!(now(&mut world.checked).await, GET, "they are a request after all");
 
     world.client.write_all([UPGRADE, "\0\x01not HTTP"].concat().as_bytes()).await.unwrap();
     assert_eq!(now(&mut world.checked).await, UPGRADE);
-    world.reading.switched();
+    world.reading.stays(2);
+    assert_eq!(now(&mut world.checked).await, "", "the answer of an earlier request decides nothing");
+    world.reading.switched(3);
     assert_eq!(now(&mut world.checked).await, "\0\x01not HTTP");
     world.client.write_all(b"more").await.unwrap();
     assert_eq!(now(&mut world.checked).await, "more");

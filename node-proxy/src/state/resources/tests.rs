@@ -1,4 +1,5 @@
 use super::super::model::AccessLogFilter;
+use super::super::routes::RouteGroup;
 use super::super::testing::{
     address, mesh_resource, service_resource, uid, wire_mesh, wire_workload, workload_resource,
 };
@@ -166,4 +167,71 @@ fn a_kept_state_gives_contested_addresses_to_the_same_workloads() {
     }
     assert!(again.is_stale() && again.version() == "v7" && &**again.node() == "one");
     assert_eq!(versions(&restored), versions(&resources));
+}
+
+fn route_resource(version: &str, path: &str) -> wire::Resource {
+    let route = wire::Route {
+        kind: wire::RouteKind::Http.into(),
+        namespace: "shop".to_owned(),
+        name: "canary".to_owned(),
+        parent: Some(wire::route::Parent::Service(wire::ServiceParent {
+            service: "shop/cart".to_owned(),
+            ports: vec![80],
+            consumer_namespace: String::new(),
+        })),
+        rules: vec![wire::RouteRule {
+            matches: vec![wire::RouteMatch {
+                path: Some(wire::route_match::Path::Regex(path.to_owned())),
+                ..wire::RouteMatch::default()
+            }],
+            ..wire::RouteRule::default()
+        }],
+        ..wire::Route::default()
+    };
+    wire::Resource {
+        key: Some(wire::ResourceKey { r#type: ResourceType::Route.into(), name: ROUTE.to_owned() }),
+        version: version.to_owned(),
+        body: Some(Body::Route(route)),
+    }
+}
+
+const ROUTE: &str = "HTTPRoute/shop/canary@shop/cart";
+
+/// What decides about requests to `shop/cart`, port 80.
+fn decides(snapshot: &Snapshot) -> &'static str {
+    let routes = snapshot.routes(&ServiceKey("shop/cart".into()), 80);
+    match routes.and_then(|routes| routes.for_clients_in("shop")) {
+        None => "nothing",
+        Some(RouteGroup::Table(_)) => "a table",
+        Some(RouteGroup::Unusable(_)) => "500",
+    }
+}
+
+#[test]
+fn a_refused_route_answers_500_also_after_a_restart_unless_a_version_of_it_worked() {
+    let mut resources = Resources::default();
+    resources.apply(page(vec![mesh_resource(wire_mesh())]));
+    assert_eq!(decides(&freeze(&mut resources)), "nothing");
+    let refused = resources.apply(page(vec![route_resource("v1", "(")]));
+    assert!(refused[0].reason.contains("does not compile"), "{}", refused[0].reason);
+    let (snapshot, kept) = resources.freeze(Origin::Controller, "v1").unwrap();
+    assert_eq!(decides(&snapshot), "500");
+    assert!(!versions(&resources).iter().any(|(name, _)| name == ROUTE), "it is not held");
+    let mut restored = Resources::restore(&kept);
+    assert_eq!(decides(&restored.freeze(Origin::Kept, &kept.version).unwrap().0), "500");
+
+    resources.apply(page(vec![route_resource("v2", "/a")]));
+    assert_eq!(decides(&freeze(&mut resources)), "a table");
+    resources.apply(page(vec![route_resource("v3", "(")]));
+    let snapshot = freeze(&mut resources);
+    assert_eq!(decides(&snapshot), "a table", "the last good one");
+    assert!(snapshot.refused()[0].last_good_in_force);
+    resources.apply(removal(ResourceType::Route, ROUTE));
+    assert_eq!(decides(&freeze(&mut resources)), "nothing");
+
+    resources.apply(page(vec![route_resource("v4", "(")]));
+    assert_eq!(decides(&freeze(&mut resources)), "500");
+    // The controller of a new stream says again what it has; of this route it says nothing: it is gone.
+    resources.forget_refused();
+    assert_eq!(decides(&freeze(&mut resources)), "nothing");
 }
