@@ -201,8 +201,10 @@ spec:
     mesh.settled("kinds");
     let secret = mesh.get("secret", Some("kinds"), Some("hidden"));
     assert_eq!(secret["kind"], "Secret", "{secret}");
-    // The routes land later; until then their status says so instead of pretending.
-    for (kind, name) in [("httproute", "route"), ("tcproute", "tcp")] {
+    // A kind of route that does not work yet is told so.
+    for (kind, name, status, reason) in
+        [("httproute", "route", "True", "Accepted"), ("tcproute", "tcp", "False", "UnsupportedValue")]
+    {
         let parent = eventually("a status for the route", SOON, || {
             let route = mesh.get(kind, Some("kinds"), Some(name));
             let parent = route["status"]["parents"][0].clone();
@@ -211,7 +213,7 @@ spec:
         assert_eq!(parent["controllerName"], "culvert.dev/node-proxy", "{parent}");
         let conditions = parent["conditions"].as_array().cloned().unwrap_or_default();
         let accepted = conditions.iter().find(|one| one["type"] == "Accepted").expect("Accepted");
-        assert_eq!((&accepted["status"], &accepted["reason"]), (&json!("False"), &json!("UnsupportedValue")));
+        assert_eq!((&accepted["status"], &accepted["reason"]), (&json!(status), &json!(reason)), "{kind}");
     }
 }
 
