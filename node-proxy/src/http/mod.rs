@@ -15,6 +15,7 @@ mod forward;
 pub mod head;
 pub mod hop;
 mod interim;
+mod outgoing;
 mod parent;
 mod pool;
 pub mod reader;
@@ -23,6 +24,7 @@ pub mod route;
 mod serve;
 mod switch;
 pub mod target;
+mod timer;
 mod upstream;
 
 use std::time::Duration;

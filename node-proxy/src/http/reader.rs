@@ -14,10 +14,10 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
 
 use super::chunks::{BadChunk, Chunks, Taken};
 use super::head::{BadHead, Framing, Head, Judged, judge};
+use super::timer::Timer;
 
 /// Stands in for a request that is refused; never seen by anybody but hyper.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
@@ -393,64 +393,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Checked<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-/// One timer for heads and bodies, set no more often than it runs out: a body that moves only says so.
-#[derive(Debug, Default)]
-struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
-    running: bool,
-    moved: Option<Instant>,
-    idle: Option<Duration>,
-}
-
-impl Timer {
-    fn start(&mut self, after: Duration) {
-        self.idle = None;
-        self.set(Instant::now() + after);
-    }
-
-    /// Runs unless it does already; starts over when something has moved since.
-    fn idle(&mut self, after: Duration) {
-        if !self.running {
-            self.idle = Some(after);
-            self.moved = None;
-            self.set(Instant::now() + after);
-        }
-    }
-
-    fn moved(&mut self) {
-        if self.running && self.idle.is_some() {
-            self.moved = Some(Instant::now());
-        }
-    }
-
-    fn stop(&mut self) {
-        self.running = false;
-        self.idle = None;
-    }
-
-    fn set(&mut self, at: Instant) {
-        self.running = true;
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().reset(at),
-            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(at))),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(sleep) = self.sleep.as_mut().filter(|_| self.running) else { return Poll::Pending };
-            ready!(sleep.as_mut().poll(cx));
-            match (self.moved.take(), self.idle) {
-                (Some(moved), Some(after)) => self.set(moved + after),
-                _ => {
-                    self.stop();
-                    return Poll::Ready(());
-                }
-            }
-        }
     }
 }
 

@@ -79,8 +79,10 @@ mod tests {
     use super::*;
     use crate::pods::{Phase, PodReport};
 
-    fn pods(all: &[(&str, &[(&str, Option<&str>)])]) -> PodReports {
-        let report = |listeners: &[(&str, Option<&str>)]| PodReport {
+    type Named<'t> = (&'t str, Option<&'t str>);
+
+    fn pods(all: &[(&str, &[Named<'_>])]) -> PodReports {
+        let report = |listeners: &[Named<'_>]| PodReport {
             phase: Phase::Enrolled,
             message: String::new(),
             uncaptured_connections: 0,

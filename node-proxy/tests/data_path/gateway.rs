@@ -81,6 +81,14 @@ impl Outside {
         Self { netns, address: address.parse().unwrap(), pod: world.pod_ip }
     }
 
+    /// As the access log names it as a client, without its port.
+    fn logged(&self) -> String {
+        match self.address {
+            IpAddr::V4(address) => format!("\"src.addr\":\"{address}:"),
+            IpAddr::V6(address) => format!("\"src.addr\":\"[{address}]:"),
+        }
+    }
+
     async fn connect(&self, port: u16) -> Wire {
         Wire::connect(&self.netns, SocketAddr::new(self.pod, port)).await
     }
@@ -184,7 +192,7 @@ async fn the_most_specific_listener_takes_a_request_and_no_other(mesh: Mesh) {
         "\"src.workload\":\"web\"",
         "\"dst.service\":\"shop/v2\"",
         "mutual_tls",
-        format!("\"src.addr\":\"{}", SocketAddr::new(outside.address, 1)).trim_end_matches(":1"),
+        &outside.logged(),
     ];
     mesh.log.shows(&line).await;
     mesh.log.shows(&["request failed", "RouteNotFound", "\"listener\":\"shop/gate/any\""]).await;
@@ -254,7 +262,7 @@ async fn backends_learn_of_the_client_and_nothing_is_decided_on_it(mesh: Mesh) {
     }
     client.say(format!("GET / HTTP/1.1\r\nHost: b.example\r\n{claims}\r\n").as_bytes()).await;
     assert_eq!(client.reply().await.status, 404);
-    let logged = format!("\"src.addr\":\"{}", SocketAddr::new(address, 1)).trim_end_matches(":1").to_owned();
+    let logged = outside.logged();
     assert_eq!(mesh.log.count(&["request complete"]), mesh.log.count(&["request complete", &logged]));
 }
 

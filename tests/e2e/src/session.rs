@@ -70,6 +70,11 @@ impl Session {
         self.next(patience)
     }
 
+    /// The lines that have come and were not read yet.
+    pub fn unread(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// Closes its input and waits for the last line and the end.
     ///
     /// # Panics
