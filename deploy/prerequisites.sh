@@ -8,7 +8,7 @@ export PATH
 # say TEXT...: to standard error; standard output belongs to results.
 say() { printf '%s\n' "$*" >&2; }
 
-# prerequisites demo|tests: installs what is missing, or says how to and fails.
+# prerequisites demo|tests|fuzz: installs what is missing, or says how to and fails.
 prerequisites() {
   local wanted=() reasons=()
   want() { # COMMAND PACKAGES REASON
@@ -20,6 +20,10 @@ prerequisites() {
   want nft nftables "the packet filter that captures the pods' connections"
   if [ "$1" = tests ]; then
     want iptables iptables "the older packet filter; the tests run the mesh on both"
+    want go golang-go "fetches the official conformance suite, whose manifests are translated"
+  fi
+  if [ "$1" != demo ]; then
+    want c++ "g++ libc6-dev" "the C++ compiler that builds the fuzzer"
   fi
   if [ "${#wanted[@]}" -gt 0 ]; then
     say "Missing Debian packages:"

@@ -159,18 +159,22 @@ fn request_line(bytes: &[u8]) -> Option<First> {
     }
 }
 
-/// Targets begin with a slash, an asterisk, a scheme or an authority. Text protocols send commands with a space too.
+/// A target that does not begin with a slash or asterisk is longer than this only in nobody's requests.
+const LONGEST_LINE: usize = 1024;
+
+/// Targets begin with a slash, an asterisk, a scheme or an authority. Text protocols send commands with a space too, so of
+/// those the rest of the line decides. What is told of some bytes is told of more.
 fn target(rest: &[u8]) -> Option<First> {
-    let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
-    match (rest.first()?, end) {
-        (b'/' | b'*', _) => Some(First::Http1),
-        (_, Some(end)) if rest[..end].windows(6).any(|word| word == b" HTTP/") => Some(First::Http1),
-        (_, None)
-            if rest.len() < 1024 && rest.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') =>
-        {
-            None
-        }
-        _ => Some(First::Other),
+    if matches!(rest.first()?, b'/' | b'*') {
+        return Some(First::Http1);
+    }
+    let line = &rest[..rest.len().min(LONGEST_LINE)];
+    let end = line.iter().position(|byte| !byte.is_ascii_graphic() && *byte != b' ');
+    match end.map(|end| (&line[..end], line[end])) {
+        Some((line, b'\r' | b'\n')) if line.windows(6).any(|word| word == b" HTTP/") => Some(First::Http1),
+        Some(_) => Some(First::Other),
+        None if line.len() == LONGEST_LINE => Some(First::Other),
+        None => None,
     }
 }
 
@@ -293,6 +297,7 @@ mod tests {
             (b"SELECT 1\r\n", Some(First::Other)),
             (b"*1\r\n$4\r\nPING\r\n", Some(First::Other)),
             (b"EHLO a.example\r\n", Some(First::Other)),
+            (b"GET http://a\xff/ HTTP/1.1\r\n", Some(First::Other)),
             (b" GET / HTTP/1.1", Some(First::Other)),
             (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Some(First::Other)),
         ] {

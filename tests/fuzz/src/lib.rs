@@ -1,0 +1,155 @@
+//! What must hold for every parser that strangers feed, whatever they send. Each function takes bytes and panics when its
+//! invariant does not hold; `tests/fuzz/run` searches for such bytes with libFuzzer, the tests try the seeds in `corpus/`.
+
+use std::str::from_utf8;
+use std::sync::LazyLock;
+
+use culvert_identity::token::{Issuer, Verifier};
+use culvert_node_proxy::http::chunks::{Chunks, Taken};
+use culvert_node_proxy::http::head::{Judged, judge};
+use culvert_node_proxy::outbound::protocol;
+use culvert_node_proxy::tunnel::headers;
+use culvert_routing::CompiledRoute;
+use culvert_routing::host::Host;
+use culvert_routing::model::{
+    Action, HeaderMatch, Match, PathMatch, Route, RouteKey, RouteKind, Rule, Timeouts, ValueMatch,
+};
+use culvert_routing::path::normalize;
+use http::{HeaderName, Method, Request, Uri};
+
+/// A fuzz target: its name, which is that of its directory of seeds, and what it checks.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 8] = [
+    ("request_head", request_head),
+    ("chunked_body", chunked_body),
+    ("request_path", request_path),
+    ("request_host", request_host),
+    ("first_bytes", first_bytes),
+    ("connect_target", connect_target),
+    ("route_pattern", route_pattern),
+    ("token", token),
+];
+
+/// Heads of HTTP/1 requests: a complete head ends where it says, no part of it is complete or refused, and what follows
+/// changes nothing.
+pub fn request_head(bytes: &[u8]) {
+    let Judged::Complete(head) = judge(bytes) else { return };
+    assert!(head.length <= bytes.len());
+    assert!(bytes[..head.length].ends_with(b"\r\n\r\n"), "the head ends with an empty line");
+    assert_eq!(judge(&bytes[..head.length]), Judged::Complete(head), "what follows does not matter");
+    for cut in 0..head.length {
+        assert_eq!(judge(&bytes[..cut]), Judged::Partial, "cut at {cut}");
+    }
+}
+
+/// Chunked bodies: the same whatever pieces they arrive in.
+pub fn chunked_body(bytes: &[u8]) {
+    let whole = Chunks::default().take(bytes);
+    let mut piecewise = Chunks::default();
+    let mut found = Taken::All;
+    for (index, byte) in bytes.iter().enumerate() {
+        match piecewise.take(std::slice::from_ref(byte)) {
+            Taken::All => {}
+            Taken::End(length) => {
+                found = Taken::End(index + length);
+                break;
+            }
+            Taken::Bad(length, why) => {
+                found = Taken::Bad(index + length, why);
+                break;
+            }
+        }
+    }
+    assert_eq!(whole, found);
+}
+
+/// Paths: the normal form is its own, and has nothing left to resolve.
+pub fn request_path(bytes: &[u8]) {
+    let Ok(raw) = from_utf8(bytes) else { return };
+    let Ok(path) = normalize(raw) else { return };
+    assert_eq!(normalize(&path).as_deref(), Ok(&*path), "idempotent");
+    assert!(path == "*" || path.starts_with('/'));
+    assert!(!path.contains("//"));
+    assert!(path.split('/').all(|segment| segment != "." && segment != ".."));
+    assert!(path.is_ascii() && !path.contains(['\\', '#', '?', ' ']));
+}
+
+/// Hosts: the name is its own, in lower case, without port or trailing dot.
+pub fn request_host(bytes: &[u8]) {
+    let Ok(text) = from_utf8(bytes) else { return };
+    let Ok(host) = Host::parse(text) else { return };
+    let name = host.name();
+    assert!(!name.is_empty() && !name.ends_with('.') && !name.contains(char::is_uppercase));
+    let again = Host::parse(name).map(|again| (again.name().to_owned(), again.port()));
+    assert_eq!(again, Ok((name.to_owned(), None)));
+}
+
+/// First bytes of a connection: what was told apart stays so when more arrives.
+pub fn first_bytes(bytes: &[u8]) {
+    let mut told = None;
+    for length in 0..=bytes.len() {
+        let first = protocol::first(&bytes[..length]);
+        if told.is_some() {
+            assert_eq!(first, told, "after {length} bytes");
+        }
+        told = first;
+    }
+}
+
+/// Targets of CONNECT: an address and a port, written in one way only.
+pub fn connect_target(bytes: &[u8]) {
+    let Ok(uri) = Uri::try_from(bytes) else { return };
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    let authority = uri.authority().map(ToString::to_string);
+    *request.uri_mut() = uri;
+    if let Ok(address) = headers::destination(&request) {
+        assert_eq!(authority.and_then(|text| text.parse().ok()), Some(address));
+    }
+}
+
+/// Expressions and paths of routes: compiled or refused with a place, and never a panic or an endless search.
+pub fn route_pattern(bytes: &[u8]) {
+    let Ok(text) = from_utf8(bytes) else { return };
+    let matches =
+        [PathMatch::Regex(text.into()), PathMatch::Prefix(text.into()), PathMatch::Exact(text.into())].map(
+            |path| Match {
+                path,
+                method: None,
+                headers: vec![HeaderMatch {
+                    name: HeaderName::from_static("x-a"),
+                    value: ValueMatch::Regex(text.into()),
+                }],
+                query: Vec::new(),
+            },
+        );
+    for one in matches {
+        let rule = Rule {
+            name: None,
+            matches: vec![one],
+            filters: Vec::new(),
+            action: Action::Forward(Vec::new()),
+            timeouts: Timeouts::default(),
+        };
+        let key = RouteKey { kind: RouteKind::Http, namespace: "n".into(), name: "r".into() };
+        let route = Route { key, created: 0, hostnames: Vec::new(), rules: vec![rule] };
+        if let Err(error) = CompiledRoute::compile(route) {
+            assert!(error.to_string().contains("rules[0]"), "{error}");
+        }
+    }
+}
+
+/// Tokens: only what the issuer signed is believed, and nobody but fuzzing's own issuer signs here.
+pub fn token(bytes: &[u8]) {
+    static VERIFIER: LazyLock<Verifier> = LazyLock::new(verifier);
+    let Ok(text) = from_utf8(bytes) else { return };
+    assert!(VERIFIER.verify(text).is_err(), "a token that nobody signed");
+}
+
+fn verifier() -> Verifier {
+    let keys = tempfile::NamedTempFile::new().expect("a temporary file");
+    let issuer = Issuer::generate("fuzzing").expect("a key");
+    std::fs::write(keys.path(), issuer.jwks()).expect("the file is ours");
+    Verifier::open(keys.path(), "fuzzing", "culvert.dev").expect("keys that were just written")
+}
