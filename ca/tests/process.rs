@@ -36,8 +36,10 @@ struct World {
     child: Option<Child>,
 }
 
+/// On a loopback address of its own: a port that was free a moment ago may be another test's by now.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let address = std::net::Ipv4Addr::from(0x7f01_0000 + rand::random_range(0..0x00fe_0000_u32));
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 impl World {
@@ -264,8 +266,8 @@ async fn a_certificate_is_signed_and_used_on_both_sides() {
 async fn an_expired_certificate_is_refused() {
     let world = World::new().await;
     let client = CertificateClient::new(world.channel().await, world.node_proxy("one"));
-    let short = client.request(&CART.parse().unwrap(), Duration::from_secs(1)).await.unwrap();
     let long = world.request(world.node_proxy("one"), CART).await.unwrap();
+    let short = client.request(&CART.parse().unwrap(), Duration::from_secs(1)).await.unwrap();
     let lifetime = short.certificate.not_after().duration_since(SystemTime::now()).unwrap();
     assert!(lifetime <= Duration::from_secs(5), "clamped to the shortest: {lifetime:?}");
     let accepted = ["cluster.local".parse().unwrap()];

@@ -85,8 +85,10 @@ impl Drop for Process {
     }
 }
 
+/// On a loopback address of its own: a port that was free a moment ago may be another test's by now.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let address = std::net::Ipv4Addr::from(0x7f01_0000 + rand::random_range(0..0x00fe_0000_u32));
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 fn get(address: SocketAddr, path: &str) -> String {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::world::{INTERCEPTION, World};
 
 /// Long enough for two namespaces on one machine.
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(10);
 /// How long nothing has to happen.
 pub const NEVER: Duration = Duration::from_millis(400);
 

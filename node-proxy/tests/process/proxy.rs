@@ -63,7 +63,9 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(home: &Home, controller: &str) -> Self {
-        let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // On a loopback address of its own: a port that was free a moment ago may be another test's by now.
+        let address = std::net::Ipv4Addr::from(0x7f01_0000 + rand::random_range(0..0x00fe_0000_u32));
+        let admin = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
         let log = home.path(&format!("log-{}", admin.port()));
         let child = Command::new(env!("CARGO_BIN_EXE_culvert-node-proxy"))
             .args(["run", "--controller", controller, "--ca", "https://127.0.0.1:1"])
