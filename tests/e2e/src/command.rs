@@ -53,20 +53,16 @@ impl Done {
     }
 }
 
-/// A program of this workspace: in CULVERT_BIN_DIR, else beside the test programs.
+/// A program of this workspace: in CULVERT_BIN_DIR, else (those that serve tests alone) beside the test programs.
 ///
 /// # Panics
 /// When it was not built.
 pub fn binary(name: &str) -> PathBuf {
-    let directory = match std::env::var_os("CULVERT_BIN_DIR") {
-        Some(directory) => PathBuf::from(directory),
-        None => {
-            // target/PROFILE/deps/TEST
-            let test = std::env::current_exe().expect("the test program has a path");
-            test.ancestors().nth(2).expect("it lies in target/PROFILE/deps").to_owned()
-        }
-    };
-    let path = directory.join(name);
+    // target/PROFILE/deps/TEST
+    let test = std::env::current_exe().expect("the test program has a path");
+    let beside = test.ancestors().nth(2).expect("it lies in target/PROFILE/deps").join(name);
+    let chosen = std::env::var_os("CULVERT_BIN_DIR").map(|directory| PathBuf::from(directory).join(name));
+    let path = chosen.filter(|path| path.exists()).unwrap_or(beside);
     assert!(path.exists(), "{} is missing; run tests/run, or cargo build", path.display());
     path
 }
