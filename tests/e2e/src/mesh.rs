@@ -1,7 +1,7 @@
 //! One sandbox.
 
 use crate::command::{Done, binary, run, run_with_input};
-use crate::manifests::Shop;
+use crate::manifests::{Labelled, Shop};
 use crate::metrics::Metrics;
 use crate::recording::Recording;
 use crate::session::Session;
@@ -156,6 +156,19 @@ impl Mesh {
         // Readiness reaches the client's node a moment after it is written.
         self.reaches(&client, "server:9000");
         (client, server)
+    }
+
+    /// A labelled shop with the servers `v1` and `v2` beside `server`, each of which its client reaches.
+    #[track_caller]
+    pub fn open_versions(&self, namespace: &str) -> (Shop, Pod) {
+        let shop = Shop::new(namespace, Labelled::Yes);
+        self.apply(&shop.with_versions(&["v1", "v2"]));
+        self.settled(namespace);
+        let client = self.pod(namespace, "client");
+        for server in ["server", "v1", "v2"] {
+            self.reaches(&client, &format!("{server}:9000"));
+        }
+        (shop, client)
     }
 
     /// Waits until a TCP echo answers.

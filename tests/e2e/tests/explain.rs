@@ -19,17 +19,6 @@ fn explained(mesh: &Mesh, from: &str, more: &[&str]) -> Value {
     explain(mesh, from, &[&["-o", "json"], more].concat()).ok().json()
 }
 
-fn open(mesh: &Mesh, name: &str) -> (Shop, Pod) {
-    let shop = Shop::new(name, Labelled::Yes);
-    mesh.apply(&shop.with_versions(&["v1", "v2"]));
-    mesh.settled(name);
-    let client = mesh.pod(name, "client");
-    for server in ["server", "v1", "v2"] {
-        mesh.reaches(&client, &format!("{server}:9000"));
-    }
-    (shop, client)
-}
-
 /// What a request got: its status, and which Deployment gave it.
 fn outcome(report: &Value) -> (u64, String) {
     let pod = report["last"]["pod"].as_str().unwrap_or_default();
@@ -52,7 +41,7 @@ fn expected(explanation: &Value) -> Vec<(u64, String)> {
 fn it_agrees_with_what_happens() {
     let mesh = MESH.beside();
     let name = "agree";
-    let (shop, client) = open(&mesh, name);
+    let (shop, client) = mesh.open_versions(name);
     mesh.apply(&shop.service_for("nobody", "no-such-app", &json!({})));
     let rule = |path: &str, method: Option<&str>, header: Option<&str>, to: Value| {
         let mut matched = json!({"path": {"value": path}});
@@ -109,7 +98,7 @@ fn it_agrees_with_what_happens() {
 #[test]
 fn it_says_why_routes_do_not_apply() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "why");
+    let (_, client) = mesh.open_versions("why");
     let server = mesh.pod("why", "server");
     let rules = json!([{"backendRefs": [backend("v1")]}]);
     mesh.apply(&route("HTTPRoute", "why", "made", &service_parent("why", "server"), &rules));

@@ -8,17 +8,6 @@ static MESH: Shared = Shared::new("grpc-routes");
 
 const CART: &str = "shop.v1.Cart";
 
-fn open(mesh: &Mesh, name: &str) -> (Shop, Pod) {
-    let shop = Shop::new(name, Labelled::Yes);
-    mesh.apply(&shop.with_versions(&["v1", "v2"]));
-    mesh.settled(name);
-    let client = mesh.pod(name, "client");
-    for server in ["server", "v1", "v2"] {
-        mesh.reaches(&client, &format!("{server}:9000"));
-    }
-    (shop, client)
-}
-
 fn to(name: &str) -> Value {
     json!([{"name": name, "port": 9003}])
 }
@@ -41,7 +30,7 @@ fn until(mesh: &Mesh, client: &Pod, more: &[&str], is_so: impl Fn(&Value) -> boo
 #[test]
 fn service_method_and_headers_decide() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "methods");
+    let (_, client) = mesh.open_versions("methods");
     let method = |service: Option<&str>, method: Option<&str>| {
         let mut matched = json!({});
         if let Some(service) = service {
@@ -84,7 +73,7 @@ fn service_method_and_headers_decide() {
 #[test]
 fn own_answers_have_a_grpc_status() {
     let mesh = MESH.beside();
-    let (shop, client) = open(&mesh, "answers");
+    let (shop, client) = mesh.open_versions("answers");
     mesh.apply(&shop.service_for("nobody", "no-such-app", &json!({})));
     let rule = |method: &str, backends: Value| json!({"matches": [{"method": {"service": "s", "method": method}}], "backendRefs": backends});
     let rules = json!([
@@ -128,7 +117,7 @@ fn calls_are_balanced_one_by_one_on_declared_and_undeclared_ports() {
 #[test]
 fn streams_pass_as_they_come() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "streams");
+    let (_, client) = mesh.open_versions("streams");
     let rules = json!([{"backendRefs": to("v2")}]);
     mesh.apply(&route("GRPCRoute", "streams", "all", &service_parent("streams", "server"), &rules));
     until(&mesh, &client, &[], |report| app(report) == "v2");
@@ -140,7 +129,7 @@ fn streams_pass_as_they_come() {
 #[test]
 fn a_grpc_route_takes_the_port_from_an_http_route() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "kinds");
+    let (_, client) = mesh.open_versions("kinds");
     let parent = service_parent("kinds", "server");
     mesh.apply(&route("HTTPRoute", "kinds", "http", &parent, &json!([{"backendRefs": to("v1")}])));
     until(&mesh, &client, &[], |report| app(report) == "v1");

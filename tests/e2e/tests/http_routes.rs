@@ -9,17 +9,6 @@ static MESH: Shared = Shared::new("http-routes");
 
 const VERSIONS: [&str; 2] = ["v1", "v2"];
 
-fn open(mesh: &Mesh, name: &str) -> (Shop, Pod) {
-    let shop = Shop::new(name, Labelled::Yes);
-    mesh.apply(&shop.with_versions(&VERSIONS));
-    mesh.settled(name);
-    let client = mesh.pod(name, "client");
-    for server in ["server", "v1", "v2"] {
-        mesh.reaches(&client, &format!("{server}:9000"));
-    }
-    (shop, client)
-}
-
 fn http(namespace: &str, name: &str, rules: &Value) -> String {
     route("HTTPRoute", namespace, name, &service_parent(namespace, "server"), rules)
 }
@@ -63,7 +52,7 @@ fn accepted(mesh: &Mesh, kind: &str, namespace: &str, name: &str) {
 #[test]
 fn every_match_and_the_order_of_rules() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "matches");
+    let (_, client) = mesh.open_versions("matches");
     let rules = json!([
         rule(&json!([{"path": {"type": "PathPrefix", "value": "/"}}]), "v1"),
         rule(&json!([{"path": {"type": "PathPrefix", "value": "/pre"}}]), "v2"),
@@ -119,7 +108,7 @@ fn every_match_and_the_order_of_rules() {
 #[test]
 fn headers_are_changed_at_rule_and_backend() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "headers");
+    let (_, client) = mesh.open_versions("headers");
     let edit = |tag: &str| {
         json!({"set": [{"name": "X-Set", "value": tag}], "add": [{"name": "X-Add", "value": tag}],
             "remove": [format!("x-remove-{tag}")]})
@@ -165,7 +154,7 @@ fn joined(values: &Value) -> String {
 #[test]
 fn redirects_of_every_kind() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "redirects");
+    let (_, client) = mesh.open_versions("redirects");
     let redirect = |path: &str, to: Value| {
         json!({"matches": [{"path": {"type": "PathPrefix", "value": path}}],
             "filters": [{"type": "RequestRedirect", "requestRedirect": to}]})
@@ -202,7 +191,7 @@ fn redirects_of_every_kind() {
 #[test]
 fn rewrites_of_host_and_path() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "rewrites");
+    let (_, client) = mesh.open_versions("rewrites");
     let rewrite = |path: &str, to: Value| {
         json!({"matches": [{"path": {"type": "PathPrefix", "value": path}}],
             "filters": [{"type": "URLRewrite", "urlRewrite": to}], "backendRefs": [backend("v1")]})
@@ -232,7 +221,7 @@ fn rewrites_of_host_and_path() {
 #[test]
 fn weights_are_kept_to_the_request() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "weights");
+    let (_, client) = mesh.open_versions("weights");
     let split = |one: u32, two: u32| json!([{"backendRefs": [weighted("v1", one), weighted("v2", two)]}]);
     let share = |requests: u32| {
         let count = requests.to_string();
@@ -279,7 +268,7 @@ fn weights_are_kept_to_the_request() {
 #[test]
 fn own_answers_say_why() {
     let mesh = MESH.beside();
-    let (shop, client) = open(&mesh, "answers");
+    let (shop, client) = mesh.open_versions("answers");
     mesh.apply(&shop.service_for("nobody", "no-such-app", &json!({})));
     let to = |path: &str, backends: Value| json!({"matches": [{"path": {"value": path}}], "backendRefs": backends});
     let mut unsupported = to("/unsupported", json!([backend("v1")]));
@@ -315,7 +304,7 @@ fn own_answers_say_why() {
 #[test]
 fn timeouts_end_a_request_also_in_the_middle_of_a_body() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "timeouts");
+    let (_, client) = mesh.open_versions("timeouts");
     let timed = |path: &str, timeouts: Value| json!({"matches": [{"path": {"value": path}}], "timeouts": timeouts, "backendRefs": [backend("v1")]});
     let rules = json!([
         timed("/request", json!({"request": "300ms"})),
@@ -341,7 +330,7 @@ fn timeouts_end_a_request_also_in_the_middle_of_a_body() {
 #[test]
 fn the_destination_decides_and_not_the_host_header() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "hosts");
+    let (_, client) = mesh.open_versions("hosts");
     mesh.apply(&http("hosts", "to-two", &json!([{"backendRefs": [backend("v2")]}])));
     until(&mesh, &client, "/", &[], |report| app(report) == "v2");
     for host in ["v1", "v1.hosts.svc.cluster.local:8080", "example.org.", "EXAMPLE.org:1"] {
@@ -359,7 +348,7 @@ fn the_destination_decides_and_not_the_host_header() {
 #[test]
 fn a_parent_may_be_one_port() {
     let mesh = MESH.beside();
-    let (shop, client) = open(&mesh, "ports");
+    let (shop, client) = mesh.open_versions("ports");
     let ports = json!({"ports": [
         {"name": "one", "port": 81, "targetPort": "http"}, {"name": "two", "port": 82, "targetPort": "http"},
         {"name": "three", "port": 83, "targetPort": "http"}]});
@@ -392,7 +381,7 @@ fn a_parent_may_be_one_port() {
 #[test]
 fn consumer_routes_replace_producer_routes_for_their_namespace_only() {
     let mesh = MESH.beside();
-    let (_, producer_client) = open(&mesh, "producer");
+    let (_, producer_client) = mesh.open_versions("producer");
     let consumer = Shop::new("consumer", Labelled::Yes);
     mesh.apply(&consumer.with_versions(&VERSIONS));
     mesh.settled("consumer");
@@ -434,7 +423,7 @@ fn consumer_routes_replace_producer_routes_for_their_namespace_only() {
 #[test]
 fn parents_that_cannot_be_are_refused_in_status() {
     let mesh = MESH.beside();
-    let (shop, _) = open(&mesh, "parents");
+    let (shop, _) = mesh.open_versions("parents");
     mesh.apply(&shop.service_for("headless", "server", &json!({"clusterIP": "None"})));
     mesh.apply(
         "---\n{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {\"name\": \"outside\", \"namespace\": \"parents\"}, \
@@ -465,7 +454,7 @@ fn parents_that_cannot_be_are_refused_in_status() {
 #[test]
 fn edits_under_load_fail_no_request() {
     let mesh = MESH.beside();
-    let (_, client) = open(&mesh, "edits");
+    let (_, client) = mesh.open_versions("edits");
     let to = |version: &str| http("edits", "moving", &json!([{"backendRefs": [backend(version)]}]));
     mesh.apply(&to("v1"));
     until(&mesh, &client, "/", &[], |report| app(report) == "v1");
