@@ -53,32 +53,40 @@ pub(super) const REQUEST_BOUNDS: [f64; 19] = [
     3_600_000.0,
 ];
 
+/// The labels that every metric of Istio has here, and more.
+macro_rules! istio_labels {
+    ($($more:literal),*) => {
+        &[
+            "reporter",
+            "source_workload",
+            "source_canonical_service",
+            "source_canonical_revision",
+            "source_workload_namespace",
+            "source_principal",
+            "source_app",
+            "source_version",
+            "source_cluster",
+            "destination_service",
+            "destination_service_namespace",
+            "destination_service_name",
+            "destination_workload",
+            "destination_canonical_service",
+            "destination_canonical_revision",
+            "destination_workload_namespace",
+            "destination_principal",
+            "destination_app",
+            "destination_version",
+            "destination_cluster",
+            "request_protocol",
+            "response_flags",
+            "connection_security_policy",
+            $($more),*
+        ]
+    };
+}
+
 /// The labels of Istio's TCP metrics.
-pub(super) const TCP_LABELS: &[&str] = &[
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_service",
-    "destination_service_namespace",
-    "destination_service_name",
-    "destination_workload",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_cluster",
-    "request_protocol",
-    "response_flags",
-    "connection_security_policy",
-];
+pub(super) const TCP_LABELS: &[&str] = istio_labels!();
 
 pub(super) const TCP_OPENED: Spec =
     counter("istio_tcp_connections_opened_total", TCP_LABELS, "TCP connections opened.");
@@ -104,33 +112,7 @@ pub(super) const TCP_RECEIVED: Spec = counter(
 );
 
 /// The labels of Istio's request metrics: those of TCP and how the request was answered.
-pub(super) const REQUEST_LABELS: &[&str] = &[
-    "reporter",
-    "source_workload",
-    "source_canonical_service",
-    "source_canonical_revision",
-    "source_workload_namespace",
-    "source_principal",
-    "source_app",
-    "source_version",
-    "source_cluster",
-    "destination_service",
-    "destination_service_namespace",
-    "destination_service_name",
-    "destination_workload",
-    "destination_canonical_service",
-    "destination_canonical_revision",
-    "destination_workload_namespace",
-    "destination_principal",
-    "destination_app",
-    "destination_version",
-    "destination_cluster",
-    "request_protocol",
-    "response_flags",
-    "connection_security_policy",
-    "response_code",
-    "grpc_response_status",
-];
+pub(super) const REQUEST_LABELS: &[&str] = istio_labels!("response_code", "grpc_response_status");
 
 pub(super) const REQUESTS: Spec = counter("istio_requests_total", REQUEST_LABELS, "Requests answered.");
 pub(super) const REQUEST_DURATION: Spec = histogram(
