@@ -19,7 +19,10 @@ const FLOOR: Duration = Duration::from_millis(5);
 const NOISE: u64 = 2;
 /// What a measurement counts for, at least, however soon it follows the last: an endpoint that was slow once must not be
 /// avoided for as long as one that is slow.
-const LEAST_SHARE: f64 = 0.1;
+const LEAST_SHARE: f64 = 0.3;
+/// One measurement raises the average by this factor at most: a single slow answer is a hiccup and costs an endpoint a
+/// part of its share, three in a row are a slow endpoint and cost it nearly all.
+const STEEPEST: u64 = 4;
 
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -82,7 +85,7 @@ impl EndpointLoad {
         let weight = self.decayed(now).min(1.0 - LEAST_SHARE);
         // A peak counts at once, an improvement only with time.
         let next = if sample > average {
-            sample
+            sample.min(average.max(nanos(FLOOR)).saturating_mul(STEEPEST))
         } else {
             (average as f64 * weight + sample as f64 * (1.0 - weight)) as u64
         };
@@ -206,6 +209,8 @@ mod tests {
     fn a_peak_counts_at_once_and_fades() {
         let load = load(0, 0);
         load.measure(5 * MS, 0);
+        load.measure(15 * MS, 0);
+        assert_eq!(load.latency(0), 15 * MS);
         load.measure(50 * MS, 0);
         assert_eq!(load.latency(0), 50 * MS);
         load.measure(5 * MS, 10_000 * MS);
@@ -217,6 +222,32 @@ mod tests {
         }
         let faded = load.latency(10_001 * MS);
         assert!((5 * MS..80 * MS).contains(&faded), "by what was measured since: {faded}");
+    }
+
+    #[test]
+    fn one_hiccup_is_not_a_slow_endpoint() {
+        let (load, other) = (load(0, 0), self::load(5 * MS, 0));
+        for (slow, least) in [(20 * MS, 0.1), (80 * MS, 0.03), (320 * MS, 0.005)] {
+            load.measure(2000 * MS, 0);
+            assert_eq!(load.latency(0), slow);
+            assert!(load.chance_against(&other, 0) > least);
+        }
+    }
+
+    /// Two endpoints asked in turn by one client, one of which once took two seconds.
+    #[test]
+    fn after_a_hiccup_an_endpoint_is_back_within_tens_of_requests() {
+        let loads = [load(5 * MS, 0), load(5 * MS, 0)];
+        loads[0].measure(2000 * MS, 0);
+        let mut asked = [0, 0];
+        // A draw that runs evenly through all of the unit interval.
+        for request in 0..60_u64 {
+            let draw = (request as f64 * 0.618_033_988_75).fract();
+            let index = usize::from(draw >= loads[0].chance_against(&loads[1], 0));
+            asked[index] += 1;
+            loads[index].measure(5 * MS, 0);
+        }
+        assert!(asked[0] >= 15, "{asked:?}");
     }
 
     #[test]
