@@ -24,8 +24,8 @@ use crate::reason::Reason;
 
 pub use stream::TunnelStream;
 
-/// A connection that moves more than this in one go lets the others of its worker run.
-const QUANTUM: usize = 128 << 10;
+/// A connection or tunnel that moves more than this in one go, in bytes, lets the others of its worker run.
+pub const QUANTUM: usize = 64 << 10;
 /// After the way towards a side has failed: how long what that side had sent before may still be delivered.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -179,7 +179,7 @@ pub async fn socket_error(socket: &TcpStream) -> io::Error {
     }
 }
 
-/// Lets other tasks run once per [`QUANTUM`].
+/// Lets other threads of the node and other tasks of the worker run once per [`QUANTUM`].
 struct Pace(usize);
 
 impl Pace {
@@ -187,9 +187,17 @@ impl Pace {
         self.0 += bytes;
         if self.0 >= QUANTUM {
             self.0 = 0;
+            give_way();
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Lets another thread have the core, if one waits for it. The scheduler would let it wait until the next tick, 4 ms and
+/// more on most kernels, which is what the neighbours of a pod that sends in bulk would see on a node whose cores are
+/// all busy.
+pub fn give_way() {
+    std::thread::yield_now();
 }
 
 fn shutdown_write(socket: &TcpStream, side: Side) -> Result<(), CopyError> {

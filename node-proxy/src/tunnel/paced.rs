@@ -6,8 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes read in a row before the other tasks of the worker get a turn.
-const QUANTUM: usize = 256 << 10;
+use crate::copy::{QUANTUM, give_way};
 
 /// A socket whose reader gives way after [`QUANTUM`] bytes.
 #[derive(Debug)]
@@ -30,6 +29,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
     ) -> Poll<io::Result<()>> {
         if self.read >= QUANTUM {
             self.read = 0;
+            give_way();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Shared;
@@ -36,6 +37,9 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 const MAINTAIN_EVERY: u32 = 10;
 /// The node's own addresses are read again once per so many samples.
 const ADDRESSES_EVERY: u32 = 100;
+/// How many tasks run before the sockets are asked what has come. Each may carry a [`QUANTUM`](crate::copy::QUANTUM), so
+/// this bounds how long a busy worker overlooks a request that has arrived, to 1 or 2 ms.
+const TASKS_BETWEEN_EVENTS: u32 = 16;
 /// Compile-time bounds of the futures that exist once per connection: a bound that breaks is memory per connection.
 const OUTBOUND_FUTURE: usize = 3 << 10;
 const INBOUND_FUTURE: usize = 3 << 10;
@@ -128,12 +132,25 @@ impl Context {
 
 /// Starts a worker's thread.
 pub(super) fn start(start: Start) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (built, outcome) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new().name(format!("worker-{}", start.index)).spawn(move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, run(start));
+        // Stays on the thread it was made on.
+        let runtime = match runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => return built.send(Err(error)).unwrap_or_default(),
+        };
+        let _ = built.send(Ok(()));
+        runtime.block_on(run(start));
     })?;
-    Ok(())
+    outcome.recv().map_err(io::Error::other)?
+}
+
+/// Not a `LocalSet`: that looks for events after 61 tasks, which is fixed.
+fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .event_interval(TASKS_BETWEEN_EVENTS)
+        .build_local(LocalOptions::default())
 }
 
 async fn run(start: Start) {
@@ -371,9 +388,7 @@ mod tests {
 
     #[test]
     fn time_spent_in_tasks_counts_as_busy_and_waiting_does_not() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let local = LocalSet::new();
-        local.block_on(&runtime, async {
+        runtime().unwrap().block_on(async {
             let before = busy_total();
             tokio::time::sleep(Duration::from_millis(200)).await;
             let idle = busy_total() - before;
@@ -388,6 +403,29 @@ mod tests {
             let busy = busy_total() - before - idle;
             assert!(idle < Duration::from_millis(100), "{idle:?}");
             assert!(busy >= Duration::from_millis(150), "{busy:?}");
+        });
+    }
+
+    #[test]
+    fn bytes_that_have_come_are_seen_among_tasks_that_are_always_ready() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        runtime().unwrap().block_on(async {
+            let turns = Rc::new(std::cell::Cell::new(0_u32));
+            let counted = turns.clone();
+            let always_ready = spawn_local(std::future::poll_fn::<(), _>(move |cx| {
+                counted.set(counted.get() + 1);
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }));
+            let (mut ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+            let reader = spawn_local(async move { ours.read_u8().await.unwrap() });
+            tokio::task::yield_now().await;
+            let before = turns.get();
+            theirs.write_u8(1).await.unwrap();
+            reader.await.unwrap();
+            let waited = turns.get() - before;
+            assert!(waited <= 2 * TASKS_BETWEEN_EVENTS, "{waited} turns of another task");
+            always_ready.abort();
         });
     }
 }
