@@ -5,6 +5,7 @@ use culvert_objects::types::Container;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::environment::{expand, variables};
 use super::pod::Pod;
@@ -51,7 +52,12 @@ impl Pod {
 
     /// Variables that every container has before its own.
     fn given_variables(&self, container: &Container, hostname: &str) -> BTreeMap<String, String> {
-        let path = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
+        let mut path = std::env::var("PATH").unwrap_or_else(|_| DEFAULT_PATH.to_owned());
+        // The programs of our images, wherever they were built.
+        let echo = self.context.binaries.find("culvert-echo").ok();
+        if let Some(images) = echo.as_deref().and_then(Path::parent) {
+            path = format!("{}:{path}", images.display());
+        }
         let namespace = self.key.namespace.clone().unwrap_or_default();
         let mut variables = BTreeMap::from([
             ("PATH".to_owned(), path),
