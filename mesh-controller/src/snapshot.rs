@@ -53,6 +53,11 @@ impl Key {
         &self.name
     }
 
+    /// The name, if it names a route.
+    pub fn route_name(&self) -> Option<&str> {
+        (self.kind == i32::from(pb::ResourceType::Route)).then_some(&self.name)
+    }
+
     /// The uid, if it names a workload.
     pub fn workload_uid(&self) -> Option<&str> {
         (self.kind == i32::from(pb::ResourceType::Workload)).then_some(&self.name)

@@ -128,17 +128,7 @@ fn write_objects(at: &Path, mesh: &str) {
     std::fs::rename(at.join(".new"), at.join("all.yaml")).unwrap();
 }
 
-const GATEWAY: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: shop}
-spec: {gatewayClassName: culvert, listeners: [{name: web, port: 80, protocol: HTTP}]}
-";
+const GATEWAY: &str = include_str!("mesh/gateway.yaml");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_waits_serves_follows_and_ends() {

@@ -221,18 +221,10 @@ async fn a_refused_resource_is_remembered_until_it_is_replaced() {
     assert!(!mesh.overview.json().to_string().contains("too odd"));
 }
 
-const GATEWAY: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: culvert}
-spec: {controllerName: culvert.dev/gateway-controller}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: shop}
-spec: {gatewayClassName: culvert, listeners: [{name: web, port: 80, protocol: HTTP}]}
----
-apiVersion: v1
+/// A Gateway with what it needs, and a route at it and at a Service.
+const GATEWAY: &str = concat!(
+    include_str!("mesh/gateway.yaml"),
+    "apiVersion: v1
 kind: Service
 metadata: {name: edge-culvert, namespace: shop}
 spec: {type: LoadBalancer, clusterIP: 10.2.0.9, ports: [{port: 80}]}
@@ -254,7 +246,8 @@ kind: HTTPRoute
 metadata: {name: r, namespace: shop}
 spec: {parentRefs: [{name: edge}, {group: \"\", kind: Service, name: cart}]}
 ---
-";
+"
+);
 
 #[tokio::test(start_paused = true)]
 async fn listeners_and_routes_come_after_what_they_name_and_go_before_it() {
@@ -277,6 +270,54 @@ async fn listeners_and_routes_come_after_what_they_name_and_go_before_it() {
     mesh.set(BASE);
     let gone = peer.batch().await.removals;
     assert_eq!(gone, [edge, cart, "shop/edge/web", "shop/edge-culvert", &uid("e")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_proxies_refuse_says_so_until_they_take_it() {
+    let text = [BASE, GATEWAY].concat();
+    let mesh = Mesh::start(&text).await;
+    let (mut one, mut two) = (mesh.proxy("one", &[]).await, mesh.proxy("two", &[]).await);
+    let first = one.follow().await;
+    two.follow().await;
+    let refuse = |batch: &mesh::Batch, name: &str, reason: &str| {
+        let pb::Resource { key, version, .. } = batch.upserts[name].clone();
+        In::Refused(pb::Refused { key, version, reason: reason.into() })
+    };
+    let (cart, edge) = ("HTTPRoute/shop/r@shop/cart", "HTTPRoute/shop/r@shop/edge/web");
+    let conditions = |parent: usize| {
+        let text = std::fs::read_to_string(mesh.status_path("HTTPRoute/shop/r")).unwrap();
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+        status["status"]["parents"][parent]["conditions"].to_string()
+    };
+    mesh.wait_status("HTTPRoute/shop/r", "attached to listener").await;
+    assert!(!conditions(0).contains("PartiallyInvalid") && !conditions(1).contains("PartiallyInvalid"));
+
+    two.say(refuse(&first, cart, "too new")).await;
+    mesh.wait_status("HTTPRoute/shop/r", "node two (too new)").await;
+    assert!(conditions(1).contains("Fall Back") && !conditions(0).contains("Fall Back"), "{}", conditions(0));
+    one.say(refuse(&first, cart, "too odd")).await;
+    mesh.wait_status("HTTPRoute/shop/r", "node one (too odd), node two (too new)").await;
+    one.say(refuse(&first, edge, "no such listener")).await;
+    mesh.wait_status("HTTPRoute/shop/r", "500 where it has none: node one (no such listener)").await;
+
+    // A translation that does not touch the route leaves what is said of it; a closed stream says nothing any more.
+    mesh.set(&[&text, pod("a", "one", "10.1.0.1").as_str()].concat());
+    one.follow().await;
+    two.follow().await;
+    mesh.wait_status("HTTPRoute/shop/r", "node one (too odd), node two (too new)").await;
+    drop(two);
+    mesh.wait_status("HTTPRoute/shop/r", "500 where it has none: node one (too odd)\"").await;
+
+    // A version that is not refused.
+    mesh.set(&text.replace("spec: {parentRefs", "spec: {rules: [{name: a}], parentRefs"));
+    assert_eq!(one.follow().await.names(), [cart, edge]);
+    for _ in 0..1000 {
+        if !conditions(0).contains("Fall Back") && !conditions(1).contains("Fall Back") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{}", conditions(1));
 }
 
 #[tokio::test(start_paused = true)]

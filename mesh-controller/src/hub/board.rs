@@ -31,6 +31,11 @@ impl Board {
         }
     }
 
+    /// What is wanted of an object.
+    pub fn wanted(&self, key: &ObjectKey) -> Option<&DesiredStatus> {
+        self.current.get(key)?.as_deref()
+    }
+
     /// Wants one status, or none.
     pub fn put(&mut self, key: &ObjectKey, status: Option<DesiredStatus>) {
         match status.filter(|status| !status.is_empty()) {

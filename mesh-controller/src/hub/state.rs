@@ -1,6 +1,6 @@
 //! The hub's state, all of it changed without waiting; shared with the admin server, which only reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use culvert_api::mesh as pb;
@@ -16,7 +16,7 @@ use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
 use crate::snapshot::{Builder, Key, Sealed, Snapshot};
 use crate::status::{DesiredStatus, StatusQueue};
-use crate::translate::{Facts, GatewayFacts, Statuses, Translation, Workloads};
+use crate::translate::{self, Facts, GatewayFacts, Statuses, Translation, Workloads};
 
 pub struct State {
     mesh: Option<pb::MeshSettings>,
@@ -37,6 +37,8 @@ pub struct State {
     gateway_statuses: Statuses,
     /// Of pods, without enrolment.
     pod_statuses: Statuses,
+    /// Of routes that a proxy refuses, without that.
+    refused_routes: Statuses,
     /// Streams that wait for the next snapshot to be published.
     waiting: Vec<oneshot::Sender<()>>,
     metrics: Metrics,
@@ -75,6 +77,7 @@ impl State {
             gateways: BTreeMap::new(),
             gateway_statuses: Statuses::new(),
             pod_statuses: Statuses::new(),
+            refused_routes: Statuses::new(),
             waiting: Vec::new(),
             metrics,
         }
@@ -109,7 +112,43 @@ impl State {
                 pod_status::add_enrolment(status, entry);
             }
         }
+        self.refused_routes = self.add_refusals(&mut wanted);
         self.board.replace(wanted);
+    }
+
+    /// Adds what proxies refuse of routes, and returns the statuses without that.
+    fn add_refusals(&self, wanted: &mut Statuses) -> Statuses {
+        let refused = self.streams.values().flat_map(|stream| stream.refused.keys());
+        let routes: BTreeSet<ObjectKey> =
+            refused.filter_map(|key| translate::route_object(key.route_name()?)).collect();
+        let mut without = Statuses::new();
+        for route in routes {
+            if let Some(status) = wanted.get_mut(&route) {
+                without.insert(route, status.clone());
+                translate::add_route_refusals(status, |resource| self.refusals(resource));
+            }
+        }
+        without
+    }
+
+    /// The nodes whose proxies refuse a route's resource, and why.
+    fn refusals(&self, resource: &str) -> BTreeMap<String, String> {
+        let key = Key::route(resource);
+        let of = |stream: &Stream| Some((stream.node.clone(), stream.refused.get(&key)?.clone()));
+        self.streams.values().filter_map(of).collect()
+    }
+
+    /// Puts the status of the route behind a resource in the queue as it is now.
+    fn touch_route(&mut self, resource: &str) {
+        let Some(key) = translate::route_object(resource) else { return };
+        let without = self.refused_routes.remove(&key).or_else(|| self.board.wanted(&key).cloned());
+        let Some(without) = without else { return };
+        let mut status = without.clone();
+        translate::add_route_refusals(&mut status, |resource| self.refusals(resource));
+        if status != without {
+            self.refused_routes.insert(key.clone(), without);
+        }
+        self.board.put(&key, Some(status));
     }
 
     fn follow_shared(
@@ -244,8 +283,10 @@ impl State {
                 }
             }
             Event::Closed { stream } => {
-                if self.streams.remove(&stream).is_some() {
+                if let Some(closed) = self.streams.remove(&stream) {
                     self.metrics.stream_closed();
+                    // What it refuses it says again when it is back.
+                    closed.refused.keys().filter_map(Key::route_name).for_each(|name| self.touch_route(name));
                 }
             }
         }
@@ -254,6 +295,7 @@ impl State {
     fn refused(&mut self, stream: StreamId, key: Key, reason: Option<String>) {
         let Some(stream) = self.streams.get_mut(&stream) else { return };
         let uid = key.workload_uid().map(str::to_owned);
+        let route = key.route_name().map(str::to_owned);
         match &reason {
             Some(reason) => stream.refused.insert(key, reason.clone()),
             None => stream.refused.remove(&key),
@@ -263,6 +305,9 @@ impl State {
             && self.book.refused(&node, &uid, reason)
         {
             self.touch(&uid);
+        }
+        if let Some(route) = route {
+            self.touch_route(&route);
         }
     }
 

@@ -42,6 +42,8 @@ pub struct DesiredParent {
     pub parent_ref: Value,
     pub controller_name: String,
     pub conditions: Vec<DesiredCondition>,
+    /// Names of what proxies get of the route at this parent; not written. Their refusal concerns this entry.
+    pub resources: Vec<String>,
 }
 
 /// One entry of a Gateway's `status.listeners`.

@@ -26,7 +26,7 @@ use gateways::Gateways;
 
 pub use gateways::{GatewayFacts, Reported};
 pub use mesh::InForce;
-pub use routes::Memory;
+pub use routes::{Memory, add_refusals as add_route_refusals, object as route_object};
 pub use workloads::{Facts, PodFacts, Workloads, workloads};
 
 /// Statuses wanted, by object.

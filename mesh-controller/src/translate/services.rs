@@ -52,11 +52,16 @@ pub fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = &ServicePort> {
 }
 
 fn port(port: &ServicePort) -> pb::ServicePort {
-    let declared = match port.app_protocol.as_deref() {
-        Some(declared) if !declared.is_empty() => by_app_protocol(declared),
-        _ => by_name(&port.name),
-    };
+    let declared = declared(port.app_protocol.as_deref(), &port.name);
     pb::ServicePort { port: port.port.into(), name: port.name.clone(), app_protocol: declared.into() }
+}
+
+/// What a port carries, by its `appProtocol`, else by its name.
+pub fn declared(app_protocol: Option<&str>, name: &str) -> pb::AppProtocol {
+    match app_protocol {
+        Some(declared) if !declared.is_empty() => by_app_protocol(declared),
+        _ => by_name(name),
+    }
 }
 
 /// `appProtocol`: the names of Kubernetes and those in common use. An unknown one declares nothing.

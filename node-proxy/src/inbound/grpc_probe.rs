@@ -101,15 +101,16 @@ async fn answer(
     Ok(())
 }
 
-/// One uncompressed gRPC message, nothing after it.
-fn asked_service(mut framed: &[u8]) -> Option<String> {
+/// The service that a health check asks for. `None` for anything but one uncompressed gRPC message with nothing after it.
+pub fn asked_service(mut framed: &[u8]) -> Option<String> {
     if framed.len() < 5 || framed.get_u8() != 0 || framed.get_u32() as usize != framed.len() {
         return None;
     }
     HealthCheckRequest::decode(framed).ok().map(|request| request.service)
 }
 
-fn health_check(service: String) -> Bytes {
+/// A health check for a service, as a gRPC message.
+pub fn health_check(service: String) -> Bytes {
     let message = HealthCheckRequest { service }.encode_to_vec();
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);

@@ -6,15 +6,15 @@ use thiserror::Error;
 
 use crate::state::model::ProbeCheck;
 
-/// A request head longer than this is no probe.
-pub(super) const LONGEST_HEAD: usize = 16 << 10;
+/// A request head longer than this many bytes is no probe.
+pub const LONGEST_HEAD: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
 /// Passed on as they are, besides the declared ones. Anything else a sender adds is dropped.
 const HARMLESS: [&str; 2] = ["user-agent", "accept"];
 
 /// Why bytes are not the declared probe.
 #[derive(Debug, PartialEq, Eq, Error)]
-pub(super) enum NotTheProbe {
+pub enum NotTheProbe {
     #[error("not an HTTP/1 request: {0}")]
     NotHttp(httparse::Error),
     #[error("the request head is longer than {LONGEST_HEAD} bytes")]
@@ -29,7 +29,7 @@ pub(super) enum NotTheProbe {
 ///
 /// # Errors
 /// When it cannot become a declared probe any more.
-pub(super) fn check(
+pub fn check(
     received: &[u8],
     declared: &[&ProbeCheck],
     destination: SocketAddr,

@@ -1,9 +1,9 @@
 //! Connections to the pod: through a tunnel or in plaintext, checked, and carried to the application from the
 //! client's own address.
 
-mod grpc_probe;
+pub mod grpc_probe;
 pub mod hbone;
-mod http_probe;
+pub mod http_probe;
 pub mod node_addresses;
 pub mod plaintext;
 mod probe;

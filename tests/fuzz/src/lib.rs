@@ -1,26 +1,33 @@
 //! What must hold for every parser that strangers feed, whatever they send. Each function takes bytes and panics when its
 //! invariant does not hold; `tests/fuzz/run` searches for such bytes with libFuzzer, the tests try the seeds in `corpus/`.
 
+mod question;
+
 use std::str::from_utf8;
 use std::sync::LazyLock;
 
 use culvert_identity::token::{Issuer, Verifier};
 use culvert_node_proxy::http::chunks::{Chunks, Taken};
 use culvert_node_proxy::http::head::{Judged, judge};
+use culvert_node_proxy::inbound::{grpc_probe as health, http_probe as probe};
 use culvert_node_proxy::outbound::protocol;
+use culvert_node_proxy::state::model::ProbeCheck;
 use culvert_node_proxy::tunnel::headers;
-use culvert_routing::CompiledRoute;
 use culvert_routing::host::Host;
 use culvert_routing::model::{
-    Action, HeaderMatch, Match, PathMatch, Route, RouteKey, RouteKind, Rule, Timeouts, ValueMatch,
+    Action, HeaderMatch, Match, PathMatch, QueryMatch, Route, RouteKey, RouteKind, Rule, Timeouts, ValueMatch,
 };
 use culvert_routing::path::normalize;
-use http::{HeaderName, Method, Request, Uri};
+use culvert_routing::{CompiledRoute, RequestView, RouteTable};
+use culvert_routing_oracle as oracle;
+use http::{HeaderMap, HeaderName, Method, Request, Uri};
+
+pub use question::dns_question;
 
 /// A fuzz target: its name, which is that of its directory of seeds, and what it checks.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 13] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("request_path", request_path),
@@ -29,6 +36,11 @@ pub const TARGETS: [Target; 8] = [
     ("connect_target", connect_target),
     ("route_pattern", route_pattern),
     ("token", token),
+    ("request_query", request_query),
+    ("http_probe", http_probe),
+    ("grpc_probe", grpc_probe),
+    ("certificate_request", certificate_request),
+    ("dns_question", dns_question),
 ];
 
 /// Heads of HTTP/1 requests: a complete head ends where it says, no part of it is complete or refused, and what follows
@@ -125,18 +137,115 @@ pub fn route_pattern(bytes: &[u8]) {
             },
         );
     for one in matches {
-        let rule = Rule {
-            name: None,
-            matches: vec![one],
-            filters: Vec::new(),
-            action: Action::Forward(Vec::new()),
-            timeouts: Timeouts::default(),
-        };
-        let key = RouteKey { kind: RouteKind::Http, namespace: "n".into(), name: "r".into() };
-        let route = Route { key, created: 0, hostnames: Vec::new(), rules: vec![rule] };
-        if let Err(error) = CompiledRoute::compile(route) {
+        if let Err(error) = CompiledRoute::compile(route(vec![one])) {
             assert!(error.to_string().contains("rules[0]"), "{error}");
         }
+    }
+}
+
+/// A route with a rule for each match.
+fn route(matches: Vec<Match>) -> Route {
+    let rule = |one| Rule {
+        name: None,
+        matches: vec![one],
+        filters: Vec::new(),
+        action: Action::Forward(Vec::new()),
+        timeouts: Timeouts::default(),
+    };
+    let key = RouteKey { kind: RouteKind::Http, namespace: "n".into(), name: "r".into() };
+    Route { key, created: 0, hostnames: Vec::new(), rules: matches.into_iter().map(rule).collect() }
+}
+
+/// Queries: parameters are found as the transcription of the specification finds them.
+pub fn request_query(bytes: &[u8]) {
+    /// A name and its value, by rule; the last rule takes what is left.
+    const PARAMETERS: [(&str, &str); 4] = [("a", "1"), ("q", "a b"), ("r%", "+"), ("\u{e4}", "")];
+    static TABLE: LazyLock<RouteTable> = LazyLock::new(|| {
+        let query = |(name, value): (&str, &str)| {
+            vec![QueryMatch { name: name.into(), value: ValueMatch::Exact(value.into()) }]
+        };
+        let queries = PARAMETERS.into_iter().map(query).chain([Vec::new()]);
+        let one =
+            |query| Match { path: PathMatch::Prefix("/".into()), method: None, headers: Vec::new(), query };
+        let compiled = CompiledRoute::compile(route(queries.map(one).collect())).expect("a valid route");
+        RouteTable::new(vec![compiled.into()])
+    });
+    let Ok(text) = from_utf8(bytes) else { return };
+    let headers = HeaderMap::new();
+    let request = RequestView {
+        method: &Method::GET,
+        host: "",
+        path: "/",
+        query: Some(text),
+        headers: &headers,
+        grpc: false,
+    };
+    let rules = PARAMETERS.iter().map(|(name, value)| oracle::Match {
+        path: oracle::Path::Prefix("/".to_owned()),
+        method: None,
+        headers: Vec::new(),
+        query: vec![((*name).to_owned(), oracle::Value::Exact((*value).to_owned()))],
+    });
+    let asked = oracle::Request {
+        http2: false,
+        method: "GET".to_owned(),
+        host: String::new(),
+        path: "/".to_owned(),
+        query: Some(text.to_owned()),
+        headers: Vec::new(),
+    };
+    let matches =
+        |rule: &oracle::Match| oracle::matching::matches(oracle::Kind::Http, rule, &asked, &|_, _| false);
+    let expected = rules.enumerate().find(|(_, rule)| matches(rule));
+    let expected = expected.map_or(PARAMETERS.len(), |(index, _)| index);
+    assert_eq!(TABLE.select(&request).map(|selected| selected.rule.index()), Some(expected), "{text:?}");
+}
+
+/// HTTP probes in plaintext: what reaches the application is made of what is declared and of nothing else, is itself the
+/// declared probe, and comes of nothing less than the whole request.
+pub fn http_probe(bytes: &[u8]) {
+    const ALLOWED: [&str; 5] = ["host", "x-probe", "user-agent", "accept", "connection"];
+    static DECLARED: LazyLock<[ProbeCheck; 2]> = LazyLock::new(|| {
+        let get = |path: &str, headers: Vec<(String, String)>| ProbeCheck::HttpGet {
+            path: path.to_owned(),
+            headers,
+            https: false,
+        };
+        [get("/healthz?full=1", vec![("X-Probe".to_owned(), "yes".to_owned())]), get("/live", Vec::new())]
+    });
+    let declared: Vec<&ProbeCheck> = DECLARED.iter().collect();
+    let check = |bytes: &[u8]| probe::check(bytes, &declared, ([10, 1, 0, 5], 8080).into());
+    let Ok(Some(passed)) = check(bytes) else { return };
+    assert_eq!(check(&passed), Ok(Some(passed.clone())), "it is the probe itself");
+    let head = String::from_utf8_lossy(&passed);
+    let mut lines = head.strip_suffix("\r\n\r\n").expect("a head and nothing after it").split("\r\n");
+    let first = lines.next().unwrap_or_default();
+    assert!(matches!(first, "GET /healthz?full=1 HTTP/1.1" | "GET /live HTTP/1.1"), "{first}");
+    for line in lines {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        assert!(ALLOWED.contains(&name.as_str()), "{line}");
+    }
+    for cut in 0..bytes.len() {
+        assert!(!matches!(check(&bytes[..cut]), Ok(Some(_))), "cut at {cut}");
+    }
+}
+
+/// gRPC probes in plaintext: a message that asks for a service says so again when it is made anew, and is a message only when
+/// it is whole.
+pub fn grpc_probe(bytes: &[u8]) {
+    let Some(service) = health::asked_service(bytes) else { return };
+    assert_eq!(health::asked_service(&health::health_check(service.clone())), Some(service));
+    for cut in 0..bytes.len() {
+        assert_eq!(health::asked_service(&bytes[..cut]), None, "cut at {cut}");
+    }
+}
+
+/// Certificate requests: only what is signed with its own key passes, and nobody signs here but those who made the seeds, all
+/// for one identity.
+pub fn certificate_request(bytes: &[u8]) {
+    let Ok(text) = from_utf8(bytes) else { return };
+    if let Ok(request) = culvert_ca::request::check(text) {
+        assert_eq!(request.identity.uri(), "spiffe://cluster.local/ns/shop/sa/cart", "nobody signed that");
     }
 }
 

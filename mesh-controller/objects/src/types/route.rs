@@ -52,6 +52,18 @@ pub enum ParentKind {
 }
 
 impl ParentRef {
+    /// What could be read of a reference that as a whole cannot be: enough to tell whose it is.
+    pub fn guess(written: &Value) -> Self {
+        let text = |field: &str| written.get(field).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            group: text("group"),
+            kind: text("kind"),
+            namespace: text("namespace"),
+            name: text("name").unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
     /// The kind of the parent. Group and kind that are not written read as those of a Gateway.
     pub fn parent_kind(&self) -> ParentKind {
         let group = self.group.as_deref().unwrap_or(super::GATEWAY_GROUP);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use culvert_objects::types::ParentRef;
 use culvert_routing::model::{RouteKey, RouteKind};
 
-use super::services::{Nature, ServiceFacts, Services};
+use super::services::{Nature, PortFacts, ServiceFacts, Services};
 
 /// Why a route is not attached to a parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct Attachment {
     pub service: ServiceName,
     /// Never empty.
     pub ports: BTreeSet<u16>,
+    /// Those of them that the Service declares as something else than HTTP, and as what.
+    pub not_http: BTreeMap<u16, String>,
 }
 
 /// The attachment of a parentRef that names a Service.
@@ -78,19 +80,24 @@ pub fn service(
             return Err(Refusal::new("UnsupportedValue", message));
         }
     }
-    let ports = ports(parent, &found);
-    if ports.is_empty() {
+    let named: Vec<&PortFacts> = named(parent, &found).collect();
+    if named.is_empty() {
         return Err(no_parent(format!("Service {name} has no {}", wanted(parent))));
     }
-    Ok(Attachment { service: name, ports })
+    let not_http = named.iter().filter_map(|port| Some((port.number, port.not_http()?.to_owned())));
+    Ok(Attachment {
+        service: name,
+        ports: named.iter().map(|port| port.number).collect(),
+        not_http: not_http.collect(),
+    })
 }
 
-fn ports(parent: &ParentRef, service: &ServiceFacts) -> BTreeSet<u16> {
-    let fits = service.tcp_ports().filter(|port| {
+/// Without `port` and `sectionName` every TCP port, whatever is declared of it (GEP-1294).
+fn named<'s>(parent: &ParentRef, service: &'s ServiceFacts) -> impl Iterator<Item = &'s PortFacts> {
+    service.tcp_ports().filter(|port| {
         parent.port.is_none_or(|number| number == port.number)
             && parent.section_name.as_ref().is_none_or(|name| *name == port.name)
-    });
-    fits.map(|port| port.number).collect()
+    })
 }
 
 fn wanted(parent: &ParentRef) -> String {
@@ -127,13 +134,13 @@ pub struct Taken {
 
 impl Taken {
     /// An accepted route takes its ports, if its kind comes first.
-    pub fn take(&mut self, route: &RouteKey, attachment: &Attachment) {
+    pub fn take(&mut self, route: &RouteKey, service: &ServiceName, ports: &BTreeSet<u16>) {
         if route.kind != RouteKind::Grpc {
             return;
         }
-        let group = Group::of(route, &attachment.service);
-        for port in &attachment.ports {
-            let at = (attachment.service.clone(), group.clone(), *port);
+        let group = Group::of(route, service);
+        for port in ports {
+            let at = (service.clone(), group.clone(), *port);
             self.ports.entry(at).or_insert_with(|| route.clone());
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use culvert_api::mesh as pb;
+use culvert_objects::{Kind, ObjectKey};
 use culvert_routing::model::{
     Action, Backend, Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, RedirectStatus,
     Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Target, ValueMatch,
@@ -17,6 +18,15 @@ pub fn name(route: &RouteKey, parent: &str) -> String {
         RouteKind::Grpc => "GRPCRoute",
     };
     format!("{kind}/{}/{}@{parent}", route.namespace, route.name)
+}
+
+/// The object that a resource of this name comes from.
+pub fn object(name: &str) -> Option<ObjectKey> {
+    let (route, _) = name.split_once('@')?;
+    let mut parts = route.split('/');
+    let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let kind = [Kind::HttpRoute, Kind::GrpcRoute].into_iter().find(|known| known.to_string() == kind)?;
+    Some(ObjectKey::namespaced(kind, namespace, name))
 }
 
 /// A route at one parent; `hostnames` are those in effect there.

@@ -49,6 +49,7 @@ pub fn at_listeners(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
             parent_ref: draft.parents[claim.index].written.clone(),
             controller_name: GATEWAY_CONTROLLER.to_owned(),
             conditions: facts.conditions(),
+            resources: resources(&draft, claim),
         };
         said.insert(claim.index, parent);
         for (listener, hostnames) in claim.attached.iter().flatten() {
@@ -68,13 +69,19 @@ pub fn at_listeners(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
 
 /// None where the parent is no Gateway of ours.
 fn claim<'g>(pass: &Pass<'g>, draft: &Draft, index: usize) -> Option<Claim<'g>> {
-    let parent = draft.parents[index].read.as_ref().ok()?;
+    let Parent { written, read } = &draft.parents[index];
+    // One that cannot be read may be told by whose it would be.
+    let guess = ParentRef::guess(written);
+    let parent = read.as_ref().unwrap_or(&guess);
     if parent.parent_kind() != ParentKind::Gateway {
         return None;
     }
     let namespace = parent.namespace.as_deref().unwrap_or(&draft.key.namespace);
     let gateway = pass.gateways.find(namespace, &parent.name)?;
-    let attached = attach(pass, draft, parent, gateway);
+    let attached = match read {
+        Ok(parent) => attach(pass, draft, parent, gateway),
+        Err(error) => Err(Refusal::new("NoMatchingParent", error.to_string())),
+    };
     Some(Claim { index, gateway, attached, fault: parent_faults(draft, index) })
 }
 
@@ -152,7 +159,14 @@ pub fn unevaluated(gateways: &Gateways, parent: &Parent, route: &Object) -> Opti
         parent_ref: parent.written.clone(),
         controller_name: GATEWAY_CONTROLLER.to_owned(),
         conditions: vec![DesiredCondition::no("Accepted", refusal.reason, refusal.message)],
+        resources: Vec::new(),
     })
+}
+
+fn resources(draft: &Draft, claim: &Claim<'_>) -> Vec<String> {
+    let attached = claim.attached.iter().flatten().map(|(listener, _)| *listener);
+    let served = attached.filter(|listener| claim.gateway.serves(listener));
+    served.map(|listener| emit::name(&draft.key, &listener.resource)).collect()
 }
 
 fn words(listeners: &[(&Listener, Vec<Hostname>)]) -> String {

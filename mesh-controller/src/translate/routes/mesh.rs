@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::Object;
-use culvert_objects::types::ParentKind;
+use culvert_objects::types::{ParentKind, ParentRef};
 use culvert_routing::model::RouteKey;
 use serde_json::Value;
 
@@ -52,16 +52,17 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
     for claim in claims {
         let conditions = conditions(pass, entry, &claim, &mut services);
         let parent_ref = draft.parents[claim.index].written.clone();
-        said.insert(claim.index, of_mesh(parent_ref, conditions));
+        let service = claim.attachment.as_ref().ok().map(|at| at.service.to_string());
+        let resources = service.iter().map(|service| emit::name(&draft.key, service)).collect();
+        said.insert(claim.index, of_mesh(parent_ref, conditions, resources));
     }
     for (name, at) in services.into_iter().filter(|(_, at)| !at.ports.is_empty()) {
-        let attachment = Attachment { service: name.clone(), ports: at.ports };
         if !Facts::new(Ok(String::new()), &draft, &at.in_force).is_hopeless() {
-            pass.taken.take(&draft.key, &attachment);
+            pass.taken.take(&draft.key, &name, &at.ports);
         }
         let parent = pb::ServiceParent {
             service: name.to_string(),
-            ports: attachment.ports.iter().map(|port| u32::from(*port)).collect(),
+            ports: at.ports.iter().map(|port| u32::from(*port)).collect(),
             consumer_namespace: match Group::of(&draft.key, &name) {
                 Group::Producers => String::new(),
                 Group::Consumers(namespace) => namespace.to_string(),
@@ -78,9 +79,7 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
 fn claim(index: usize, parent: &Parent, draft: &Draft, services: &mut Services<'_>) -> Option<Claim> {
     let attachment = match &parent.read {
         Err(error) => {
-            let is =
-                |field: &str, text: &str| parent.written.get(field).and_then(Value::as_str) == Some(text);
-            let ours = is("group", "") && is("kind", "Service");
+            let ours = ParentRef::guess(&parent.written).parent_kind() == ParentKind::Service;
             ours.then(|| Err(Refusal::new("NoMatchingParent", error.to_string())))?
         }
         Ok(read) => match read.parent_kind() {
@@ -115,7 +114,7 @@ fn conditions(
     let (left, taken) = pass.taken.left(&draft.key, attachment);
     let attached = match left.is_empty() {
         true => Err(Refusal::new("Conflicted", conflict(&taken, &attachment.service))),
-        false => Ok(attached(&draft, &attachment.service, &left, &taken)),
+        false => Ok(attached(&draft, attachment, &left, &taken)),
     };
     at.ports.extend(left);
     Facts::new(attached, &draft, &at.in_force).conditions()
@@ -125,12 +124,8 @@ fn list(ports: impl Iterator<Item = u16>) -> String {
     ports.map(|port| port.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn attached(
-    draft: &Draft,
-    service: &ServiceName,
-    left: &BTreeSet<u16>,
-    taken: &BTreeMap<u16, RouteKey>,
-) -> String {
+fn attached(draft: &Draft, at: &Attachment, left: &BTreeSet<u16>, taken: &BTreeMap<u16, RouteKey>) -> String {
+    let service = &at.service;
     let word = if left.len() == 1 { "port" } else { "ports" };
     let whose = match Group::of(&draft.key, service) {
         Group::Producers => "for every client whose namespace has no route of its own".to_owned(),
@@ -139,6 +134,16 @@ fn attached(
     let mut text = format!("attached to {word} {} of Service {service}, {whose}", list(left.iter().copied()));
     if !taken.is_empty() {
         text = format!("{text}; {}", conflict(taken, service));
+    }
+    let declared: Vec<String> = (at.not_http.iter().filter(|(port, _)| left.contains(port)))
+        .map(|(port, declared)| format!("{port} ({declared})"))
+        .collect();
+    if !declared.is_empty() {
+        text = format!(
+            "{text}; these ports are declared to carry no HTTP, and where a route is attached nothing else passes \
+             (ProtocolMismatch): {}; name other ports with port or sectionName if that is not meant",
+            declared.join(", ")
+        );
     }
     if !draft.hostnames.is_empty() {
         text.push_str("; hostnames play no part, the destination's address decides");
@@ -154,8 +159,8 @@ fn conflict(taken: &BTreeMap<u16, RouteKey>, service: &ServiceName) -> String {
     format!("{}; a GRPCRoute comes before an HTTPRoute", lines.join(", "))
 }
 
-fn of_mesh(parent_ref: Value, conditions: Vec<DesiredCondition>) -> DesiredParent {
-    DesiredParent { parent_ref, controller_name: CONTROLLER_NAME.to_owned(), conditions }
+fn of_mesh(parent_ref: Value, conditions: Vec<DesiredCondition>, resources: Vec<String>) -> DesiredParent {
+    DesiredParent { parent_ref, controller_name: CONTROLLER_NAME.to_owned(), conditions, resources }
 }
 
 /// What a route of a kind that this version does not evaluate is told at a Service.
@@ -166,5 +171,5 @@ pub fn unevaluated(parent: &Parent, route: &Object) -> Option<DesiredParent> {
         route.kind
     );
     let condition = DesiredCondition::no("Accepted", "UnsupportedValue", message);
-    is_service.then(|| of_mesh(parent.written.clone(), vec![condition]))
+    is_service.then(|| of_mesh(parent.written.clone(), vec![condition], Vec::new()))
 }

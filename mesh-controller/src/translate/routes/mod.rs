@@ -33,7 +33,9 @@ use policies::Policies;
 use resolve::Resolver;
 use services::Services;
 
+pub use emit::object;
 pub use memory::Memory;
+pub use status::add_refusals;
 
 /// Route resources by name.
 pub type Routes = BTreeMap<String, Arc<pb::Route>>;

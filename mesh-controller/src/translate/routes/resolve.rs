@@ -140,18 +140,7 @@ fn speaks_no_http(port: &PortFacts) -> Option<String> {
         Protocol::Sctp => return Some("SCTP".to_owned()),
         Protocol::Tcp => {}
     }
-    let declared = port.app_protocol.as_deref()?;
-    let refused = matches!(
-        declared.to_ascii_lowercase().as_str(),
-        "https"
-            | "tls"
-            | "kubernetes.io/wss"
-            | "tcp"
-            | "mongo"
-            | "mysql"
-            | "postgres"
-            | "postgresql"
-            | "redis"
-    );
-    refused.then(|| format!("declared as {declared}"))
+    // A name alone does not contradict: many call a port `tcp` that speaks HTTP.
+    let is_declared = port.app_protocol.as_deref().is_some_and(|declared| !declared.is_empty());
+    port.not_http().filter(|_| is_declared).map(|declared| format!("declared as {declared}"))
 }

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use culvert_api::mesh as pb;
 use culvert_objects::types::{Protocol, ServiceSpec, ServiceType};
 use culvert_objects::{Kind, Objects};
+
+use crate::translate::services;
 
 /// Services by namespace and name, as they are asked for.
 pub struct Services<'a> {
@@ -33,6 +36,17 @@ pub struct PortFacts {
     pub name: String,
     pub protocol: Protocol,
     pub app_protocol: Option<String>,
+}
+
+impl PortFacts {
+    /// The `appProtocol`, else the name, that declares bytes that are no HTTP, or HTTP in TLS.
+    pub fn not_http(&self) -> Option<&str> {
+        let declared = self.app_protocol.as_deref().filter(|declared| !declared.is_empty());
+        match services::declared(declared, &self.name) {
+            pb::AppProtocol::Tcp | pb::AppProtocol::Tls => Some(declared.unwrap_or(&self.name)),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Services<'a> {

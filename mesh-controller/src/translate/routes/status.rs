@@ -5,9 +5,15 @@
 //!   where it was not meant to go.
 //! * `PartiallyInvalid=True`, beside `Accepted=True`: some rules cannot be honoured and answer 500. The message starts
 //!   with "Dropped Rule", as the API asks.
+//!   A proxy that refuses the route, as one of another version may, adds to this: it keeps the version before, which the
+//!   API has the message "Fall Back" for.
 //! * `ResolvedRefs`: whether every backend was found, also where the route is not accepted.
 
-use crate::status::DesiredCondition;
+use std::collections::BTreeMap;
+
+use culvert_objects::types::ConditionStatus;
+
+use crate::status::{DesiredCondition, DesiredStatus};
 
 use super::attach::Refusal;
 use super::compile::Refused;
@@ -15,6 +21,50 @@ use super::memory::InForce;
 use super::normalize::Draft;
 use super::normalize::reader::{Fault, FaultReason};
 use super::resolve::Unresolved;
+
+/// How many nodes are named.
+const MOST_NODES: usize = 10;
+
+/// Adds what node proxies refuse of a route: `refused` says which nodes do not take a resource, and why. Where the route is not
+/// accepted anyway, there is nothing to add.
+pub fn add_refusals(status: &mut DesiredStatus, refused: impl Fn(&str) -> BTreeMap<String, String>) {
+    for parent in &mut status.parents {
+        let is = |condition: &DesiredCondition, kind: &str| condition.kind == kind;
+        let accepted = parent.conditions.iter().find(|condition| is(condition, "Accepted"));
+        let nodes: BTreeMap<String, String> =
+            parent.resources.iter().flat_map(|name| refused(name)).collect();
+        if nodes.is_empty() || accepted.is_none_or(|condition| condition.status != ConditionStatus::True) {
+            continue;
+        }
+        let message = refusals(&nodes);
+        match parent.conditions.iter_mut().find(|condition| is(condition, PARTIALLY_INVALID)) {
+            Some(before) => {
+                let message = format!("{}; {message}", before.message);
+                *before = DesiredCondition::yes(PARTIALLY_INVALID, &before.reason, message);
+            }
+            None => {
+                let reason = FaultReason::UnsupportedValue.as_str();
+                parent.conditions.push(DesiredCondition::yes(PARTIALLY_INVALID, reason, message));
+            }
+        }
+    }
+}
+
+fn refusals(nodes: &BTreeMap<String, String>) -> String {
+    let named: Vec<String> =
+        nodes.iter().take(MOST_NODES).map(|(node, why)| format!("node {node} ({why})")).collect();
+    let more = match nodes.len().checked_sub(MOST_NODES) {
+        Some(more) if more > 0 => format!(" and {more} more"),
+        _ => String::new(),
+    };
+    format!(
+        "Fall Back: the node proxies of these nodes refuse the route as it is now; each keeps the version before, or answers \
+         500 where it has none: {}{more}",
+        named.join(", ")
+    )
+}
+
+const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 
 /// What is known of a route at one parent.
 pub struct Facts<'a> {
@@ -83,7 +133,7 @@ impl<'a> Facts<'a> {
         let rules: Vec<String> =
             self.refused.iter().map(|rule| format!("rules[{}] ({})", rule.rule, rule.why())).collect();
         let message = format!("Dropped Rule: these answer 500: {}", rules.join(", "));
-        DesiredCondition::yes("PartiallyInvalid", FaultReason::UnsupportedValue.as_str(), message)
+        DesiredCondition::yes(PARTIALLY_INVALID, FaultReason::UnsupportedValue.as_str(), message)
     }
 
     fn resolved_refs(&self) -> DesiredCondition {

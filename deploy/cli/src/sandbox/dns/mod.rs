@@ -1,11 +1,7 @@
-//! The cluster's DNS: names of Services and pods. There is no upstream; names outside the cluster do not exist.
+//! The cluster's DNS: its sockets. What is answered is crate `culvert-dns`.
 
-mod answer;
 mod server;
-pub mod zone;
 
+pub use culvert_dns::zone;
+pub use culvert_dns::zone::Zone;
 pub use server::{DOMAIN, Sockets, serve};
-pub use zone::Zone;
-
-#[cfg(test)]
-mod tests;

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_dns::answer::{Transport, answer};
+use culvert_dns::zone::Zone;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
@@ -13,8 +15,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::answer::{Transport, answer};
-use super::zone::Zone;
 use crate::sandbox::cluster::{CONTROL_PLANE, Cluster, DualAddress};
 use crate::sandbox::namespaces::Netns;
 use crate::sandbox::store::Store;

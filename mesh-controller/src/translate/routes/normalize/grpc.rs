@@ -4,9 +4,9 @@ use culvert_objects::types::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule};
 use culvert_routing::model::{Match, PathMatch, Timeouts, ValueMatch};
 
 use super::filters::{self, Allowed};
-use super::http::{header_match, typed_value};
+use super::http::{headers, typed_value};
 use super::reader::{At, Reader};
-use super::{DraftRule, backends, text};
+use super::{DraftRule, backends, matches, text};
 
 /// A call of any kind (the schema's default).
 pub fn everything() -> Match {
@@ -22,13 +22,7 @@ pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
     let of_rule = filters::read(&rule.filters, Allowed::Headers, at.field("filters"), &mut reader);
     let backends = backends(&rule.backend_refs, Allowed::Headers, at.field("backendRefs"), &mut reader);
-    let of_matches = at.field("matches");
-    let mut matches: Vec<Match> = (rule.matches.iter().enumerate())
-        .map(|(index, of)| one_match(of, of_matches.item(index), &mut reader))
-        .collect();
-    if matches.is_empty() {
-        matches.push(everything());
-    }
+    let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
@@ -42,10 +36,7 @@ pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
 fn one_match(of: &GrpcRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
     reader.unknown(at, &of.rest);
     let path = of.method.as_ref().map(|method| method_match(method, at.field("method"), reader));
-    let mut headers = Vec::with_capacity(of.headers.len());
-    for (index, header) in of.headers.iter().enumerate() {
-        headers.extend(header_match(header, at.field("headers").item(index), reader));
-    }
+    let headers = headers(&of.headers, at.field("headers"), reader);
     let everything = everything();
     Match { path: path.unwrap_or(everything.path), headers, ..everything }
 }

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::filters::{self, Allowed};
 use super::reader::{At, Reader};
-use super::{DraftRule, backends, duration, text};
+use super::{DraftRule, backends, duration, matches, text};
 
 /// A request of any kind (the schema's default).
 pub fn everything() -> Match {
@@ -17,13 +17,7 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
     let of_rule = filters::read(&rule.filters, Allowed::All, at.field("filters"), &mut reader);
     let backends = backends(&rule.backend_refs, Allowed::All, at.field("backendRefs"), &mut reader);
-    let of_matches = at.field("matches");
-    let mut matches: Vec<Match> = (rule.matches.iter().enumerate())
-        .map(|(index, of)| one_match(of, of_matches.item(index), &mut reader))
-        .collect();
-    if matches.is_empty() {
-        matches.push(everything());
-    }
+    let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
     let timeouts = rule.timeouts.as_ref().map(|of| timeouts(of, at.field("timeouts"), &mut reader));
     DraftRule {
         name: text(rule.name.as_deref()),
@@ -38,10 +32,7 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
 fn one_match(of: &HttpRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
     reader.unknown(at, &of.rest);
     let path = of.path.as_ref().and_then(|path| path_match(path, at.field("path"), reader));
-    let mut headers = Vec::with_capacity(of.headers.len());
-    for (index, header) in of.headers.iter().enumerate() {
-        headers.extend(header_match(header, at.field("headers").item(index), reader));
-    }
+    let headers = headers(&of.headers, at.field("headers"), reader);
     let mut query = Vec::with_capacity(of.query_params.len());
     for (index, parameter) in of.query_params.iter().enumerate() {
         let at = at.field("queryParams");
@@ -69,8 +60,13 @@ fn path_match(path: &HttpPathMatch, at: At<'_>, reader: &mut Reader) -> Option<P
     }
 }
 
-/// The match of a header, in either kind of route.
-pub fn header_match(header: &NamedMatch, at: At<'_>, reader: &mut Reader) -> Option<HeaderMatch> {
+/// The matches of headers that could be read, in either kind of route.
+pub fn headers(headers: &[NamedMatch], at: At<'_>, reader: &mut Reader) -> Vec<HeaderMatch> {
+    let headers = headers.iter().enumerate();
+    headers.filter_map(|(index, header)| header_match(header, at.item(index), reader)).collect()
+}
+
+fn header_match(header: &NamedMatch, at: At<'_>, reader: &mut Reader) -> Option<HeaderMatch> {
     let name = filters::header_name(&header.name, at.field("name"), reader);
     let value = value_match(header, at, reader);
     Some(HeaderMatch { name: name?, value: value? })

@@ -4,8 +4,13 @@
 //! is everything, no weight is 1, no path is the prefix `/`, no type is `Exact` or `PathPrefix`, no status is 302.
 //!
 //! A rule with anything that this version does not do, a field it does not know among them, is not left out and not read
-//! as if that were not there. It keeps the matches that could be read and answers 500: what is unknown could only have
-//! narrowed them, so nothing that the rule was meant for is passed on by another rule of lower precedence.
+//! as if that were not there. It answers 500 and keeps of its matches what could be read: what could not be read could only
+//! have narrowed them, so they cover at least every request that the rule was meant for.
+//!
+//! That costs answers: a rule whose path cannot be read takes whatever no more precise rule takes, also from a catch-all of a
+//! younger route. The other ways are worse. Without the match, requests that were to be redirected or refused reach whatever
+//! rule comes next; with it before all others, one line would end the traffic of every route at the Service. A place
+//! by what could be read is where the author sees it, and the status says why.
 
 mod duration;
 mod filters;
@@ -132,6 +137,8 @@ impl Draft {
         let default = Value::Object(serde_json::Map::new());
         let written = match (self.key.kind, written) {
             (RouteKind::Http, []) => std::slice::from_ref(&default),
+            // It asks for something that is not known, so its calls must not be answered as if they matched nothing.
+            (RouteKind::Grpc, []) if !self.faults.is_empty() => std::slice::from_ref(&default),
             (_, written) => written,
         };
         let rules = written.iter().enumerate();
@@ -173,6 +180,21 @@ fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
         timeouts: Timeouts::default(),
         faults: vec![Fault::unsupported(error.field, error.message)],
     }
+}
+
+/// The matches of a rule, as its kind reads them; without any it is for everything.
+fn matches<T>(
+    written: &[T],
+    read: fn(&T, At<'_>, &mut Reader) -> Match,
+    everything: fn() -> Match,
+    at: At<'_>,
+    reader: &mut Reader,
+) -> Vec<Match> {
+    if written.is_empty() {
+        return vec![everything()];
+    }
+    let written = written.iter().enumerate();
+    written.map(|(index, of)| read(of, at.item(index), reader)).collect()
 }
 
 fn text(text: Option<&str>) -> Option<Arc<str>> {

@@ -3,8 +3,8 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use serde_json::{Value, json};
 
-use super::answer::{Transport, answer};
-use super::zone::Zone;
+use crate::answer::{Transport, answer};
+use crate::zone::Zone;
 
 fn object(kind: &str, version: &str, name: &str, rest: Value) -> Object {
     let mut value =

@@ -4,7 +4,7 @@ use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, Res
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::zone::{Found, Node, SrvTarget, Zone};
+use crate::zone::{Found, Node, SrvTarget, Zone};
 
 /// Seconds that a client may keep an answer. As short as cluster DNS usually has it: endpoints change.
 const TTL: u32 = 5;
