@@ -3,7 +3,9 @@
 //! Every test file brings up one sandbox and shares it among its tests; a test that hurts the whole sandbox (kills a
 //! component) asks for it exclusively. A sandbox ends with the test program, however that ends.
 
+mod agreement;
 mod command;
+pub mod generate;
 mod manifests;
 mod mesh;
 mod metrics;
@@ -12,6 +14,7 @@ pub mod routes;
 mod session;
 mod wait;
 
+pub use agreement::{Happened, is_logged};
 pub use command::{Done, binary, run, run_with_input};
 pub use manifests::{Labelled, Shop};
 pub use mesh::{Exclusive, Mesh, Pod, Shared};
