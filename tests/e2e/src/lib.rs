@@ -9,6 +9,7 @@ pub mod generate;
 mod manifests;
 mod mesh;
 mod metrics;
+mod probe;
 mod recording;
 pub mod routes;
 mod session;
