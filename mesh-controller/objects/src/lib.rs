@@ -8,6 +8,7 @@ pub mod manifest;
 pub mod mesh_config;
 pub mod object;
 pub mod objects;
+mod reading;
 pub mod reference;
 pub mod schema;
 pub mod settings;

@@ -9,7 +9,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::kinds::{Kind, Scope, UnknownKind};
-use crate::object::{Object, ObjectKey, read};
+use crate::object::{Object, ObjectKey};
+use crate::reading::{Reading, read_all};
 use crate::schema;
 
 /// Something in a manifest that cannot be read.
@@ -223,14 +224,16 @@ impl Manifest {
             Scope::Cluster => ObjectKey::cluster(kind, name),
             Scope::Namespaced => ObjectKey::namespaced(kind, part("namespace").unwrap_or("default"), name),
         });
-        let mut object: Object = match read(&value, "") {
-            Ok(object) => object,
-            Err(error) => return fault(key, &error.field, error.message),
-        };
+        let Reading { value: object, faults } = read_all::<Object>(&value, "");
+        let faulty: Vec<String> = faults.iter().map(|fault| fault.field.clone()).collect();
+        faults.into_iter().for_each(|error| fault(key.clone(), &error.field, error.message));
+        let Some(mut object) = object else { return };
         // As the API server does: objects without a namespace land in `default`, cluster-scoped ones in none.
         object.metadata.namespace = object.key().namespace;
-        let found = schema::check(&object);
-        if found.is_empty() {
+        let mut found = schema::check(&object);
+        // What cannot be read was left out of the object, and is not missing.
+        found.retain(|error| !faulty.contains(&error.field));
+        if found.is_empty() && faulty.is_empty() {
             self.objects.push(Located { object, file: file.to_owned(), document: number });
         }
         found.into_iter().for_each(|error| fault(key.clone(), &error.field, error.message));

@@ -105,7 +105,8 @@ settings! {
         "unknown-destination-timeout";
     /// After one side has closed: how long the connection may carry nothing before it is closed whole.
     half_closed_idle_timeout: Duration = Duration::from_secs(300), "timeouts.halfClosedIdle", "half-closed-idle-timeout";
-    /// How long open connections may go on when a pod leaves the mesh or its node proxy ends.
+    /// How long open connections may go on when a pod leaves the mesh, when it ends (those that lead to it), or when its
+    /// node proxy ends. Then they are cut, reason `Drained`. `1ms` is as good as not to drain: requests under way are lost.
     drain_timeout: Duration = Duration::from_secs(600), "timeouts.drain", "drain-timeout";
 
     /// Which connections get an access log line.

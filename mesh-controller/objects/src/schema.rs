@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::kinds::Kind;
-use crate::object::{FieldError, Object, read};
+use crate::object::{FieldError, Object};
+use crate::reading::{Reading, read_all};
 use crate::types::{
     ConfigMap, Container, DeploymentSpec, EndpointSlice, GatewayClassSpec, GatewaySpec, GrpcRouteRule,
     HttpRouteRule, NodeSpec, NodeStatus, PodSpec, PodStatus, Probe, ReferenceGrantSpec, RouteSpec, Secret,
@@ -20,57 +22,81 @@ pub fn check(object: &Object) -> Vec<FieldError> {
     metadata(object, &mut faults);
     match object.kind {
         Kind::Pod => {
-            if let Some(spec) = faults.read(object.spec::<PodSpec>()) {
+            if let Some(spec) = faults.read::<PodSpec>(object, "spec") {
                 pod(&spec, "spec", &mut faults);
             }
-            faults.read(object.status::<PodStatus>());
+            faults.read::<PodStatus>(object, "status");
         }
         Kind::Deployment => {
-            if let Some(spec) = faults.read(object.spec::<DeploymentSpec>()) {
+            if let Some(spec) = faults.read::<DeploymentSpec>(object, "spec") {
                 deployment(&spec, &mut faults);
             }
         }
         Kind::Service => {
-            if let Some(spec) = faults.read(object.spec::<ServiceSpec>()) {
+            if let Some(spec) = faults.read::<ServiceSpec>(object, "spec") {
                 service(&spec, &mut faults);
             }
         }
         Kind::EndpointSlice => {
-            if let Some(slice) = faults.read(object.root::<EndpointSlice>()) {
+            if let Some(slice) = faults.read_root::<EndpointSlice>(object) {
                 endpoint_slice(&slice, &mut faults);
             }
         }
         Kind::Node => {
-            if let Some(spec) = faults.read(object.spec::<NodeSpec>()) {
+            if let Some(spec) = faults.read::<NodeSpec>(object, "spec") {
                 node(&spec, &mut faults);
             }
-            faults.read(object.status::<NodeStatus>());
+            faults.read::<NodeStatus>(object, "status");
         }
-        Kind::ConfigMap => drop(faults.read(object.root::<ConfigMap>())),
-        Kind::Secret => drop(faults.read(object.root::<Secret>())),
-        Kind::MeshConfig => faults.0.extend(crate::mesh_config::check(object)),
-        Kind::XMesh => drop(faults.read(object.spec::<XMeshSpec>())),
-        Kind::GatewayClass => drop(faults.read(object.spec::<GatewayClassSpec>())),
-        Kind::Gateway => drop(faults.read(object.spec::<GatewaySpec>())),
-        Kind::ReferenceGrant => drop(faults.read(object.spec::<ReferenceGrantSpec>())),
+        Kind::ConfigMap => drop(faults.read_root::<ConfigMap>(object)),
+        Kind::Secret => drop(faults.read_root::<Secret>(object)),
+        Kind::MeshConfig => faults.all.extend(crate::mesh_config::check(object)),
+        Kind::XMesh => drop(faults.read::<XMeshSpec>(object, "spec")),
+        Kind::GatewayClass => drop(faults.read::<GatewayClassSpec>(object, "spec")),
+        Kind::Gateway => drop(faults.read::<GatewaySpec>(object, "spec")),
+        Kind::ReferenceGrant => drop(faults.read::<ReferenceGrantSpec>(object, "spec")),
         Kind::HttpRoute => rules::<HttpRouteRule>(object, &mut faults),
         Kind::GrpcRoute => rules::<GrpcRouteRule>(object, &mut faults),
-        kind if Kind::ROUTES.contains(&kind) => drop(faults.read(object.spec::<RouteSpec>())),
+        kind if Kind::ROUTES.contains(&kind) => drop(faults.read::<RouteSpec>(object, "spec")),
         _ => {}
     }
-    faults.0
+    faults.all
 }
 
 #[derive(Default)]
-struct Faults(Vec<FieldError>);
+struct Faults {
+    all: Vec<FieldError>,
+    /// Fields that could not be read. What their absence makes of others is nobody's fault.
+    unreadable: Vec<String>,
+}
 
 impl Faults {
     fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.0.push(FieldError::new(field, message));
+        let field = field.into();
+        let is_in = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let is_around = |other: &String| is_in(other, &field) || (!other.is_empty() && is_in(&field, other));
+        if !self.unreadable.iter().any(is_around) {
+            self.all.push(FieldError::new(field, message));
+        }
     }
 
-    fn read<T: DeserializeOwned>(&mut self, value: Result<T, FieldError>) -> Option<T> {
-        value.map_err(|fault| self.0.push(fault)).ok()
+    /// A part of the object, as far as it can be read; an absent one reads as `{}`.
+    fn read<T: DeserializeOwned>(&mut self, object: &Object, part: &str) -> Option<T> {
+        let empty = Value::Object(Map::new());
+        self.take(read_all(object.body.get(part).filter(|value| !value.is_null()).unwrap_or(&empty), part))
+    }
+
+    /// The whole body, for kinds without `spec`.
+    fn read_root<T: DeserializeOwned>(&mut self, object: &Object) -> Option<T> {
+        self.take(read_all(&Value::Object(object.body.clone()), ""))
+    }
+
+    fn take<T>(&mut self, reading: Reading<T>) -> Option<T> {
+        self.unreadable.extend(reading.faults.iter().map(|fault| fault.field.clone()));
+        self.all.extend(reading.faults);
+        reading.value
     }
 
     fn name(&mut self, field: impl Into<String>, checked: Result<(), String>) {
@@ -347,9 +373,9 @@ fn service(spec: &ServiceSpec, faults: &mut Faults) {
 
 /// The types of a route's fields only. What its values mean, and fields that nobody knows, are for the route's status.
 fn rules<T: DeserializeOwned>(route: &Object, faults: &mut Faults) {
-    let Some(spec) = faults.read(route.spec::<RouteSpec>()) else { return };
+    let Some(spec) = faults.read::<RouteSpec>(route, "spec") else { return };
     for (index, rule) in spec.rules.iter().enumerate() {
-        faults.read(read::<T>(rule, &format!("spec.rules[{index}]")));
+        faults.take(read_all::<T>(rule, &format!("spec.rules[{index}]")));
     }
 }
 

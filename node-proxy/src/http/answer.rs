@@ -96,6 +96,14 @@ pub fn close_after(response: &mut Response<impl Sized>) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
+/// To HEAD a body is not sent; its length still is (RFC 9110, 9.3.2). Over HTTP/2 one would reset the stream.
+pub fn leave_body(response: &mut Response<Bytes>) {
+    let body = std::mem::take(response.body_mut());
+    if !body.is_empty() {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+}
+
 /// A redirect is an answer that the user asked for, not a refusal.
 pub fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
@@ -153,6 +161,15 @@ mod tests {
             assert_eq!(grpc.headers()["grpc-message"], reason.as_str());
             assert!(grpc.body().is_empty());
         }
+    }
+
+    #[test]
+    fn an_answer_to_head_has_a_length_and_no_body() {
+        let mut response = refusal(Reason::RouteNotFound, Asked::Http);
+        let length = response.body().len().to_string();
+        leave_body(&mut response);
+        assert!(response.body().is_empty());
+        assert_eq!(response.headers()["content-length"], length);
     }
 
     /// As conformance asks (Gateway API, GEP-1426 and `HTTPRouteRule`).

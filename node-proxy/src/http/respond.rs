@@ -358,6 +358,9 @@ fn own_answer(
     if closes {
         answer::close_after(&mut response);
     }
+    if record.head().method == Method::HEAD {
+        answer::leave_body(&mut response);
+    }
     record.answered(response.status(), grpc_status(response.headers()));
     record.sent(response.body().len());
     record.finish();

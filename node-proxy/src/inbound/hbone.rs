@@ -45,10 +45,10 @@ impl Refusal {
     }
 }
 
-/// Serves the stream in a task of its own, until it ends or the pod is removed.
+/// Serves the stream in a task of its own, until it ends, is cut, or the pod is removed.
 pub fn spawn(context: Rc<Context>, pod: Rc<PodHere>, client: Rc<Client>, stream: Stream) {
     spawn_bounded::<STREAM_FUTURE, _>(async move {
-        let cancel = pod.cancel.clone();
+        let cancel = pod.inbound();
         let serving = pin!(serve(context, pod, client, stream));
         cancel.run_until_cancelled(serving).await;
     });

@@ -7,6 +7,7 @@
 //! What the controller wants may change at any time and in any state. A pod that was asked for is closed by rules before
 //! anything else, and stays closed through every failure; each step is tried again until it works.
 
+mod end;
 mod upkeep;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::kept::KeptCapture;
 use super::report::{Phase, PodReports};
 use crate::state::GatewayListeners;
 use crate::state::model::Workload;
+use end::EndDrain;
 
 /// How often rules are checked although nobody told of a change.
 const CHECK: Duration = Duration::from_secs(2);
@@ -259,10 +261,14 @@ impl Life {
     async fn enrolled(&mut self) -> State {
         self.stand(Standing::Enrolled);
         self.serve_gateway().await;
+        let mut drain = EndDrain::default();
         loop {
             self.report(Phase::Enrolled, "");
-            let event = self.event().await;
-            self.tend(event).await;
+            drain.follow(self.own());
+            tokio::select! {
+                event = self.event() => self.tend(event).await,
+                uid = drain.over() => self.node.workers.cut_inbound(&uid).await,
+            }
             match self.direction() {
                 Direction::In | Direction::Unknown => {}
                 Direction::Leaving => return State::Leaving,

@@ -206,6 +206,18 @@ impl Workers {
         }
     }
 
+    /// Cuts the connections to the pod that are open now (reason `Drained`); its own go on, and new ones are served.
+    pub async fn cut_inbound(&self, uid: &WorkloadUid) {
+        let carried = self.inner.pods.lock().get(uid).map(|served| served.state.carried());
+        tracing::info!(workload = %uid, connections = carried, "connections to a pod that ends are cut at the end of the drain");
+        for index in 0..self.inner.handles.len() {
+            let (done, answer) = oneshot::channel();
+            if let Err(error) = self.ask(index, Command::Cut { uid: uid.clone(), done }, answer).await {
+                tracing::error!(workload = %uid, %error, "connections to a pod could not be cut");
+            }
+        }
+    }
+
     /// The pod is gone, or must not be served any more: closes its listeners, tunnels and connections.
     pub async fn remove_pod(&self, uid: &WorkloadUid) {
         if let Some(served) = self.inner.pods.lock().remove(uid) {

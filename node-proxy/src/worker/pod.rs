@@ -126,6 +126,8 @@ pub struct PodHere {
     pub pod: Arc<Pod>,
     /// Everything of the pod on this worker ends.
     pub cancel: CancellationToken,
+    /// The connections to the pod that are open now end.
+    inbound: RefCell<CancellationToken>,
     /// Tunnels to the pod take no new streams and end with their last one.
     pub drain: CancellationToken,
     /// Inner connections that carry the pod's requests.
@@ -135,14 +137,26 @@ pub struct PodHere {
 
 impl PodHere {
     pub fn new(state: Arc<PodState>, worker_drain: &CancellationToken) -> Rc<Self> {
+        let cancel = CancellationToken::new();
         Rc::new(Self {
             pod: state.pod.clone(),
             state,
-            cancel: CancellationToken::new(),
+            inbound: RefCell::new(cancel.child_token()),
+            cancel,
             drain: worker_drain.child_token(),
             http: http::Pool::default(),
             handshakes: RefCell::new(HashMap::new()),
         })
+    }
+
+    /// Ends with the next [`PodHere::cut_inbound`], or with everything of the pod.
+    pub fn inbound(&self) -> CancellationToken {
+        self.inbound.borrow().clone()
+    }
+
+    /// Cuts the connections and tunnels to the pod that are open now; new ones are served as before.
+    pub fn cut_inbound(&self) {
+        self.inbound.replace(self.cancel.child_token()).cancel();
     }
 
     /// A place for one TLS handshake; `None` when too many are under way.

@@ -62,6 +62,11 @@ pub(super) enum Command {
         uid: WorkloadUid,
         done: oneshot::Sender<()>,
     },
+    /// Cuts what is open to a pod now.
+    Cut {
+        uid: WorkloadUid,
+        done: oneshot::Sender<()>,
+    },
     Drain {
         done: oneshot::Sender<()>,
     },
@@ -256,6 +261,12 @@ fn obey(context: &Rc<Context>, command: Command) {
             }
             let _ = done.send(());
         }
+        Command::Cut { uid, done } => {
+            if let Some(pod) = context.pods.borrow().get(&uid) {
+                pod.cut_inbound();
+            }
+            let _ = done.send(());
+        }
         Command::Drain { done } => {
             context.drain.cancel();
             let _ = done.send(());
@@ -345,13 +356,13 @@ pub(super) fn serve(
         Kind::Inbound => spawn_bounded::<INBOUND_FUTURE, _>(async move {
             let _permit = permit;
             let Ok(socket) = CarriedSocket::new(socket) else { return };
-            let cancel = pod.cancel.clone();
+            let cancel = pod.inbound();
             let serving = pin!(inbound::plaintext::serve(context, pod, socket, peer));
             cancel.run_until_cancelled(serving).await;
         }),
         Kind::Hbone => spawn_bounded::<TUNNEL_FUTURE, _>(async move {
             let _permit = permit;
-            let cancel = pod.cancel.clone();
+            let cancel = pod.inbound();
             let serving = pin!(server::serve(context, pod, socket, peer));
             cancel.run_until_cancelled(serving).await;
         }),

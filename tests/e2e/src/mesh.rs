@@ -7,6 +7,7 @@ use crate::recording::Recording;
 use crate::session::Session;
 use crate::wait::{SOON, eventually};
 use culvert_api::names::{ADMIN_PORT, ENROLLED_CONDITION};
+use culvert_cli::explain::facts::Facts;
 use culvert_cli::sandbox::cluster::Cluster;
 use culvert_cli::sandbox::files::Files;
 use serde_json::Value;
@@ -261,6 +262,17 @@ impl Mesh {
         let echo = echo_path();
         let words = [&["exec", "-n", &pod.namespace, &pod.name, "--", echo.as_str()], arguments].concat();
         Session::start(self.command(&words))
+    }
+
+    /// What there is at this moment, to ask any number of questions about it.
+    ///
+    /// # Panics
+    /// When the sandbox does not answer.
+    #[track_caller]
+    pub fn facts(&self) -> Facts {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let facts = runtime.block_on(Box::pin(culvert_cli::explain::of_sandbox(&self.name)));
+        facts.unwrap_or_else(|error| panic!("{}: {error:#}", self.name))
     }
 
     /// Runs the traffic client in a node's namespace.

@@ -121,6 +121,43 @@ fn leaving_drains_captured_connections() {
     assert_eq!(mesh.echo(&client, &["tcp", "send", "server:9000"])["ok"], true);
 }
 
+/// Servers that go on for half a minute after they were told to end.
+fn slow_to_end(shop: &Shop) -> String {
+    let yaml = shop.yaml();
+    let yaml = yaml.replace("\"terminationGracePeriodSeconds\":1", "\"terminationGracePeriodSeconds\":40");
+    yaml.replace(
+        "\"image\":\"culvert/echo\"",
+        "\"image\":\"culvert/echo\",\"lifecycle\":{\"preStop\":{\"sleep\":{\"seconds\":30}}}",
+    )
+}
+
+#[test]
+fn connections_to_a_pod_that_ends_are_cut_at_its_drain_deadline_and_not_before() {
+    let mesh = MESH.beside();
+    for (name, deadline, left) in [("ending", "10m", 5), ("ending-soon", "1ms", 0)] {
+        let shop = Shop::new(name, Labelled::Yes).setting("drain-timeout", deadline);
+        mesh.apply(&slow_to_end(&shop));
+        mesh.settled(name);
+        let (client, server) = (mesh.pod(name, "client"), mesh.pod(name, "server"));
+        mesh.reaches(&client, "server:9000");
+        let mut held = mesh.echo_session(&client, &["hold", "server:9000", "--connections", "5"]);
+        assert_eq!(held.next(PATIENCE)["ok"], 5);
+        mesh.sandbox(&["delete", "pod", &server.name, "-n", name]).ok();
+        eventually("the pod is ending", SOON, || {
+            let slices = mesh.items("endpointslices", name);
+            let mut endpoints =
+                slices.iter().flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+            let is_ending = endpoints.any(|one| one["conditions"]["terminating"] == true);
+            if is_ending { Ok(()) } else { Err(json!(slices).to_string()) }
+        });
+        if left == 0 {
+            mesh.access_log("node2", &["Drained", "inbound", &server.name]);
+        }
+        assert_eq!(held.ask("after", PATIENCE)["ok"], left, "{deadline}");
+        held.end(PATIENCE);
+    }
+}
+
 #[test]
 fn a_restarted_node_proxy_finds_its_pods_again() {
     let mesh = MESH.alone();

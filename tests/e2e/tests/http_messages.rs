@@ -229,3 +229,14 @@ fn a_host_may_be_written_in_several_ways() {
         );
     }
 }
+
+#[test]
+fn a_client_that_gives_up_is_noted_as_such() {
+    let mesh = MESH.beside();
+    let (_, client) = mesh.open_versions("impatient");
+    let url = "http://server:8080/gives-up?delay=20s";
+    let report = mesh.echo(&client, &["get", url, "--timeout", "500"]);
+    assert_eq!(report["errors"]["timeout"], 1, "{report}");
+    let line = mesh.access_log("node1", &["ClientCancelled", "/gives-up"]);
+    assert_eq!(line["response_code"], 499, "{line}");
+}

@@ -219,53 +219,6 @@ fn rewrites_of_host_and_path() {
 }
 
 #[test]
-fn weights_are_kept_to_the_request() {
-    let mesh = MESH.beside();
-    let (_, client) = mesh.open_versions("weights");
-    let split = |one: u32, two: u32| json!([{"backendRefs": [weighted("v1", one), weighted("v2", two)]}]);
-    let share = |requests: u32| {
-        let count = requests.to_string();
-        let report = get(&mesh, &client, "/", &["--count", &count]);
-        assert_eq!(report["ok"], requests, "{report}");
-        let pods = report["pods"].as_object().cloned().unwrap_or_default();
-        pods.iter()
-            .filter(|(pod, _)| pod.starts_with("v2"))
-            .filter_map(|(_, count)| count.as_u64())
-            .sum::<u64>()
-    };
-    mesh.apply(&http("weights", "split", &split(99, 1)));
-    accepted(&mesh, "httproute", "weights", "split");
-    until(&mesh, &client, "/", &[], |report| app(report) != "server");
-    for round in 0..10 {
-        let other = route_to(
-            "HTTPRoute",
-            "weights",
-            "other",
-            &[port_parent("weights", "v1", 8080)],
-            &json!([{"matches": [{"path": {"value": format!("/{round}")}}], "backendRefs": [backend("v2")]}]),
-        );
-        mesh.apply(&other);
-        let canary = share(500);
-        assert!((4..=6).contains(&canary), "1 % of 500 requests: {canary}");
-    }
-    mesh.apply(&http("weights", "split", &split(70, 30)));
-    until(&mesh, &client, "/", &["--count", "20"], |report| {
-        report["pods"].as_object().is_some_and(|pods| {
-            pods.iter().any(|(pod, count)| pod.starts_with("v2") && count.as_u64() > Some(3))
-        })
-    });
-    for _ in 0..3 {
-        let second = share(500);
-        assert!((135..=165).contains(&second), "30 % of 500 requests: {second}");
-    }
-    mesh.apply(&http("weights", "split", &split(1, 0)));
-    until(&mesh, &client, "/", &["--count", "20"], |report| {
-        report["pods"].as_object().is_some_and(|pods| pods.keys().all(|pod| pod.starts_with("v1")))
-    });
-    assert_eq!(share(200), 0, "weight 0 gets none");
-}
-
-#[test]
 fn own_answers_say_why() {
     let mesh = MESH.beside();
     let (shop, client) = mesh.open_versions("answers");

@@ -238,6 +238,36 @@ fn a_schema_error_names_its_place_and_nothing_takes_effect() {
 }
 
 #[test]
+fn a_directory_of_manifests_is_taken_as_kubectl_takes_it() {
+    let mesh = MESH.beside();
+    let directory = mesh.files().join("twice");
+    std::fs::create_dir(&directory).expect("a directory");
+    let namespace = |team: &str| {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: twice, labels: {{team: {team}}}}}\n")
+    };
+    for (name, text) in
+        [("a.yaml", namespace("a")), ("b.yaml", namespace("b")), ("notes.txt", "no manifest".to_owned())]
+    {
+        std::fs::write(directory.join(name), text).expect("a file");
+    }
+    let path = directory.display().to_string();
+    let done = mesh.sandbox(&["apply", "-f", &path]).ok();
+    let notice = done.said();
+    let line = notice.lines().find(|line| line.contains("skipped")).unwrap_or_else(|| panic!("{notice}"));
+    assert!(line.contains("a.yaml: document 1") && line.contains("b.yaml: document 1"), "{line}");
+    assert_eq!(
+        mesh.get("namespace", None, Some("twice"))["metadata"]["labels"]["team"],
+        "b",
+        "the last one counts"
+    );
+    // What this repository ships, too.
+    let examples =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples").display().to_string();
+    mesh.sandbox(&["apply", "-f", &examples]).ok();
+    mesh.sandbox(&["delete", "-f", &examples]).ok();
+}
+
+#[test]
 fn exec_passes_streams_and_exit_codes() {
     let mesh = MESH.beside();
     let (client, _) = mesh.open(&Shop::new("exec", Labelled::No), "exec");

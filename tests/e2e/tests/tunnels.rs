@@ -73,6 +73,7 @@ fn a_tunnel_leads_only_to_its_own_pod_and_only_by_connect() {
     }
     let stream = ask(&server.at(9000), &["--act", "get"]);
     assert_eq!(stream["status"], 400, "{stream}");
+    mesh.access_log("node2", &["BadConnect", "inbound", &server.name]);
     let closed = ask(&server.at(1), &[]);
     assert_eq!(closed["status"], 503, "nobody listens there: {closed}");
 }
@@ -208,6 +209,20 @@ fn half_close_and_reset_go_through() {
         assert_eq!(resets["reset"], 20, "{stage}: {resets}");
     }
     assert_eq!(send(&mesh, &client, "server:9000")["ok"], true);
+}
+
+#[test]
+fn a_half_closed_connection_that_is_silent_ends() {
+    let mesh = MESH.beside();
+    let shop = Shop::new("half", Labelled::Yes).setting("half-closed-idle-timeout", "500ms");
+    let (client, server) = mesh.open(&shop, "half");
+    // Bytes to the proxy: the client ends its side, and the server takes its time.
+    let request = "GET /?delay=20s HTTP/1.1\r\nHost: a\r\n\r\n";
+    let words = ["tcp", "send", &server.at(8080), "--data", request, "--until", "eof", "--timeout", "15000"];
+    let report = mesh.echo(&client, &words);
+    assert_eq!(report["received"], "", "{report}");
+    assert!(report["millis"].as_f64() < Some(12_000.0), "it did not wait for the server: {report}");
+    mesh.access_log("node1", &["IdleTimeout", &server.at(8080)]);
 }
 
 #[test]

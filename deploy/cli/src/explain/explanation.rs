@@ -6,23 +6,23 @@ use culvert_node_proxy::outbound::decide::{self, Action, Known};
 use culvert_node_proxy::outbound::protocol::{self, Declared, Treatment};
 use culvert_node_proxy::outbound::routed_elsewhere;
 use culvert_node_proxy::reason::Reason;
-use culvert_node_proxy::state::model::{
-    Enrolment, InboundMode, OwnWorkload, Service, Workload, WorkloadSettings,
-};
-use culvert_node_proxy::state::{RouteGroup, ServiceRoutes, Snapshot};
+use culvert_node_proxy::state::Snapshot;
+use culvert_node_proxy::state::model::{Enrolment, OwnWorkload, Service, Workload};
 use culvert_objects::Object;
 use http::Version;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::data::{
-    Backend, Client, Destination, End, Endpoint, Explanation, Group, GroupKind, Handling, Header, Layer,
-    NotApplied, Outcome, Parent, Request, Transport, WhyNot,
+    Backend, Client, Destination, End, Endpoint, Explanation, Handling, Header, Layer, NotApplied, Outcome,
+    Parent, Request, WhyNot,
 };
 use super::endpoints::{self, Chooser};
 use super::facts::{Facts, FactsError, Named, Source, says_enrolled};
+use super::groups::{self, names_of};
 use super::question::Question;
 use super::requests::{self, Asked, AskedParent};
+use super::uncaptured::excluded;
 use super::{listeners, unattached};
 
 /// Stands for an address of the world, whose number does not matter (TEST-NET-1).
@@ -140,17 +140,17 @@ fn describe_client(
     Ok(())
 }
 
-fn whole(end: End) -> Outcome {
+pub(super) fn whole(end: End) -> Outcome {
     Outcome { share: 1.0, end }
 }
 
 /// One connection that somebody would open.
-struct Call<'a> {
-    facts: &'a Facts,
-    question: &'a Question,
+pub(super) struct Call<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) question: &'a Question,
     /// Of the client's node.
-    snapshot: &'a Snapshot,
-    to: SocketAddr,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) to: SocketAddr,
 }
 
 impl Call<'_> {
@@ -219,7 +219,7 @@ impl Call<'_> {
         let namespace = &*source.namespace;
         let routes = self.snapshot.routes(&service.key, port);
         let group = routes.and_then(|routes| routes.for_clients_in(namespace));
-        explanation.group = routes.and_then(|routes| self::group(routes, namespace));
+        explanation.group = routes.and_then(|routes| groups::group(routes, namespace));
         let at = unattached::At { service, port, namespace };
         unattached::of_service(explanation, self.facts, self.snapshot, at);
         let declared = Declared::of_port(self.snapshot, service, port, namespace, &own.settings);
@@ -277,99 +277,9 @@ impl Call<'_> {
         carried(explanation, &name, vec![endpoint]);
         listeners::behind_pod(explanation, self.facts, self.question, workload, port)
     }
-
-    /// Nobody captures the connection: the node's rules take it to an endpoint, whose own proxy may have a say.
-    fn of_nobody(
-        &self,
-        explanation: &mut Explanation,
-        source: Option<&Arc<Workload>>,
-    ) -> Result<(), FactsError> {
-        if listeners::from_outside(explanation, self.facts, self.question, self.to)? {
-            return Ok(());
-        }
-        let known = Known::of(self.snapshot, self.to.ip());
-        explanation.parent = parent(&known, self.to);
-        let pass = |message: &str| vec![whole(End::Passed { message: message.to_owned() })];
-        match known {
-            Known::Service(service) => {
-                let Some(source) = source else {
-                    explanation.outcomes = pass("Service addresses lead nowhere outside the cluster");
-                    return Ok(());
-                };
-                let chooser = Chooser { snapshot: self.snapshot, source, family: Family::of(self.to.ip()) };
-                let endpoints = endpoints::of_service(chooser, &service, self.to.port());
-                self.uncaptured(explanation, &format!("{}:{}", service.key, self.to.port()), endpoints)?;
-            }
-            Known::Workload(workload) => {
-                let Some(source) = source else {
-                    explanation.outcomes = pass("pod addresses lead nowhere outside the cluster");
-                    return Ok(());
-                };
-                let chooser = Chooser { snapshot: self.snapshot, source, family: Family::of(self.to.ip()) };
-                let endpoint = endpoints::of_pod(chooser, &workload, self.to);
-                let name = endpoint.workload.clone();
-                self.uncaptured(explanation, &name, vec![endpoint])?;
-            }
-            Known::ClusterRange => explanation.outcomes = pass("nobody has this address"),
-            Known::Outside => explanation.outcomes = pass("the address is outside the cluster"),
-        }
-        Ok(())
-    }
-
-    /// Plaintext from a client that is not captured: endpoints that insist on mutual TLS refuse it.
-    fn uncaptured(
-        &self,
-        explanation: &mut Explanation,
-        to: &str,
-        mut endpoints: Vec<Endpoint>,
-    ) -> Result<(), FactsError> {
-        let mut refusing = 0;
-        for endpoint in &mut endpoints {
-            let is_strict = self.is_strict(endpoint)?;
-            refusing += usize::from(is_strict && endpoint.used);
-            let why = if is_strict { "PlaintextRefused" } else { "SourceOutsideMesh" };
-            endpoint.transport = Transport::Plaintext { why: why.to_owned() };
-        }
-        let used = endpoints.iter().filter(|endpoint| endpoint.used).count();
-        let share = |part: usize| part as f64 / used.max(1) as f64;
-        if used == 0 {
-            let message = format!("{to} has no endpoint that may be used");
-            explanation.outcomes = vec![whole(End::Passed { message })];
-        }
-        if used > refusing {
-            let message = format!("plaintext to an endpoint of {to}, past the mesh at the client's side");
-            explanation
-                .outcomes
-                .push(Outcome { share: share(used - refusing), end: End::Passed { message } });
-        }
-        if refusing > 0 {
-            let message = "the endpoint's inbound mode is strict".to_owned();
-            let end = End::Refused { reason: Reason::PlaintextRefused.to_string(), message };
-            explanation.outcomes.push(Outcome { share: share(refusing), end });
-        }
-        explanation.backends = vec![unrouted(to, endpoints)];
-        Ok(())
-    }
-
-    fn is_strict(&self, endpoint: &Endpoint) -> Result<bool, FactsError> {
-        let snapshot = self.facts.view_of(&endpoint.node)?;
-        let workload = snapshot.workload_by_address(endpoint.address.ip());
-        let own = workload.and_then(|workload| workload.own.as_ref());
-        let Some(own) = own.filter(|own| own.enrolment == Enrolment::Enrolled) else { return Ok(false) };
-        let port = endpoint.address.port();
-        let of_port = own.settings.port_modes.iter().find(|(known, _)| *known == port).map(|(_, mode)| *mode);
-        Ok(of_port.unwrap_or(own.settings.inbound_mode) == InboundMode::Strict)
-    }
-
-    /// The routes that would apply to the address if the client were captured.
-    fn routes_of_destination(&self, namespace: &str) -> Vec<String> {
-        let Some(service) = self.snapshot.service_by_vip(self.to.ip()) else { return Vec::new() };
-        let routes = self.snapshot.routes(&service.key, self.to.port());
-        routes.map(|routes| names_of(routes, namespace)).unwrap_or_default()
-    }
 }
 
-fn parent(known: &Known, to: SocketAddr) -> Parent {
+pub(super) fn parent(known: &Known, to: SocketAddr) -> Parent {
     match known {
         Known::Service(service) => Parent::Service { service: service.key.to_string(), address: to },
         Known::Workload(workload) => {
@@ -378,45 +288,6 @@ fn parent(known: &Known, to: SocketAddr) -> Parent {
         Known::ClusterRange => Parent::Unknown { address: to },
         Known::Outside => Parent::Outside { address: Some(to) },
     }
-}
-
-/// Which group decides for clients of the namespace.
-fn group(routes: &ServiceRoutes, namespace: &str) -> Option<Group> {
-    let of = |group: &RouteGroup| names_in(group);
-    let producers = routes.producers.as_ref().map(of).unwrap_or_default();
-    match routes.consumers.iter().find(|(consumer, _)| **consumer == *namespace) {
-        Some((_, group)) => Some(Group {
-            kind: GroupKind::Consumer,
-            namespace: Some(namespace.to_owned()),
-            routes: of(group),
-            replaced: producers,
-        }),
-        None if routes.producers.is_some() => Some(Group {
-            kind: GroupKind::Producer,
-            namespace: None,
-            routes: producers,
-            replaced: Vec::new(),
-        }),
-        None => None,
-    }
-}
-
-fn names_of(routes: &ServiceRoutes, namespace: &str) -> Vec<String> {
-    routes.for_clients_in(namespace).map(names_in).unwrap_or_default()
-}
-
-/// The routes of a group, each once, in order of precedence.
-pub(super) fn names_in(group: &RouteGroup) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    if let RouteGroup::Table(table) = group {
-        for candidate in table.candidates() {
-            let name = requests::route_name(candidate.rule().key());
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-    names
 }
 
 /// All bytes to one endpoint.
@@ -431,7 +302,7 @@ fn carried(explanation: &mut Explanation, to: &str, endpoints: Vec<Endpoint>) {
     explanation.backends = vec![unrouted(to, endpoints)];
 }
 
-fn unrouted(to: &str, endpoints: Vec<Endpoint>) -> Backend {
+pub(super) fn unrouted(to: &str, endpoints: Vec<Endpoint>) -> Backend {
     Backend {
         backend: to.to_owned(),
         weight: None,
@@ -466,14 +337,4 @@ fn why_treated(declared: Declared, layer: Layer) -> &'static str {
         }
         (Declared::Nothing, _) => "nothing is declared and no route applies: HTTP/1 stays bytes",
     }
-}
-
-/// Whether the pod's own settings leave the connection alone.
-fn excluded(settings: &WorkloadSettings, to: SocketAddr) -> Option<String> {
-    let port = to.port();
-    if settings.exclude_outbound_ports.iter().any(|range| (range.first..=range.last).contains(&port)) {
-        return Some(format!("exclude-outbound-ports names port {port}: the connection is not captured"));
-    }
-    let range = settings.exclude_outbound_cidrs.iter().find(|range| range.contains(&to.ip()))?;
-    Some(format!("exclude-outbound-cidrs names {range}: the connection is not captured"))
 }

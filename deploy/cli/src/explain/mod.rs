@@ -6,13 +6,16 @@ mod describe;
 mod endpoints;
 pub mod explanation;
 pub mod facts;
+mod groups;
 mod listeners;
 pub mod question;
 pub mod render;
 mod requests;
+mod sent;
 #[cfg(test)]
 mod tests;
 mod unattached;
+mod uncaptured;
 
 use anyhow::Context;
 use clap::Args;

@@ -2,34 +2,25 @@
 //! could happen instead of for one thing that does.
 
 use culvert_node_proxy::http::answer::face;
-use culvert_node_proxy::http::head::{Judged, judge};
-use culvert_node_proxy::http::target::{self, Target};
+use culvert_node_proxy::http::target::Target;
 use culvert_node_proxy::http::{edge, hop, route};
 use culvert_node_proxy::reason::Reason;
 use culvert_node_proxy::state::RouteGroup;
 use culvert_node_proxy::state::model::Service;
-use culvert_node_proxy::telemetry::Failure;
 use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request};
-use culvert_routing::model::{
-    Action, Backend as Weighted, PathMatch, RouteKey, RouteKind, Scheme, Target as Named,
-};
+use culvert_routing::model::{Action, Backend as Weighted, PathMatch, Scheme, Target as Named};
 use culvert_routing::request::is_grpc;
-use culvert_routing::{CompiledRule, RequestView, RouteTable, Selected};
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+use culvert_routing::{CompiledRule, RequestView, Selected};
+use http::{HeaderMap, HeaderValue, header};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::data::{
-    Backend, Candidate, End, Explanation, Group, GroupKind, Header, Outcome, Parent, Rule, SentRequest,
-    Verdict,
-};
+use super::data::{Backend, End, Explanation, Group, GroupKind, Header, Outcome, Parent, Rule, SentRequest};
 use super::describe;
 use super::endpoints::{self, Chooser};
-use super::explanation::names_in;
+use super::groups::{candidates, names_in, route_name};
 use super::question::Question;
-
-/// Bytes of a request's head that the node proxy takes.
-const LARGEST_HEAD: usize = 64 << 10;
+use super::sent::{Sent, Unfit};
 
 /// Where routes are asked.
 pub struct Asked<'a> {
@@ -51,91 +42,6 @@ pub enum AskedParent<'a> {
 enum Chosen<'a> {
     Rule(Selected<'a>),
     Endpoints(&'a Service),
-}
-
-/// A request as it is sent, checked as the node proxy checks it.
-pub struct Sent {
-    method: Method,
-    uri: Uri,
-    authority: String,
-    headers: HeaderMap,
-    version: Version,
-}
-
-/// Why no rule is asked.
-pub struct Unfit {
-    pub reason: Reason,
-    pub message: String,
-}
-
-impl From<Failure> for Unfit {
-    fn from(failure: Failure) -> Self {
-        Self { reason: failure.reason, message: failure.message }
-    }
-}
-
-impl Sent {
-    /// # Errors
-    /// What the node proxy would refuse it for.
-    pub fn new(question: &Question) -> Result<Self, Unfit> {
-        let bad = |message: String| Unfit { reason: Reason::BadRequest, message };
-        let authority = match question.headers.get(header::HOST) {
-            Some(host) => host.to_str().map_err(|_| bad("Host is not text".to_owned()))?.to_owned(),
-            None => question.authority.clone(),
-        };
-        let mut headers = question.headers.clone();
-        headers.remove(header::HOST);
-        let uri = if question.version == Version::HTTP_2 {
-            format!("http://{authority}{}", question.target)
-        } else {
-            check_head(question, &authority)?;
-            headers.insert(
-                header::HOST,
-                HeaderValue::from_str(&authority).map_err(|error| bad(error.to_string()))?,
-            );
-            question.target.clone()
-        };
-        let uri: Uri = uri.parse().map_err(|error| bad(format!("target {:?}: {error}", question.target)))?;
-        if question.method == Method::CONNECT {
-            let message = "requests are routed here; CONNECT is none".to_owned();
-            return Err(Unfit { reason: Reason::ConnectRefused, message });
-        }
-        Ok(Self { method: question.method.clone(), uri, authority, headers, version: question.version })
-    }
-
-    fn target(&self) -> Result<Target<'_>, Unfit> {
-        let bad = |error: target::BadTarget| Unfit { reason: Reason::BadRequest, message: error.to_string() };
-        let authority = target::authority(&self.uri, &self.headers, self.version).map_err(bad)?;
-        Target::new(&self.method, &self.uri, authority).map_err(bad)
-    }
-
-    fn is_call(&self) -> bool {
-        is_grpc(self.version, &self.headers)
-    }
-}
-
-/// HTTP/1 is judged on its bytes.
-fn check_head(question: &Question, authority: &str) -> Result<(), Unfit> {
-    let mut head =
-        format!("{} {} HTTP/1.1\r\nHost: {authority}\r\n", question.method, question.target).into_bytes();
-    for (name, value) in question.headers.iter().filter(|(name, _)| *name != header::HOST) {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    match judge(&head) {
-        _ if head.len() > LARGEST_HEAD => {
-            let message = format!("the head has {} bytes, more than {LARGEST_HEAD}", head.len());
-            Err(Unfit { reason: Reason::HeadersTooLarge, message })
-        }
-        Judged::Refused(bad) if bad.is_size() => {
-            Err(Unfit { reason: Reason::HeadersTooLarge, message: bad.to_string() })
-        }
-        Judged::Refused(bad) => Err(Unfit { reason: Reason::BadRequest, message: bad.to_string() }),
-        Judged::Partial | Judged::Complete(_) => Ok(()),
-    }
 }
 
 /// Explains what the routes make of the request.
@@ -209,43 +115,6 @@ fn passed_on(sent: &Sent, asked: &Asked<'_>) -> HeaderMap {
         edge::introduce(&mut headers, client);
     }
     headers
-}
-
-fn candidates(table: &RouteTable, view: &RequestView<'_>) -> Vec<Candidate> {
-    let mut winner = None;
-    let mut all = Vec::new();
-    for candidate in table.candidates() {
-        let (verdict, why) = match (candidate.check(view), &winner) {
-            (Err(mismatch), _) => (Verdict::Mismatch, Some(mismatch.to_string())),
-            (Ok(()), None) => {
-                winner = Some(candidate);
-                (Verdict::Wins, None)
-            }
-            (Ok(()), Some(winner)) => {
-                let criterion = candidate.outranked_by(winner);
-                (Verdict::Outranked, criterion.map(|criterion| format!("the winner {criterion}")))
-            }
-        };
-        let rule = candidate.rule();
-        all.push(Candidate {
-            route: route_name(rule.key()),
-            rule: rule.label(),
-            rule_index: rule.index(),
-            matches: describe::matching(candidate.hostname(), candidate.matched()),
-            verdict,
-            why,
-        });
-    }
-    all
-}
-
-/// `HTTPRoute namespace/name`
-pub fn route_name(key: &RouteKey) -> String {
-    let kind = match key.kind {
-        RouteKind::Http => "HTTPRoute",
-        RouteKind::Grpc => "GRPCRoute",
-    };
-    format!("{kind} {}/{}", key.namespace, key.name)
 }
 
 fn by_rule(

@@ -7,8 +7,8 @@ use culvert_objects::types::ConditionStatus;
 use serde_json::Value;
 
 use super::data::{Explanation, NotApplied, WhyNot};
-use super::explanation::names_in;
 use super::facts::Facts;
+use super::groups::names_in;
 
 /// What was called, and from where.
 #[derive(Clone, Copy)]

@@ -3,6 +3,7 @@
 
 mod bulk;
 mod connect;
+mod each;
 mod fetch;
 mod get;
 mod grpc;
@@ -51,6 +52,9 @@ pub(crate) enum ClientCommand {
     Resolve(connect::ResolveArgs),
     /// The SRV records of a name.
     Srv(srv::SrvArgs),
+    /// Runs the commands of standard input one after the other: every line is a JSON array of words, as
+    /// ["get", "http://cart/", "--method", "POST"].
+    Each,
 }
 
 /// Runs one command.
@@ -58,26 +62,30 @@ pub(crate) enum ClientCommand {
 /// # Errors
 /// When the arguments make no sense; failed traffic is a result, not an error.
 pub(crate) async fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
-    let succeeded = match command {
-        ClientCommand::Get(args) => get::run(args).await?,
-        ClientCommand::Fetch(args) => fetch::run(args).await?,
-        ClientCommand::Grpc(args) => grpc::run(args).await?,
-        ClientCommand::Ws(args) => ws::run(args).await?,
-        ClientCommand::Tcp(command) => tcp::run(command).await?,
-        ClientCommand::Udp(args) => udp::run(args).await?,
-        ClientCommand::Hold(args) => hold::run(args).await?,
-        ClientCommand::Storm(args) => storm::run(args).await?,
-        ClientCommand::Bulk(args) => bulk::run(args).await?,
-        ClientCommand::Stall(args) => stall::run(args).await?,
-        ClientCommand::Raw(args) => raw::run(args).await?,
-        ClientCommand::Reset(args) => raw::run_resets(args).await?,
-        ClientCommand::Resolve(args) => connect::run(args).await?,
-        ClientCommand::Srv(args) => srv::run(args).await?,
-    };
-    Ok(match succeeded {
+    Ok(match perform(command).await? {
         Succeeded::Something => ExitCode::SUCCESS,
         Succeeded::Nothing => ExitCode::FAILURE,
     })
+}
+
+async fn perform(command: ClientCommand) -> anyhow::Result<Succeeded> {
+    match command {
+        ClientCommand::Get(args) => get::run(args).await,
+        ClientCommand::Fetch(args) => fetch::run(args).await,
+        ClientCommand::Grpc(args) => grpc::run(args).await,
+        ClientCommand::Ws(args) => ws::run(args).await,
+        ClientCommand::Tcp(command) => tcp::run(command).await,
+        ClientCommand::Udp(args) => udp::run(args).await,
+        ClientCommand::Hold(args) => hold::run(args).await,
+        ClientCommand::Storm(args) => storm::run(args).await,
+        ClientCommand::Bulk(args) => bulk::run(args).await,
+        ClientCommand::Stall(args) => stall::run(args).await,
+        ClientCommand::Raw(args) => raw::run(args).await,
+        ClientCommand::Reset(args) => raw::run_resets(args).await,
+        ClientCommand::Resolve(args) => connect::run(args).await,
+        ClientCommand::Srv(args) => srv::run(args).await,
+        ClientCommand::Each => each::run().await,
+    }
 }
 
 /// Whether any of the asked-for traffic got through.

@@ -105,3 +105,27 @@ fn names_are_told_apart() {
     assert!(port_name("http").is_ok() && port_name("80").is_err() && port_name("sixteen-letters-x").is_err());
     assert!(qualified_key("culvert.dev/mesh") && !qualified_key("a/b/c") && !qualified_key("/b"));
 }
+
+#[test]
+fn every_field_of_the_wrong_type_is_named_and_what_follows_from_it_is_not() {
+    let found =
+        faults(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": {
+        "replicas": "three", "selector": {"matchLabels": {"app": "x"}}, "strategy": {"type": "Never"},
+        "template": {"metadata": {"labels": {"app": 1}}, "spec": {"hostNetwork": "yes", "hostname": "-",
+            "containers": [{"name": "c", "command": "sleep"}]}}}}));
+    let mut fields: Vec<&str> = found.iter().filter_map(|text| text.split(": ").next()).collect();
+    fields.sort_unstable();
+    let pod = "spec.template.spec";
+    assert_eq!(
+        fields,
+        [
+            "spec.replicas".to_owned(),
+            "spec.strategy.type".to_owned(),
+            "spec.template.metadata.labels.app".to_owned(),
+            format!("{pod}.containers[0].command"),
+            format!("{pod}.hostNetwork"),
+            format!("{pod}.hostname"),
+        ],
+        "{found:#?}"
+    );
+}

@@ -13,8 +13,9 @@ use culvert_objects::mesh_config::LastGood;
 use culvert_objects::types::PodStatus;
 use culvert_objects::{Kind, Object, Objects};
 use pb::resource::Body;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 pub use names::Named;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub translation: Translation,
     workloads: Workloads,
     zone: Zone,
+    /// By node, made when first asked for.
+    views: Mutex<BTreeMap<String, Arc<Snapshot>>>,
     /// Of clients outside the cluster.
     outside: IpAddr,
 }
@@ -85,7 +88,8 @@ impl Facts {
         let workloads = translate::workloads(&objects, &environment, &translation.in_force, &last);
         let zone = Zone::build(&objects, crate::sandbox::dns::DOMAIN, 0);
         let outside = cluster.outside.v4.into();
-        Self { source, objects, translation, workloads, zone, outside }
+        let views = Mutex::default();
+        Self { source, objects, translation, workloads, zone, views, outside }
     }
 
     /// The client's pod; `None` for one outside.
@@ -108,7 +112,7 @@ impl Facts {
     ///
     /// # Errors
     /// When it is not bound to a node, or there is no state to decide on.
-    pub fn own_view(&self, pod: &Object) -> Result<(Snapshot, Arc<Workload>), FactsError> {
+    pub fn own_view(&self, pod: &Object) -> Result<(Arc<Snapshot>, Arc<Workload>), FactsError> {
         let not_bound = || FactsError::NotBound(format!("{}/{}", pod.namespace(), pod.name()));
         let facts = self
             .workloads
@@ -125,7 +129,17 @@ impl Facts {
     ///
     /// # Errors
     /// When the node proxy would have no complete state.
-    pub fn view_of(&self, node: &str) -> Result<Snapshot, FactsError> {
+    pub fn view_of(&self, node: &str) -> Result<Arc<Snapshot>, FactsError> {
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = views.get(node) {
+            return Ok(known.clone());
+        }
+        let view = Arc::new(self.make_view(node)?);
+        views.insert(node.to_owned(), view.clone());
+        Ok(view)
+    }
+
+    fn make_view(&self, node: &str) -> Result<Snapshot, FactsError> {
         let mut resources = Resources::default();
         resources.set_node(node);
         let page = pb::Page { upserts: self.resources(node), ..pb::Page::default() };

@@ -10,19 +10,9 @@ use super::error;
 
 /// Everything that is wrong with the objects together and with what they refer to.
 pub fn check(objects: &Objects, written: &[Located]) -> Vec<ManifestError> {
-    let mut world = World { objects, written: BTreeMap::new() };
-    let mut errors = Vec::new();
-    for at in written {
-        if let Some(first) = world.written.insert(at.object.key(), at) {
-            let place = format!("{}: document {}", first.file.display(), first.document);
-            errors.push(error(at, "", format!("the same object is also in {place}")));
-        }
-    }
-    for at in written {
-        let faults = world.faults(at);
-        errors.extend(faults.into_iter().map(|(field, message)| error(at, &field, message)));
-    }
-    errors
+    let world = World { objects, written: written.iter().map(|at| (at.object.key(), at)).collect() };
+    let faults = |at| world.faults(at).into_iter().map(move |(field, message)| error(at, &field, message));
+    written.iter().flat_map(faults).collect()
 }
 
 /// What there is and what there will be.

@@ -6,6 +6,7 @@ pub(crate) mod merge;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use culvert_objects::manifest::Located;
 use culvert_objects::{Kind, Manifest, ManifestError, ManifestErrors, Object, ObjectKey, Objects};
@@ -52,7 +53,8 @@ pub struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub entries: Vec<Entry>,
-    /// Documents of kinds that are not supported, each with file, document and reason.
+    /// Documents of kinds that are not supported, and those that a later one takes the place of, each with file,
+    /// document and reason.
     pub skipped: Vec<String>,
 }
 
@@ -70,9 +72,9 @@ impl fmt::Display for Report {
 /// # Errors
 /// Everything that is wrong, each with file, document and field; nothing has taken effect then.
 pub fn apply(store: &Store, cluster: &Cluster, manifest: Manifest) -> Result<Report, ManifestErrors> {
-    let manifest = manifest.into_result()?;
+    let (manifest, skipped) = last_of_each(manifest.into_result()?);
     let entries = store.transact(|objects| plan(objects, cluster, &manifest.objects))?;
-    Ok(Report { entries, skipped: skipped(&manifest) })
+    Ok(Report { entries, skipped })
 }
 
 /// Deletes every object of the manifests that exists. Pods and namespaces go gracefully, so they may still be there on
@@ -81,7 +83,7 @@ pub fn apply(store: &Store, cluster: &Cluster, manifest: Manifest) -> Result<Rep
 /// # Errors
 /// Names what cannot be deleted or read; nothing has taken effect then.
 pub fn delete(store: &Store, manifest: Manifest) -> Result<Report, ManifestErrors> {
-    let manifest = manifest.into_result()?;
+    let (manifest, skipped) = last_of_each(manifest.into_result()?);
     let entries = store.transact(|objects| {
         let errors: Vec<ManifestError> = manifest
             .objects
@@ -95,7 +97,7 @@ pub fn delete(store: &Store, manifest: Manifest) -> Result<Report, ManifestError
         let changes = manifest.objects.iter().map(|at| Change::Delete(at.object.key())).collect();
         Ok((changes, entries))
     })?;
-    Ok(Report { entries, skipped: skipped(&manifest) })
+    Ok(Report { entries, skipped })
 }
 
 /// Deletes one object by name.
@@ -117,8 +119,29 @@ fn deletion(objects: &Objects, object: ObjectKey) -> Entry {
     Entry { object, outcome }
 }
 
-fn skipped(manifest: &Manifest) -> Vec<String> {
-    manifest.skipped.iter().map(ToString::to_string).collect()
+/// Of documents of the same object the last one counts, as with `kubectl apply -f DIRECTORY`. With what is passed over.
+fn last_of_each(mut manifest: Manifest) -> (Manifest, Vec<String>) {
+    let mut skipped: Vec<String> = manifest.skipped.iter().map(ToString::to_string).collect();
+    let mut last: BTreeMap<ObjectKey, (PathBuf, usize)> = BTreeMap::new();
+    let mut kept: Vec<Located> = Vec::new();
+    let mut passed_over = Vec::new();
+    for at in manifest.objects.drain(..).rev() {
+        let key = at.object.key();
+        let place = format!("{}: document {} ({key})", at.file.display(), at.document);
+        match last.get(&key) {
+            Some((file, document)) => passed_over.push(format!(
+                "{place}: skipped: the same object is also in {}: document {document}, and the last one counts",
+                file.display()
+            )),
+            None => {
+                last.insert(key, (at.file.clone(), at.document));
+                kept.push(at);
+            }
+        }
+    }
+    kept.reverse();
+    skipped.extend(passed_over.into_iter().rev());
+    (Manifest { objects: kept, ..manifest }, skipped)
 }
 
 /// Why an object may not be deleted.

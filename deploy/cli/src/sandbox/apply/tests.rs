@@ -98,8 +98,6 @@ async fn nothing_takes_effect_when_one_object_is_wrong() {
 #[tokio::test]
 async fn objects_of_one_apply_are_checked_against_each_other() {
     let store = Store::new(&cluster());
-    let twice = format!("{}---\n{}", pod("a", ""), pod("a", ""));
-    assert!(errors(&store, &twice).contains("the same object is also in shop.yaml: document 1"));
     let lost = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: nowhere}\n";
     assert!(errors(&store, lost).contains("there is no namespace \"nowhere\""));
     let service = |name: &str| {
@@ -109,6 +107,26 @@ async fn objects_of_one_apply_are_checked_against_each_other() {
     };
     let clash = format!("{}---\n{}", service("a"), service("b"));
     assert!(errors(&store, &clash).contains("10.96.5.5 is taken by Service default/a"));
+}
+
+#[tokio::test]
+async fn of_two_documents_of_an_object_the_last_one_counts() {
+    let store = Store::new(&cluster());
+    let namespace = |team: &str| {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{team: {team}}}}}\n")
+    };
+    let mut both = manifest::parse(&namespace("a"), Path::new("a.yaml"));
+    both.append(manifest::parse(&format!("{}---\n{}", pod("b", ""), namespace("b")), Path::new("b.yaml")));
+    let report = apply(&store, &cluster(), both.clone()).unwrap();
+    assert_eq!(outcomes(&report), [Outcome::Created, Outcome::Created], "each once");
+    assert_eq!(store.objects().namespace("shop").unwrap().label("team"), Some("b"));
+    let notice =
+        "a.yaml: document 1 (Namespace shop): skipped: the same object is also in b.yaml: document 2";
+    assert!(report.skipped[0].starts_with(notice), "{report}");
+    assert!(report.to_string().contains(notice));
+    let report = delete(&store, both).unwrap();
+    assert_eq!(outcomes(&report), [Outcome::Deleted, Outcome::Deleted]);
+    assert_eq!(report.skipped.len(), 1);
 }
 
 #[tokio::test]
