@@ -1,4 +1,5 @@
-//! What one workload may hold at once, so that it cannot starve its neighbours: open connections and buffered bytes.
+//! What one workload may hold at once, so that it cannot starve its neighbours: open connections, requests under way and
+//! buffered bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,12 +21,23 @@ pub struct ConnectionLimitReached {
     pub limit: u32,
 }
 
+/// The workload has no place for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RequestLimitReached {
+    #[error("the workload has {0} requests under way, its limit")]
+    Requests(u32),
+    #[error("what is buffered for the workload has reached its limit of {0} bytes")]
+    Memory(u64),
+}
+
 /// Limits and use of one workload, shared by all workers. The limits follow the settings at once; what is already
 /// open stays open.
 #[derive(Debug)]
 pub struct WorkloadLimits {
     max_connections: AtomicU32,
     connections: AtomicU32,
+    max_requests: AtomicU32,
+    requests: AtomicU32,
     max_memory: AtomicU64,
     memory: AtomicU64,
     relief: Notify,
@@ -36,6 +48,8 @@ impl WorkloadLimits {
         Arc::new(Self {
             max_connections: AtomicU32::new(limits.connections),
             connections: AtomicU32::new(0),
+            max_requests: AtomicU32::new(limits.requests),
+            requests: AtomicU32::new(0),
             max_memory: AtomicU64::new(limits.memory_bytes),
             memory: AtomicU64::new(0),
             relief: Notify::new(),
@@ -45,6 +59,7 @@ impl WorkloadLimits {
     /// Puts new limits in force.
     pub fn update(&self, limits: Limits) {
         self.max_connections.store(limits.connections, Ordering::Relaxed);
+        self.max_requests.store(limits.requests, Ordering::Relaxed);
         self.max_memory.store(limits.memory_bytes, Ordering::Relaxed);
         self.relief.notify_waiters();
     }
@@ -57,6 +72,27 @@ impl WorkloadLimits {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
             .map(|_| ConnectionPermit(self.clone()))
             .map_err(|_| ConnectionLimitReached { limit })
+    }
+
+    /// A place for a request whose head takes so many bytes.
+    ///
+    /// # Errors
+    /// When the workload has as many requests under way as it may, or its memory is used up.
+    pub fn request(self: &Arc<Self>, head_bytes: u64) -> Result<RequestPermit, RequestLimitReached> {
+        let memory = self.max_memory.load(Ordering::Relaxed);
+        if self.memory() >= memory {
+            return Err(RequestLimitReached::Memory(memory));
+        }
+        let limit = self.max_requests.load(Ordering::Relaxed);
+        self.requests
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
+            .map_err(|_| RequestLimitReached::Requests(limit))?;
+        Ok(RequestPermit { limits: self.clone(), _head: self.charge(head_bytes) })
+    }
+
+    /// Requests under way.
+    pub fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Open connections.
@@ -72,7 +108,7 @@ impl WorkloadLimits {
     /// Counts `bytes` as buffered until the charge is dropped. Never refuses: who buffers looks at
     /// [`WorkloadLimits::memory_left`] first and takes less, or waits in [`WorkloadLimits::relief`].
     pub fn charge(self: &Arc<Self>, bytes: u64) -> MemoryCharge {
-        self.memory.fetch_add(bytes, Ordering::Relaxed);
+        self.take(bytes);
         MemoryCharge { limits: self.clone(), bytes }
     }
 
@@ -98,7 +134,12 @@ impl WorkloadLimits {
         }
     }
 
-    fn give_back(&self, bytes: u64) {
+    /// Counts `bytes` as buffered; whoever calls it gives them back.
+    pub(crate) fn take(&self, bytes: u64) {
+        self.memory.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_back(&self, bytes: u64) {
         let before = self.memory.fetch_sub(bytes, Ordering::Relaxed);
         let budget = self.max_memory.load(Ordering::Relaxed);
         if before >= budget && before - bytes < budget {
@@ -117,6 +158,19 @@ impl Drop for ConnectionPermit {
     }
 }
 
+/// One request of a workload that is under way.
+#[derive(Debug)]
+pub struct RequestPermit {
+    limits: Arc<WorkloadLimits>,
+    _head: MemoryCharge,
+}
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        self.limits.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Buffered bytes of a workload.
 #[derive(Debug)]
 pub struct MemoryCharge {
@@ -128,7 +182,7 @@ impl MemoryCharge {
     /// Replaces the number of bytes charged.
     pub fn set(&mut self, bytes: u64) {
         if bytes > self.bytes {
-            self.limits.memory.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+            self.limits.take(bytes - self.bytes);
         } else if bytes < self.bytes {
             self.limits.give_back(self.bytes - bytes);
         }
@@ -145,9 +199,10 @@ impl Drop for MemoryCharge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::testing::at_most;
 
     fn limits(connections: u32, memory_bytes: u64) -> Arc<WorkloadLimits> {
-        WorkloadLimits::new(Limits { connections, memory_bytes })
+        WorkloadLimits::new(at_most(connections, memory_bytes))
     }
 
     #[test]
@@ -165,12 +220,27 @@ mod tests {
     fn new_limits_hold_at_once_and_close_nothing() {
         let limits = limits(2, 0);
         let open: Vec<_> = (0..2).map(|_| limits.connection().unwrap()).collect();
-        limits.update(Limits { connections: 1, memory_bytes: 10 });
+        limits.update(at_most(1, 10));
         assert!(limits.connection().is_err());
         drop(open);
         assert_eq!((limits.connections(), limits.memory_left()), (0, 10));
         let _one = limits.connection().unwrap();
         assert!(limits.connection().is_err());
+    }
+
+    #[test]
+    fn a_request_is_refused_for_their_number_and_for_memory() {
+        let limits = limits(2, 100);
+        let first = limits.request(60).unwrap();
+        let _second = limits.request(30).unwrap();
+        assert_eq!(limits.request(1).unwrap_err(), RequestLimitReached::Requests(2));
+        drop(first);
+        assert_eq!((limits.requests(), limits.memory()), (1, 30));
+        let charge = limits.charge(70);
+        assert_eq!(limits.request(1).unwrap_err(), RequestLimitReached::Memory(100));
+        drop(charge);
+        assert!(limits.request(1).is_ok());
+        assert_eq!((limits.requests(), limits.memory()), (1, 30), "a place that is not kept is given back");
     }
 
     #[test]

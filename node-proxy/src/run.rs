@@ -195,7 +195,6 @@ impl Process {
             certificates: parts.certificates.clone(),
             telemetry: parts.telemetry.clone(),
             node,
-            http: crate::http::Limits::default(),
         };
         let workers = Workers::start(flags.workers.unwrap_or_else(default_workers), Arc::new(shared))?;
         // Set once, here; nobody else has it.

@@ -11,8 +11,8 @@ use thiserror::Error;
 
 use crate::object::{FieldError, Object, ObjectKey};
 use crate::settings::{
-    AccessLogFilter, AccessLogFormat, Bytes, Cidrs, Count, InboundMode, Mark, OutboundPolicy, Port,
-    PortModes, PortRanges, SettingValue, TrustDomainName, TrustDomainNames, UdpPolicy,
+    AccessLogFilter, AccessLogFormat, Bytes, Cidrs, Count, HeadBytes, InboundMode, Mark, OutboundPolicy,
+    Port, PortModes, PortRanges, SettingValue, TrustDomainName, TrustDomainNames, UdpPolicy,
 };
 
 /// Name of the `MeshConfig` that is in force unless an XMesh names another.
@@ -93,6 +93,14 @@ settings! {
     max_connections: Count = Count(32_768), "limits.connections", "max-connections";
     /// Bytes buffered for one workload.
     max_memory: Bytes = Bytes(256 << 20), "limits.memory", "max-memory";
+    /// Requests of one workload that may be under way at once. More are answered 503 with reason `WorkloadLimit`, as are
+    /// requests that come while the workload's memory is used up.
+    max_requests: Count = Count(16_384), "limits.requests", "max-requests";
+    /// Size of one request's head: over HTTP/1 as it is sent, over HTTP/2 as RFC 9113 counts it (names, values and 32 bytes
+    /// per field). A larger one is answered 431 with reason `HeadersTooLarge`. Holds for new connections.
+    max_request_head: HeadBytes = HeadBytes(64 << 10), "limits.requestHead", "max-request-head";
+    /// Requests that may be under way at once on one HTTP/2 connection of a client. Holds for new connections.
+    max_streams: Count = Count(1024), "limits.streams", "max-streams";
 
     /// Until a TCP connection to a peer or the application is established.
     connect_timeout: Duration = Duration::from_secs(5), "timeouts.connect", "connect-timeout";
@@ -108,6 +116,14 @@ settings! {
     /// How long open connections may go on when a pod leaves the mesh, when it ends (those that lead to it), or when its
     /// node proxy ends. Then they are cut, reason `Drained`. `1ms` is as good as not to drain: requests under way are lost.
     drain_timeout: Duration = Duration::from_secs(600), "timeouts.drain", "drain-timeout";
+    /// From the first byte of a request's head to its last; on a port with routes also from the connection's start to the
+    /// first byte. Holds for new connections, as the two below.
+    request_head_timeout: Duration = Duration::from_secs(10), "timeouts.requestHead", "request-head-timeout";
+    /// How long a client may send nothing of a request's body that is waited for (over HTTP/2: while nothing of the response
+    /// comes either), or take nothing of a response. Calls of gRPC may be silent for as long as `timeouts.connectionIdle`.
+    body_idle_timeout: Duration = Duration::from_secs(60), "timeouts.bodyIdle", "body-idle-timeout";
+    /// A client's connection that carries requests and has none is closed after this.
+    connection_idle_timeout: Duration = Duration::from_secs(3600), "timeouts.connectionIdle", "connection-idle-timeout";
 
     /// Which connections get an access log line.
     access_log_filter: AccessLogFilter = AccessLogFilter::Failures, "accessLog.filter";

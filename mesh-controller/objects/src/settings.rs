@@ -120,6 +120,10 @@ pub struct Port(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
+/// The size of a request's head in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadBytes(pub u32);
+
 /// The name of a trust root: 1 to 255 of a-z, 0-9, `.`, `-`, `_`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustDomainName(pub String);
@@ -242,20 +246,40 @@ impl SettingValue for Port {
 
 const BYTE_UNITS: [(&str, u64); 3] = [("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
 
+fn parse_bytes(text: &str) -> Option<u64> {
+    let unit = BYTE_UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (digits, factor) = unit.unwrap_or((text, 1));
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+fn bytes_text(amount: u64) -> String {
+    let unit = BYTE_UNITS.iter().find(|(_, bytes)| amount.is_multiple_of(*bytes));
+    unit.map_or_else(|| amount.to_string(), |(unit, bytes)| format!("{}{unit}", amount / bytes))
+}
+
+impl SettingValue for HeadBytes {
+    const EXPECTED: &'static str = "a size from 1Ki to 128Ki, as `64Ki`";
+
+    fn parse(text: &str) -> Option<Self> {
+        let bytes = parse_bytes(text).filter(|bytes| (1 << 10..=128 << 10).contains(bytes))?;
+        u32::try_from(bytes).ok().map(Self)
+    }
+
+    fn text(&self) -> String {
+        bytes_text(self.0.into())
+    }
+}
+
 impl SettingValue for Bytes {
     const EXPECTED: &'static str = "an amount of memory of at least 1Mi, as `256Mi` or `1Gi`";
 
     fn parse(text: &str) -> Option<Self> {
-        let unit = BYTE_UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
-        let (digits, factor) = unit.unwrap_or((text, 1));
-        let bytes = digits.parse::<u64>().ok()?.checked_mul(factor)?;
         // Below this not even one stream's window fits.
-        (bytes >= 1 << 20).then_some(Self(bytes))
+        parse_bytes(text).filter(|bytes| *bytes >= 1 << 20).map(Self)
     }
 
     fn text(&self) -> String {
-        let unit = BYTE_UNITS.iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes));
-        unit.map_or_else(|| self.0.to_string(), |(unit, bytes)| format!("{}{unit}", self.0 / bytes))
+        bytes_text(self.0)
     }
 }
 
@@ -336,6 +360,7 @@ mod tests {
         assert_eq!(again::<PortModes>("8080=strict").as_deref(), Some("8080=strict"));
         assert_eq!(again::<Duration>("90s").as_deref(), Some("1m30s"));
         assert_eq!(again::<Bytes>("262144Ki").as_deref(), Some("256Mi"));
+        assert_eq!(again::<HeadBytes>("65536").as_deref(), Some("64Ki"));
         assert_eq!(again::<Mark>("1337").as_deref(), Some("0x539"));
     }
 
@@ -348,6 +373,7 @@ mod tests {
         );
         assert!(["5", "0s", "s", "1d", "25h", "-1s", ""].iter().all(|text| Duration::parse(text).is_none()));
         assert!(["1", "1Ti", "x"].iter().all(|text| Bytes::parse(text).is_none()));
+        assert!(["1", "1023", "129Ki", "1Mi"].iter().all(|text| HeadBytes::parse(text).is_none()));
         assert!(InboundMode::parse("Strict").is_none() && Count::parse("0").is_none());
     }
 }

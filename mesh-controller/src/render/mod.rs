@@ -164,7 +164,7 @@ fn settings(settings: &pb::WorkloadSettings) -> Value {
         words["udp"] = word(settings.udp().as_str_name(), "UDP_POLICY_").into();
     }
     if settings.limits != default.limits {
-        words["limits"] = format!("{} connections, {} bytes", limits.connections, limits.memory_bytes).into();
+        words["limits"] = limits_words(limits).into();
     }
     if settings.timeouts != default.timeouts {
         words["timeoutsMs"] = json!({
@@ -174,9 +174,20 @@ fn settings(settings: &pb::WorkloadSettings) -> Value {
             "unknownDestination": timeouts.unknown_destination_ms,
             "halfClosedIdle": timeouts.half_closed_idle_ms,
             "drain": timeouts.drain_ms,
+            "requestHead": timeouts.request_head_ms,
+            "bodyIdle": timeouts.body_idle_ms,
+            "connectionIdle": timeouts.connection_idle_ms,
         });
     }
     words
+}
+
+fn limits_words(limits: pb::Limits) -> String {
+    let pb::Limits { connections, memory_bytes, requests, request_head_bytes, streams } = limits;
+    format!(
+        "{connections} connections, {memory_bytes} bytes, {requests} requests, {streams} of one HTTP/2 connection, \
+         heads of {request_head_bytes} bytes"
+    )
 }
 
 fn probe(probe: &pb::Probe) -> Value {

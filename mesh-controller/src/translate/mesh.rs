@@ -240,6 +240,9 @@ pub fn workload_settings(settings: &Settings) -> pb::WorkloadSettings {
         limits: Some(pb::Limits {
             connections: settings.max_connections.0,
             memory_bytes: settings.max_memory.0,
+            requests: settings.max_requests.0,
+            request_head_bytes: settings.max_request_head.0,
+            streams: settings.max_streams.0,
         }),
         timeouts: Some(pb::Timeouts {
             connect_ms: millis(settings.connect_timeout),
@@ -248,6 +251,9 @@ pub fn workload_settings(settings: &Settings) -> pb::WorkloadSettings {
             unknown_destination_ms: millis(settings.unknown_destination_timeout),
             half_closed_idle_ms: millis(settings.half_closed_idle_timeout),
             drain_ms: millis(settings.drain_timeout),
+            request_head_ms: millis(settings.request_head_timeout),
+            body_idle_ms: millis(settings.body_idle_timeout),
+            connection_idle_ms: millis(settings.connection_idle_timeout),
         }),
     }
 }

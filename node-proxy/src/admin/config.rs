@@ -162,7 +162,7 @@ fn settings(settings: &WorkloadSettings) -> Value {
     };
     let ranges =
         |all: &[PortRange]| all.iter().map(|range| json!([range.first, range.last])).collect::<Value>();
-    let timeouts = settings.timeouts;
+    let (limits, timeouts) = (settings.limits, settings.timeouts);
     json!({
         "inbound_mode": mode(settings.inbound_mode),
         "port_modes": settings.port_modes.iter().map(|(port, over)| json!([port, mode(*over)])).collect::<Value>(),
@@ -178,7 +178,13 @@ fn settings(settings: &WorkloadSettings) -> Value {
         "exclude_outbound_cidrs": settings.exclude_outbound_cidrs,
         "exclude_inbound_ports": ranges(&settings.exclude_inbound_ports),
         "opaque_ports": ranges(&settings.opaque_ports),
-        "limits": { "connections": settings.limits.connections, "memory_bytes": settings.limits.memory_bytes },
+        "limits": {
+            "connections": limits.connections,
+            "memory_bytes": limits.memory_bytes,
+            "requests": limits.requests,
+            "request_head_bytes": limits.request_head_bytes,
+            "streams": limits.streams,
+        },
         "timeouts_ms": {
             "connect": milliseconds(timeouts.connect),
             "tls_handshake": milliseconds(timeouts.tls_handshake),
@@ -186,6 +192,9 @@ fn settings(settings: &WorkloadSettings) -> Value {
             "unknown_destination": milliseconds(timeouts.unknown_destination),
             "half_closed_idle": milliseconds(timeouts.half_closed_idle),
             "drain": milliseconds(timeouts.drain),
+            "request_head": milliseconds(timeouts.request_head),
+            "body_idle": milliseconds(timeouts.body_idle),
+            "connection_idle": milliseconds(timeouts.connection_idle),
         },
     })
 }

@@ -1,6 +1,5 @@
-//! Bodies as they pass: counted, bounded in time, and the place where a request ends.
+//! Responses' bodies as they pass: counted, bounded in time, and the place where a request ends.
 
-use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -11,13 +10,16 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::answer::grpc_status;
-use super::expect::Gate;
+use super::flow::Way;
 use super::hop::strip_trailers;
 use super::pool::Held;
+use super::request_body::Progress;
+use super::stream::Stream;
 use crate::balance::InFlight;
+use crate::limits::RequestPermit;
 use crate::reason::Reason;
 use crate::telemetry::{Failure, RequestRecord};
 
@@ -25,114 +27,9 @@ use crate::telemetry::{Failure, RequestRecord};
 #[derive(Clone, Debug, Error)]
 pub enum BodyError {
     #[error("the client's body was lost: {0}")]
-    Client(String),
+    Client(Failure),
     #[error("{0}")]
     Cut(Failure),
-}
-
-/// What is known of a request's body by those who do not read it.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// The client's body was lost.
-    lost: RefCell<Option<String>>,
-    ended: Cell<bool>,
-    touched: Cell<bool>,
-}
-
-impl Progress {
-    pub fn lost(&self) -> Option<String> {
-        self.lost.borrow().clone()
-    }
-
-    /// Nothing of the body is left to be sent.
-    pub fn has_ended(&self) -> bool {
-        self.ended.get()
-    }
-
-    /// Something of the body was taken.
-    pub fn is_touched(&self) -> bool {
-        self.touched.get()
-    }
-}
-
-/// A request's body on its way to an endpoint.
-pub struct RequestBody {
-    /// `None`: there is none.
-    inner: Option<Incoming>,
-    counted: Rc<Cell<u64>>,
-    progress: Rc<Progress>,
-    /// Closed until the server asks for the body.
-    gate: Option<Gate>,
-}
-
-impl RequestBody {
-    pub fn new(inner: Incoming, counted: Rc<Cell<u64>>, gate: Option<Gate>) -> Self {
-        let progress = Rc::new(Progress::default());
-        let is_empty = inner.is_end_stream();
-        progress.ended.set(is_empty);
-        Self { inner: (!is_empty).then_some(inner), counted, progress, gate }
-    }
-
-    /// The same, for a request that is sent again; only one without a body can be.
-    pub fn again(&self) -> Option<Self> {
-        self.inner.is_none().then(|| Self {
-            inner: None,
-            counted: self.counted.clone(),
-            progress: self.progress.clone(),
-            gate: None,
-        })
-    }
-
-    pub fn progress(&self) -> Rc<Progress> {
-        self.progress.clone()
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if let Some(gate) = &mut this.gate {
-            ready!(gate.poll_open(cx));
-            this.gate = None;
-        }
-        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        this.progress.touched.set(true);
-        match frame {
-            Some(Ok(mut frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    this.counted.set(this.counted.get() + data.len() as u64);
-                } else if let Some(trailers) = frame.trailers_mut() {
-                    strip_trailers(trailers);
-                }
-                this.progress.ended.set(inner.is_end_stream());
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                let error = error.to_string();
-                *this.progress.lost.borrow_mut() = Some(error.clone());
-                Poll::Ready(Some(Err(BodyError::Client(error))))
-            }
-            None => {
-                this.progress.ended.set(true);
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
 }
 
 /// What is held until a response is complete.
@@ -143,6 +40,8 @@ pub struct Exchange {
     pub progress: Rc<Progress>,
     /// Counts towards the endpoint's load.
     pub _in_flight: InFlight,
+    /// Counts towards the workload's limits.
+    pub _permit: RequestPermit,
 }
 
 impl Exchange {
@@ -164,7 +63,10 @@ impl Exchange {
 pub struct ResponseBody {
     inner: Inner,
     exchange: Option<Exchange>,
-    deadline: Option<Deadline>,
+    deadline: Option<(Deadline, Pin<Box<Sleep>>)>,
+    /// Over HTTP/2.
+    stream: Option<Rc<Stream>>,
+    way: Way,
 }
 
 enum Inner {
@@ -173,15 +75,16 @@ enum Inner {
 }
 
 /// When a response must be complete, and what is said when it is not.
+#[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    sleep: Pin<Box<Sleep>>,
-    reason: Reason,
-    after: Duration,
+    pub at: Instant,
+    pub reason: Reason,
+    pub after: Duration,
 }
 
 impl Deadline {
-    pub fn new(at: tokio::time::Instant, reason: Reason, after: Duration) -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep_until(at)), reason, after }
+    pub fn failure(self) -> Failure {
+        Failure::new(self.reason, format!("the response was not complete within {:?}", self.after))
     }
 }
 
@@ -192,12 +95,21 @@ impl ResponseBody {
             inner: Inner::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
             exchange: None,
             deadline: None,
+            stream: None,
+            way: Way::Nowhere,
         }
     }
 
     /// Of a backend's response. One without a body ends here.
-    pub fn backend(inner: Incoming, exchange: Exchange, deadline: Option<Deadline>) -> Self {
-        let mut body = Self { inner: Inner::Backend(inner), exchange: Some(exchange), deadline };
+    pub fn backend(
+        inner: Incoming,
+        exchange: Exchange,
+        deadline: Option<Deadline>,
+        stream: Option<Rc<Stream>>,
+        way: Way,
+    ) -> Self {
+        let deadline = deadline.map(|deadline| (deadline, Box::pin(tokio::time::sleep_until(deadline.at))));
+        let mut body = Self { inner: Inner::Backend(inner), exchange: Some(exchange), deadline, stream, way };
         if body.is_end_stream() {
             body.finish();
         }
@@ -210,8 +122,7 @@ impl ResponseBody {
         }
     }
 
-    fn fail(&mut self, reason: Reason, message: impl std::fmt::Display) -> BodyError {
-        let failure = Failure::new(reason, message);
+    fn fail(&mut self, failure: Failure) -> BodyError {
         if let Some(exchange) = self.exchange.take() {
             exchange.fail(failure.clone());
         }
@@ -219,11 +130,22 @@ impl ResponseBody {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        ready!(deadline.sleep.as_mut().poll(cx));
-        let (reason, after) = (deadline.reason, deadline.after);
+        let Some((deadline, sleep)) = &mut self.deadline else { return Poll::Pending };
+        ready!(sleep.as_mut().poll(cx));
+        let failure = deadline.failure();
         self.deadline = None;
-        Poll::Ready(self.fail(reason, format!("the response was not complete within {after:?}")))
+        Poll::Ready(self.fail(failure))
+    }
+
+    /// A piece of the response goes to the client.
+    fn pass(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let Some(stream) = &self.stream {
+            stream.given();
+            if let Some(exchange) = &self.exchange {
+                exchange.progress.move_on();
+            }
+        }
+        frame.map_data(|data| self.way.carry(data))
     }
 
     fn note_trailers(&mut self, trailers: &mut HeaderMap) {
@@ -243,9 +165,13 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(stream) = &this.stream {
+            stream.taken();
+        }
         if let Poll::Ready(error) = this.poll_deadline(cx) {
             return Poll::Ready(Some(Err(error)));
         }
+        ready!(this.way.poll_room(cx));
         let inner = match &mut this.inner {
             Inner::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Inner::Backend(inner) => inner,
@@ -257,6 +183,7 @@ impl Body for ResponseBody {
                     if let Some(exchange) = &mut this.exchange {
                         exchange.record.sent(length);
                     }
+                    frame = this.pass(frame);
                     // Whoever writes the body does not ask again after its last byte.
                     if this.is_end_stream() {
                         this.finish();
@@ -268,8 +195,12 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                let message = format!("in the middle of the response: {error}");
-                Poll::Ready(Some(Err(this.fail(Reason::BackendReset, message))))
+                // A backend gives up what the client does not go on with.
+                let lost = this.exchange.as_ref().and_then(|exchange| exchange.progress.lost());
+                let failure = lost.unwrap_or_else(|| {
+                    Failure::new(Reason::BackendReset, format!("in the middle of the response: {error}"))
+                });
+                Poll::Ready(Some(Err(this.fail(failure))))
             }
             None => {
                 this.finish();

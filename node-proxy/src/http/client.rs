@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +17,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::LocalTasks;
-use super::body::RequestBody;
+use super::flow::Flow;
 use super::pool::{Held, Peer};
+use super::request_body::RequestBody;
 use super::upstream::UpstreamIo;
+use crate::limits::WorkloadLimits;
 use crate::outbound::Connected;
 use crate::reason::Reason;
 use crate::state::model::TunnelProtocol;
@@ -27,6 +30,8 @@ use crate::tunnel::pool::Lease;
 
 /// Largest head of a response, and number of its fields.
 const RESPONSE_HEAD: usize = 128 << 10;
+/// HTTP/1: bytes buffered in each direction.
+const BUFFER: usize = 2 * RESPONSE_HEAD;
 /// Flow-control windows of an HTTP/2 inner connection: of a stream, and of all together.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -40,6 +45,8 @@ pub struct Link {
     lease: Option<Rc<Lease>>,
     /// Where the transport goes when the server agrees to switch protocols.
     switch: RefCell<Option<oneshot::Sender<Switched>>>,
+    /// Of request bodies over HTTP/1 that hyper has taken and not written.
+    pub unsent: Flow,
 }
 
 /// A transport after HTTP, and what was read of it too much.
@@ -50,6 +57,10 @@ pub struct Switched {
 }
 
 impl Link {
+    fn new(meta: Rc<ConnectionMeta>, io: &UpstreamIo) -> Self {
+        Self { meta, lease: io.lease(), switch: RefCell::default(), unsent: io.unsent().clone() }
+    }
+
     /// Whether a request may go this way: as the endpoint is to be reached now, in a tunnel that takes streams.
     pub fn is_good(&self, tunnel: TunnelProtocol, now: Instant) -> bool {
         match (&self.lease, tunnel) {
@@ -75,12 +86,14 @@ pub async fn http1(
     connected: Connected,
     peer: &Rc<Peer>,
     telemetry: &Telemetry,
+    limits: &Arc<WorkloadLimits>,
     cancel: &CancellationToken,
 ) -> Result<Held, Failure> {
-    let (io, record, meta) = open(connected, telemetry);
-    let link = Rc::new(Link { meta, lease: io.lease(), switch: RefCell::default() });
+    let (io, record, meta) = open(connected, telemetry, limits);
+    let link = Rc::new(Link::new(meta, &io));
     let (sender, connection) = http1::Builder::new()
         .max_header_size(RESPONSE_HEAD)
+        .max_buf_size(BUFFER)
         .handshake(TokioIo::new(io))
         .await
         .map_err(|error| Failure::new(Reason::Connect, format!("HTTP/1 with the endpoint: {error}")))?;
@@ -118,10 +131,11 @@ async fn drive_http1(
 pub async fn http2(
     connected: Connected,
     telemetry: &Telemetry,
+    limits: &Arc<WorkloadLimits>,
     cancel: &CancellationToken,
 ) -> Result<(http2::SendRequest<RequestBody>, Rc<Link>), Failure> {
-    let (io, record, meta) = open(connected, telemetry);
-    let link = Rc::new(Link { meta, lease: io.lease(), switch: RefCell::default() });
+    let (io, record, meta) = open(connected, telemetry, limits);
+    let link = Rc::new(Link::new(meta, &io));
     let (sender, connection) = http2::Builder::new(LocalTasks(cancel.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -143,8 +157,9 @@ pub async fn http2(
 fn open(
     connected: Connected,
     telemetry: &Telemetry,
+    limits: &Arc<WorkloadLimits>,
 ) -> (UpstreamIo, Rc<ConnectionRecord>, Rc<ConnectionMeta>) {
     let record = Rc::new(telemetry.open(connected.meta.clone()));
-    let io = UpstreamIo::new(connected.upstream, record.clone());
+    let io = UpstreamIo::new(connected.upstream, record.clone(), limits);
     (io, record, Rc::new(connected.meta))
 }

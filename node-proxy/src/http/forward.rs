@@ -12,10 +12,12 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{Progress, RequestBody};
+use super::body::Deadline;
 use super::client::{self, Switched};
+use super::flow::{Flow, Way};
 use super::outgoing::Outgoing;
 use super::pool::{Held, Needs, Peer};
+use super::request_body::{Progress, RequestBody};
 use super::respond::Instead;
 use super::route::endpoint_version;
 use super::serve::ClientConnection;
@@ -49,7 +51,7 @@ pub struct Forwarded {
     pub progress: Rc<Progress>,
     pub in_flight: InFlight,
     /// When it must be complete, and what is said when it is not.
-    pub deadline: Option<(Instant, Reason, Duration)>,
+    pub deadline: Option<Deadline>,
     /// The server agreed to switch protocols.
     pub agreed: Option<Agreed>,
 }
@@ -79,7 +81,7 @@ impl ClientConnection {
         &self,
         destination: Destination<'_>,
         mut parts: Parts,
-        body: Incoming,
+        mut body: RequestBody,
         outgoing: Outgoing,
         record: &mut RequestRecord,
     ) -> Result<Forwarded, Instead> {
@@ -89,7 +91,7 @@ impl ClientConnection {
         };
         let version = endpoint_version(destination.service, destination.port, client);
         let gate = outgoing.prepare(&mut parts, &body, version, self)?;
-        let body = RequestBody::new(body, record.received(), gate);
+        body.set_gate(gate);
         let progress = body.progress();
         let mut request = Request::from_parts(parts, body);
         let end = self.outbound.connect_deadline();
@@ -175,6 +177,11 @@ impl ClientConnection {
             telemetry.request_carried(carrier);
             let link = held.link();
             record.set_destination(link.meta.clone(), peer.series(destination.service, link.meta.security));
+            let way = match version {
+                Version::Http1 => Way::Copied(link.unsent.clone()),
+                Version::Http2 => Way::Kept(Flow::new(self.outbound.pod.pod.limits.clone())),
+            };
+            request.body_mut().set_way(way);
             let copy = (carrier == Carrier::Reused && can_repeat).then(|| copy(&request)).flatten();
             match send(held, &peer, request).await {
                 Ok(got) => return Ok(got),
@@ -202,7 +209,7 @@ impl ClientConnection {
         record: &mut RequestRecord,
     ) -> Result<Held, Missed> {
         let telemetry = &self.outbound.context.shared.telemetry;
-        let cancel = &self.outbound.pod.cancel;
+        let (cancel, limits) = (&self.outbound.pod.cancel, &self.outbound.pod.pod.limits);
         let dialing = match version {
             Version::Http1 => None,
             Version::Http2 => loop {
@@ -226,9 +233,9 @@ impl ClientConnection {
         };
         let meta = connected.meta.clone();
         let held = match dialing {
-            None => client::http1(connected, peer, telemetry, cancel).await,
+            None => client::http1(connected, peer, telemetry, limits, cancel).await,
             Some(dialing) => {
-                let opened = client::http2(connected, telemetry, cancel).await;
+                let opened = client::http2(connected, telemetry, limits, cancel).await;
                 opened.map(|(sender, link)| dialing.done(sender, link))
             }
         };
@@ -241,10 +248,12 @@ impl ClientConnection {
 
 impl Destination<'_> {
     /// When a try that begins now must be over, by the limit that comes first.
-    fn limit(&self) -> Option<(Instant, Reason, Duration)> {
-        let request = self.request_deadline.map(|(at, limit)| (at, Reason::RequestTimeout, limit));
-        let backend = self.backend_limit.map(|limit| (Instant::now() + limit, Reason::BackendTimeout, limit));
-        request.into_iter().chain(backend).min_by_key(|(at, ..)| *at)
+    fn limit(&self) -> Option<Deadline> {
+        let limit = |at, reason, after| Deadline { at, reason, after };
+        let request = self.request_deadline.map(|(at, after)| limit(at, Reason::RequestTimeout, after));
+        let backend =
+            self.backend_limit.map(|after| limit(Instant::now() + after, Reason::BackendTimeout, after));
+        request.into_iter().chain(backend).min_by_key(|limit| limit.at)
     }
 }
 
@@ -257,10 +266,10 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
 
 /// One try, for as long as it may take.
 async fn within(
-    limit: Option<(Instant, Reason, Duration)>,
+    limit: Option<Deadline>,
     attempt: impl Future<Output = Result<Got, Lost>>,
 ) -> Result<Got, Lost> {
-    let Some((at, reason, after)) = limit else { return attempt.await };
+    let Some(Deadline { at, reason, after }) = limit else { return attempt.await };
     timeout_at(at, attempt).await.unwrap_or_else(|_| {
         let failure = Failure::new(reason, format!("no response within {after:?}"));
         Err(Lost { failure, request: None, is_unreached: false })
@@ -317,7 +326,7 @@ fn lost(request: Option<Request<RequestBody>>, error: &hyper::Error) -> Lost {
 }
 
 /// hyper's errors say little without what caused them.
-fn with_sources(error: &hyper::Error) -> String {
+pub(super) fn with_sources(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -329,10 +338,5 @@ fn with_sources(error: &hyper::Error) -> String {
 
 /// A client that was lost in the middle of its body is the cause of what follows.
 fn explain(failure: Failure, progress: &Progress) -> Failure {
-    match progress.lost() {
-        Some(lost) => {
-            Failure::new(Reason::ClientCancelled, format!("in the middle of the request's body: {lost}"))
-        }
-        None => failure,
-    }
+    progress.lost().unwrap_or(failure)
 }

@@ -7,6 +7,9 @@ use thiserror::Error;
 /// Header fields of one request, at most.
 pub const MOST_FIELDS: usize = 100;
 
+/// What `http::Uri` takes.
+pub const LONGEST_TARGET: usize = 65_534;
+
 /// What the bytes at the start of a request are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judged {
@@ -47,6 +50,8 @@ pub enum BadHead {
     TargetByte,
     #[error("the request target is neither a path, nor an http URL, nor * of OPTIONS")]
     TargetForm,
+    #[error("the request target is longer than {LONGEST_TARGET} bytes")]
+    TargetTooLong,
     #[error(
         "a header field's name is empty, has a byte that is not allowed, or white space before its colon"
     )]
@@ -74,7 +79,7 @@ pub enum BadHead {
 impl BadHead {
     /// Whether the head is refused for its size alone.
     pub fn is_size(self) -> bool {
-        self == Self::TooManyFields
+        matches!(self, Self::TooManyFields | Self::TargetTooLong)
     }
 }
 
@@ -176,6 +181,9 @@ fn number(value: &[u8]) -> Option<u64> {
 }
 
 fn judge_target(method: &str, target: &str) -> Result<(), BadHead> {
+    if target.len() > LONGEST_TARGET {
+        return Err(BadHead::TargetTooLong);
+    }
     // A fragment never is part of a request, and a backslash is a slash to some (WHATWG URL), not to others.
     if target.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'#' | b'\\')) {
         return Err(BadHead::TargetByte);
@@ -187,7 +195,8 @@ fn judge_target(method: &str, target: &str) -> Result<(), BadHead> {
     }
     let is_url = || target.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
     match method {
-        "CONNECT" => Ok(()),
+        // Refused later, by an answer that says so; what is no URI at all is refused here.
+        "CONNECT" if target.parse::<http::Uri>().is_ok() => Ok(()),
         "OPTIONS" if target == "*" => Ok(()),
         _ if target.starts_with('/') => Ok(()),
         _ if is_url() && target.parse::<http::Uri>().is_ok() => Ok(()),

@@ -1,33 +1,42 @@
 //! Requests of a connection, captured or accepted for a Gateway, one by one: read strictly, routed, filtered, sent to an endpoint each.
 //!
 //! `serve` reads a connection; `respond` is what happens to one request, from top to bottom; `forward` takes it to an
-//! endpoint. Below them: `reader`, `head` and `chunks` (what is let in), `target` (host and path), `hop` (what does not cross
-//! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `body` (where a request ends), `answer` (what
+//! endpoint. Below them: `reader`, `head` and `chunks` (what is let in of
+//! HTTP/1), `frames`,
+//! `heads` and `blocks` (of HTTP/2), `target` (host and path), `hop` (what does not cross
+//! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `request_body` and
+//! `body` (where a request ends), `flow` (what counts as
+//! buffered), `stream` (a stream whose client stalls), `answer` (what
 //! Culvert says itself). `route` is the pure part that `culvert explain` shares.
 
 pub mod answer;
+pub mod blocks;
 mod body;
 pub mod chunks;
 mod client;
 pub mod edge;
 mod expect;
+mod flow;
 mod forward;
+mod frames;
 pub mod head;
+mod heads;
 pub mod hop;
 mod interim;
+mod names;
 mod outgoing;
 mod parent;
 mod pool;
 pub mod reader;
+mod request_body;
 mod respond;
 pub mod route;
 mod serve;
+mod stream;
 mod switch;
 pub mod target;
 mod timer;
 mod upstream;
-
-use std::time::Duration;
 
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
@@ -35,33 +44,6 @@ use tokio_util::sync::CancellationToken;
 pub use parent::Parent;
 pub use pool::Pool;
 pub(crate) use serve::serve;
-
-/// What clients may take. Times are deadlines, sizes are bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Of a request's head.
-    pub head_bytes: usize,
-    /// From a head's first byte to its last; on a port with routes also from the connection's start to the first byte.
-    pub head: Duration,
-    /// Between two bytes of a request body over HTTP/1.
-    pub body_idle: Duration,
-    /// Without any request.
-    pub idle: Duration,
-    /// Requests at once on one HTTP/2 connection.
-    pub streams: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            head_bytes: 64 << 10,
-            head: Duration::from_secs(10),
-            body_idle: Duration::from_secs(60),
-            idle: Duration::from_secs(3600),
-            streams: 1024,
-        }
-    }
-}
 
 /// Runs hyper's tasks on this worker, until the pod is removed.
 #[derive(Clone, Debug)]

@@ -5,11 +5,11 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Version as HttpVersion};
 use http_body::Body;
-use hyper::body::Incoming;
 
 use super::expect::{Gate, gate};
 use super::hop;
 use super::interim::callback;
+use super::request_body::RequestBody;
 use super::respond::Instead;
 use super::serve::ClientConnection;
 use super::target::{Target, path_and_query};
@@ -44,7 +44,7 @@ impl Outgoing {
     pub fn prepare(
         self,
         parts: &mut Parts,
-        body: &Incoming,
+        body: &RequestBody,
         version: Version,
         connection: &ClientConnection,
     ) -> Result<Option<Gate>, Instead> {

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::body::RequestBody;
 use super::client::Link;
+use super::request_body::RequestBody;
 use crate::balance::{Candidate, EndpointLoad};
 use crate::outbound::protocol::Version;
 use crate::state::Snapshot;

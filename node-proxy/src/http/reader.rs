@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::chunks::{BadChunk, Chunks, Taken};
 use super::head::{BadHead, Framing, Head, Judged, judge};
 use super::timer::Timer;
+use crate::limits::{MemoryCharge, WorkloadLimits};
 
 /// Stands in for a request that is refused; never seen by anybody but hyper.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
@@ -132,10 +134,12 @@ pub struct Checked<T> {
     /// To be handed on before anything else.
     approved: BytesMut,
     timer: Timer,
+    charge: MemoryCharge,
 }
 
 impl<T> Checked<T> {
-    pub fn new(inner: T, reading: Rc<Reading>, limits: ReadLimits) -> Self {
+    /// What it keeps counts as buffered by the workload.
+    pub fn new(inner: T, reading: Rc<Reading>, limits: ReadLimits, workload: &Arc<WorkloadLimits>) -> Self {
         Self {
             inner,
             reading,
@@ -144,6 +148,7 @@ impl<T> Checked<T> {
             partial: BytesMut::new(),
             approved: BytesMut::new(),
             timer: Timer::default(),
+            charge: workload.charge(0),
         }
     }
 
@@ -326,6 +331,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Checked<T> {
                 this.approved.advance(length);
                 return Poll::Ready(Ok(()));
             }
+            this.charge.set(this.partial.len() as u64);
             match this.at {
                 At::Refused => {
                     return match this.reading.refused.get() {
@@ -396,6 +402,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Checked<T> {
     }
 }
 
+#[cfg(test)]
+#[path = "reader/answers.rs"]
+mod answers;
 #[cfg(test)]
 #[path = "reader/tests.rs"]
 mod tests;

@@ -9,30 +9,33 @@ use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request, a
 use culvert_routing::model::{Action, PathMatch, Scheme, Timeouts};
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView};
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{self, Asked, grpc_status};
-use super::body::{Deadline, Exchange, ResponseBody};
+use super::body::{Exchange, ResponseBody};
 use super::edge;
+use super::flow::{Flow, Way};
 use super::forward::{Destination, Forwarded};
+use super::heads::{self, Read, RefusedHead};
 use super::hop;
+use super::names::{REQUEST_ID, TRACEPARENT, named, new_traceparent};
 use super::outgoing::Outgoing;
 use super::parent::Parent;
 use super::reader::BadRequest;
+use super::request_body::{Http2Client, RequestBody};
 use super::route;
 use super::serve::ClientConnection;
+use super::stream::Stream;
 use super::target::{self, BadTarget, Target};
+use crate::limits::{RequestLimitReached, RequestPermit};
 use crate::reason::Reason;
 use crate::state::Snapshot;
 use crate::state::model::{Service, ServiceKey};
-use crate::telemetry::{Failure, RequestHead, RequestProtocol, RequestRecord};
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::telemetry::{Ending, Failure, RequestHead, RequestProtocol, RequestRecord};
 
 /// Counts a request as under way.
 struct UnderWay<'c>(&'c ClientConnection);
@@ -69,6 +72,12 @@ impl From<BadTarget> for Instead {
     }
 }
 
+impl From<RequestLimitReached> for Instead {
+    fn from(limit: RequestLimitReached) -> Self {
+        Self::Refused(Failure::new(Reason::WorkloadLimit, limit))
+    }
+}
+
 fn refuse(reason: Reason, message: impl std::fmt::Display) -> Instead {
     Instead::Refused(Failure::new(reason, message))
 }
@@ -92,22 +101,51 @@ struct Decision {
 }
 
 impl ClientConnection {
-    /// Answers a request: with a backend's response, or with one of its own.
-    pub async fn respond(self: Rc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
+    /// Answers a request: with a backend's response, or with one of its own. `refused`: over HTTP/2, what is wrong with its
+    /// head.
+    pub async fn respond(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        refused: Option<RefusedHead>,
+    ) -> Response<ResponseBody> {
         let _under_way = UnderWay::begin(&self);
         let number = self.requests.get();
         let is_http2 = request.version() == Version::HTTP_2;
-        let is_call = is_grpc(request.version(), request.headers());
+        // What is not known of a head is taken to be as in the request before.
+        let is_unread = refused.is_some_and(|refused| refused.read == Read::Not);
+        let is_call =
+            if is_unread { self.calls.get() } else { is_grpc(request.version(), request.headers()) };
+        self.calls.set(is_call);
+        let (head_bytes, stream) = (heads::size(&request).1, Stream::current());
         let (mut parts, body) = request.into_parts();
-        let mut record = self.record(&mut parts, is_call);
-        let refused = self.reading.refused(number).filter(|_| !is_http2);
-        let exchanged = match refused {
+        let ending = stream.as_ref().map_or(&self.ending, |stream| &stream.ending).clone();
+        let mut record = self.record(&mut parts, is_call, ending);
+        let timeouts = self.outbound.timeouts();
+        let patience = if is_call { timeouts.connection_idle } else { timeouts.body_idle };
+        let client = is_http2.then(|| Http2Client::new(self.frames.receives(), patience));
+        let body = RequestBody::new(body, record.received(), client);
+        let refused =
+            refused.map(|refused| refused.why).or_else(|| self.reading.refused(number).filter(|_| !is_http2));
+        let permit = match refused {
             Some(bad) => Err(refused_by_reader(bad)),
-            None => Box::pin(self.exchange(parts, body, &mut record)).await,
+            None => self.outbound.pod.pod.limits.request(head_bytes as u64).map_err(Instead::from),
+        };
+        let exchanged = match permit {
+            Err(instead) => Err(instead),
+            Ok(permit) => {
+                let exchanged = Box::pin(self.exchange(parts, body, &mut record)).await;
+                exchanged.map(|forwarded| (forwarded, permit))
+            }
         };
         self.interim.close();
         let instead = match exchanged {
-            Ok(forwarded) => return self.pass_on(forwarded, record, number),
+            Ok((forwarded, permit)) => {
+                let watched = stream.map(|stream| {
+                    stream.watch(patience, forwarded.deadline);
+                    stream
+                });
+                return self.pass_on(forwarded, record, permit, watched, number);
+            }
             Err(instead) => instead,
         };
         self.reading.stays(number);
@@ -121,7 +159,7 @@ impl ClientConnection {
     }
 
     /// Notes what was asked, and gives the request the names it is logged under.
-    fn record(&self, parts: &mut Parts, is_call: bool) -> RequestRecord {
+    fn record(&self, parts: &mut Parts, is_call: bool, ending: Rc<Ending>) -> RequestRecord {
         let authority = match parts.uri.authority() {
             Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
             None => parts.headers.get(HOST).cloned(),
@@ -138,13 +176,13 @@ impl ClientConnection {
         };
         let protocol = if is_call { RequestProtocol::Grpc } else { RequestProtocol::Http };
         let telemetry = self.outbound.context.shared.telemetry.clone();
-        RequestRecord::begin(telemetry, head, protocol, self.meta.clone(), self.series.clone())
+        RequestRecord::begin(telemetry, head, protocol, self.meta.clone(), self.series.clone(), ending)
     }
 
     async fn exchange(
         &self,
         mut parts: Parts,
-        body: Incoming,
+        body: RequestBody,
         record: &mut RequestRecord,
     ) -> Result<Forwarded, Instead> {
         if parts.method == Method::CONNECT {
@@ -293,6 +331,8 @@ impl ClientConnection {
         &self,
         forwarded: Forwarded,
         mut record: RequestRecord,
+        permit: RequestPermit,
+        stream: Option<Rc<Stream>>,
         number: u64,
     ) -> Response<ResponseBody> {
         let Forwarded { response, held, progress, in_flight, deadline, agreed } = forwarded;
@@ -300,21 +340,25 @@ impl ClientConnection {
         record.answered(parts.status, grpc_status(&parts.headers));
         if let Some(mut agreed) = agreed {
             agreed.record = Some(record);
-            agreed.in_flight = Some(in_flight);
+            agreed.in_flight = Some((in_flight, permit));
             *self.agreed.borrow_mut() = Some(agreed);
             self.reading.switched(number);
             return Response::from_parts(parts, ResponseBody::own(Bytes::new()));
         }
         self.reading.stays(number);
         let is_head = record.head().method == Method::HEAD;
-        let exchange = Exchange { record, held: Some(held), progress, _in_flight: in_flight };
+        let exchange =
+            Exchange { record, held: Some(held), progress, _in_flight: in_flight, _permit: permit };
         if is_head {
             // There is none, whatever a server sends over HTTP/2; and its length is that of an answer to GET.
             exchange.finish();
             return Response::from_parts(parts, ResponseBody::own(Bytes::new()));
         }
-        let deadline = deadline.map(|(at, reason, after)| Deadline::new(at, reason, after));
-        Response::from_parts(parts, ResponseBody::backend(body, exchange, deadline))
+        let way = match stream {
+            None => Way::Copied(self.unsent.clone()),
+            Some(_) => Way::Kept(Flow::new(self.outbound.pod.pod.limits.clone())),
+        };
+        Response::from_parts(parts, ResponseBody::backend(body, exchange, deadline, stream, way))
     }
 }
 
@@ -365,19 +409,4 @@ fn own_answer(
     record.sent(response.body().len());
     record.finish();
     response.map(ResponseBody::own)
-}
-
-/// The value that a client gave, or a new one.
-fn named(headers: &mut HeaderMap, name: HeaderName, new: impl Fn() -> String) -> HeaderValue {
-    if let Some(given) = headers.get(&name).filter(|given| !given.is_empty()) {
-        return given.clone();
-    }
-    let value = HeaderValue::from_str(&new()).unwrap_or_else(|_| HeaderValue::from_static("0"));
-    headers.insert(name, value.clone());
-    value
-}
-
-/// A new trace, not sampled (W3C Trace Context); all-zero ids are invalid.
-fn new_traceparent() -> String {
-    format!("00-{:032x}-{:016x}-00", rand::random::<u128>().max(1), rand::random::<u64>().max(1))
 }

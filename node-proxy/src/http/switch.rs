@@ -9,6 +9,7 @@ use super::serve::ClientConnection;
 use super::upstream::Raw;
 use crate::balance::InFlight;
 use crate::copy::{Copy, Direction, Side};
+use crate::limits::RequestPermit;
 use crate::reason::Reason;
 use crate::telemetry::{Failure, RequestRecord};
 use crate::worker::socket::CarriedSocket;
@@ -17,7 +18,7 @@ use crate::worker::socket::CarriedSocket;
 pub struct Agreed {
     transport: oneshot::Receiver<Switched>,
     pub record: Option<RequestRecord>,
-    pub in_flight: Option<InFlight>,
+    pub in_flight: Option<(InFlight, RequestPermit)>,
 }
 
 impl Agreed {

@@ -63,3 +63,24 @@ impl Timer {
         }
     }
 }
+
+/// Runs out at an instant that moves. Set anew no more often than it runs out.
+#[derive(Debug, Default)]
+pub struct Patience(Option<Pin<Box<Sleep>>>);
+
+impl Patience {
+    /// Ready once `due` has come.
+    pub fn poll(&mut self, cx: &mut Context<'_>, due: Instant) -> Poll<()> {
+        loop {
+            let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if sleep.deadline() > due {
+                sleep.as_mut().reset(due);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due);
+        }
+    }
+}

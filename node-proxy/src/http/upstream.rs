@@ -4,12 +4,15 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flow::Flow;
 use crate::copy::TunnelStream;
+use crate::limits::WorkloadLimits;
 use crate::outbound::Upstream;
 use crate::telemetry::ConnectionRecord;
 use crate::tunnel::pool::Lease;
@@ -20,6 +23,7 @@ use crate::worker::socket::CarriedSocket;
 pub struct UpstreamIo {
     way: Way,
     record: Rc<ConnectionRecord>,
+    unsent: Flow,
 }
 
 enum Way {
@@ -34,10 +38,16 @@ struct Tunnel {
     /// Drained since the stream started or last stalled.
     drained: usize,
     has_ended: bool,
+    /// Written, and not on the wire yet.
+    queued: Flow,
 }
 
 impl UpstreamIo {
-    pub(super) fn new(upstream: Upstream, record: Rc<ConnectionRecord>) -> Self {
+    pub(super) fn new(
+        upstream: Upstream,
+        record: Rc<ConnectionRecord>,
+        limits: &Arc<WorkloadLimits>,
+    ) -> Self {
         let way = match upstream {
             Upstream::Plain(socket) => Way::Plain(socket),
             Upstream::Tunnel(stream, lease) => {
@@ -47,11 +57,17 @@ impl UpstreamIo {
                     lease: Rc::new(lease),
                     drained: 0,
                     has_ended: false,
+                    queued: Flow::new(limits.clone()),
                 };
                 Way::Tunnel(Box::new(tunnel))
             }
         };
-        Self { way, record }
+        Self { way, record, unsent: Flow::new(limits.clone()) }
+    }
+
+    /// Of bodies that are to be written.
+    pub(super) fn unsent(&self) -> &Flow {
+        &self.unsent
     }
 
     /// The tunnel's stream is told apart from others of the same tunnel by its lease.
@@ -106,7 +122,8 @@ impl Tunnel {
             };
         }
         let length = room.min(bytes.len());
-        send.send_data(Bytes::copy_from_slice(&bytes[..length]), false).map_err(lost)?;
+        let piece = self.queued.carry(Bytes::copy_from_slice(&bytes[..length]));
+        send.send_data(piece, false).map_err(lost)?;
         Poll::Ready(Ok(length))
     }
 
@@ -145,6 +162,7 @@ impl AsyncWrite for UpstreamIo {
             Way::Tunnel(tunnel) => ready!(tunnel.poll_write(cx, bytes))?,
             Way::Plain(socket) => ready!(Pin::new(socket).poll_write(cx, bytes))?,
         };
+        this.unsent.sent(length);
         this.record.received(length as u64);
         Poll::Ready(Ok(length))
     }

@@ -34,6 +34,9 @@ const DEFAULT_TIMEOUTS: Timeouts = Timeouts {
     unknown_destination: Duration::from_secs(1),
     half_closed_idle: Duration::from_secs(300),
     drain: Duration::from_secs(30),
+    request_head: Duration::from_secs(10),
+    body_idle: Duration::from_secs(60),
+    connection_idle: Duration::from_secs(3600),
 };
 
 /// The timeouts in force for a workload of this node.

@@ -125,7 +125,8 @@ pub async fn serve(context: Rc<Context>, pod: Rc<PodHere>, socket: CarriedSocket
 mod tests {
     use super::*;
     use crate::inbound::DEFAULT_TIMEOUTS;
-    use crate::state::model::{Limits, OutboundPolicy, Probe, UdpPolicy, WorkloadSettings};
+    use crate::state::model::{OutboundPolicy, Probe, UdpPolicy, WorkloadSettings};
+    use crate::tunnel::testing::at_most;
 
     fn own(mode: InboundMode, enrolment: Enrolment) -> OwnWorkload {
         OwnWorkload {
@@ -139,7 +140,7 @@ mod tests {
                 exclude_outbound_cidrs: Vec::new(),
                 exclude_inbound_ports: Vec::new(),
                 opaque_ports: Vec::new(),
-                limits: Limits { connections: 1, memory_bytes: 1 },
+                limits: at_most(1, 1),
                 timeouts: DEFAULT_TIMEOUTS,
             },
             probes: vec![Probe { port: 80, check: ProbeCheck::TcpConnect }],

@@ -36,7 +36,9 @@ pub async fn serve(
     port: GatewayPort,
 ) {
     let GatewayPort { gateway, closed } = port;
-    let Some(outbound) = Outbound::new(context, pod, &socket, client, closed.clone()) else { return };
+    let cut = pod.cancel.child_token();
+    let drained = closed.clone();
+    let Some(outbound) = Outbound::new(context, pod, &socket, client, drained, cut.clone()) else { return };
     let drain = outbound.timeouts().drain;
     let mut serving = Box::pin(async move {
         let _carrying = outbound.pod.state.carry();
@@ -48,7 +50,10 @@ pub async fn serve(
         () = &mut serving => return,
         () = closed.cancelled() => {}
     }
-    let _ = tokio::time::timeout(drain, serving).await;
+    if tokio::time::timeout(drain, &mut serving).await.is_err() {
+        // Said before what is under way is dropped.
+        cut.cancel();
+    }
 }
 
 /// Accounts for a connection that the workload's limit leaves no place for.
@@ -74,7 +79,7 @@ fn at_edge(mut refusal: Refusal) -> Refusal {
 impl Outbound {
     /// As the row of a port with routes in the table of [`protocol`]: HTTP/1 or HTTP/2, or nothing.
     async fn take_requests(&self, client: &CarriedSocket, gateway: Arc<str>) -> Result<Treated, Refusal> {
-        let seen = self.look(client, Some(self.context.shared.http.head)).await?;
+        let seen = self.look(client, Some(self.timeouts().request_head)).await?;
         let first = match seen {
             Seen::Closed => return Ok(Treated::Over),
             Seen::First(first) => first,

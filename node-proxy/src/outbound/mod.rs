@@ -5,6 +5,7 @@ pub mod decide;
 pub mod gateway;
 mod look;
 pub mod protocol;
+mod undecided;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,7 +21,7 @@ use crate::http::Parent;
 use crate::limits::ConnectionLimitReached;
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::{OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts, Workload};
+use crate::state::model::{Limits, OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts, Workload};
 use crate::telemetry::{ConnectionMeta, Failure, Reporter, Security, WhyPlaintext};
 use crate::worker::Context;
 use crate::worker::pod::PodHere;
@@ -41,6 +42,8 @@ pub(crate) struct Outbound {
     pub destination: SocketAddr,
     /// From then on it takes no new requests.
     pub drain: CancellationToken,
+    /// What is left of it then is cut: at the end of the drain, or with the pod.
+    pub cut: CancellationToken,
 }
 
 /// Why a connection or a request was refused, and what is known of it.
@@ -63,7 +66,8 @@ enum Treated {
 /// Serves a captured connection until it ends. Whatever fails, the client sees a reset.
 pub async fn serve(context: Rc<Context>, pod: Rc<PodHere>, socket: CarriedSocket, client: SocketAddr) {
     let drain = pod.drain.clone();
-    let Some(outbound) = Outbound::new(context, pod, &socket, client, drain) else { return };
+    let cut = pod.cancel.clone();
+    let Some(outbound) = Outbound::new(context, pod, &socket, client, drain, cut) else { return };
     let _carrying = outbound.pod.state.carry();
     let treated = Box::pin(outbound.unless_given_up(&socket, outbound.treat(&socket))).await;
     outbound.go_on(socket, treated).await;
@@ -141,6 +145,7 @@ impl Outbound {
         socket: &CarriedSocket,
         client: SocketAddr,
         drain: CancellationToken,
+        cut: CancellationToken,
     ) -> Option<Self> {
         let destination = socket.original_destination().ok()?;
         let source = pod.pod.workload.load_full();
@@ -150,7 +155,7 @@ impl Outbound {
             context.shared.telemetry.refused(meta, Reason::Local, &message);
             return None;
         };
-        Some(Self { context, pod, source, own, client, destination, drain })
+        Some(Self { context, pod, source, own, client, destination, drain, cut })
     }
 
     /// Serves the connection as was decided.
@@ -169,6 +174,10 @@ impl Outbound {
 
     pub(crate) fn timeouts(&self) -> Timeouts {
         self.own.settings.timeouts
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.own.settings.limits
     }
 
     fn policy(&self) -> OutboundPolicy {
@@ -240,7 +249,7 @@ impl Outbound {
         let (namespace, settings) = (&self.source.namespace, &self.own.settings);
         let declared = Declared::of_port(snapshot, &service, port, namespace, settings);
         let seen = match declared.dial() {
-            Dial::PerRequest => self.look(client, Some(self.context.shared.http.head)).await?,
+            Dial::PerRequest => self.look(client, Some(self.timeouts().request_head)).await?,
             Dial::After(patience) => self.look(client, Some(patience)).await?,
             // What is there already decides without a connection that nobody needs.
             Dial::AtOnce if declared == Declared::Nothing => self.look(client, Some(Duration::ZERO)).await?,
@@ -285,7 +294,7 @@ impl Outbound {
             Reason::ProtocolMismatch => {
                 self.refusal(reason, format_args!("{must}, and these bytes are not HTTP"))
             }
-            _ => self.refusal(reason, format_args!("no request within {:?}", self.context.shared.http.head)),
+            _ => self.refusal(reason, format_args!("no request within {:?}", self.timeouts().request_head)),
         }
     }
 

@@ -22,10 +22,11 @@ use super::kept::{KeptCapture, KeptPod, KeptPods};
 use super::life::{Blocked, Life, Standing, Wanted, unknown_to_the_controller};
 use super::report::{Phase, PodReport, PodReports};
 use super::server::{self, Asked};
+use super::wanted::wanted_of;
 use crate::identity::Certificates;
 use crate::intercept::rules::{Firewall, FirewallChoice, FirewallError};
 use crate::intercept::{Netns, NetnsId};
-use crate::state::model::{Enrolment, OwnWorkload, Workload, WorkloadUid};
+use crate::state::model::{Enrolment, WorkloadUid};
 use crate::state::{Snapshot, Snapshots};
 use crate::telemetry::Telemetry;
 use crate::worker::Workers;
@@ -339,22 +340,6 @@ impl Manager {
     }
 }
 
-/// What is wanted of a pod. A kept snapshot may be older than the kept list of pods: a pod that the last process had
-/// enrolled stays so until a controller says otherwise, or peers' tunnels would end and its own traffic be plaintext.
-fn wanted_of(snapshot: &Snapshot, kept: &KeptPod) -> Option<Wanted> {
-    let workload = snapshot.own_workload_by_pod_uid(&kept.pod.uid)?;
-    let was_enrolled = kept.capture.as_ref().is_some_and(|capture| capture.enrolled);
-    let gateway = workload.gateway.as_ref().and_then(|gateway| snapshot.gateway(gateway)).cloned();
-    let workload = match workload.own.as_deref() {
-        Some(own) if snapshot.is_stale() && was_enrolled && own.enrolment == Enrolment::NotEnrolled => {
-            let own = OwnWorkload { enrolment: Enrolment::Enrolled, ..own.clone() };
-            Arc::new(Workload { own: Some(Arc::new(own)), ..(**workload).clone() })
-        }
-        _ => workload.clone(),
-    };
-    Some(Wanted { workload, gateway })
-}
-
 async fn answer_when_decided(mut standing: watch::Receiver<Standing>, reply: oneshot::Sender<Reply>) {
     let decided = standing.wait_for(|standing| !matches!(standing, Standing::Undecided(_)));
     let outcome =
@@ -404,55 +389,5 @@ fn waiting_for_namespace() -> PodReport {
 fn log_kept(result: io::Result<()>) {
     if let Err(error) = result {
         tracing::error!(%error, "the list of pods cannot be written; a restart would not find all of them");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use culvert_api::mesh as wire;
-
-    use super::*;
-    use crate::intercept::rules::FirewallKind;
-    use crate::state::testing::{mesh_resource, wire_mesh, wire_workload, workload_resource};
-    use crate::state::{Origin, Resources};
-
-    fn snapshot(origin: Origin) -> Arc<Snapshot> {
-        let mut out = wire_workload("a", &[1]);
-        out.enrolment = wire::Enrolment::NotEnrolled.into();
-        let mut resources = Resources::default();
-        resources.set_node("one");
-        let upserts = vec![mesh_resource(wire_mesh()), workload_resource(out)];
-        resources.apply(wire::Page { upserts, removals: Vec::new() });
-        resources.freeze(origin, "v1").unwrap().0.into()
-    }
-
-    fn kept(snapshot: &Snapshot, enrolled: bool) -> KeptPod {
-        let capture = KeptCapture {
-            workload: crate::state::testing::uid("a").to_string(),
-            interception: snapshot.mesh().interception,
-            firewall: FirewallKind::Nft,
-            enrolled,
-            uncaptured: HashSet::new(),
-        };
-        KeptPod {
-            pod: PodRef { namespace: "shop".into(), name: "a".into(), uid: "a-uid".into() },
-            netns_path: "/nowhere".into(),
-            netns: Netns::id_at(std::path::Path::new("/proc/self/ns/net")).unwrap().unwrap(),
-            addresses: Vec::new(),
-            capture: Some(capture),
-        }
-    }
-
-    #[test]
-    fn a_kept_snapshot_does_not_let_go_of_a_pod_that_was_enrolled() {
-        for (origin, was_enrolled, expected) in [
-            (Origin::Kept, true, Enrolment::Enrolled),
-            (Origin::Kept, false, Enrolment::NotEnrolled),
-            (Origin::Controller, true, Enrolment::NotEnrolled),
-        ] {
-            let snapshot = snapshot(origin);
-            let wanted = wanted_of(&snapshot, &kept(&snapshot, was_enrolled)).unwrap();
-            assert_eq!(wanted.workload.own.as_ref().unwrap().enrolment, expected, "{was_enrolled}");
-        }
     }
 }

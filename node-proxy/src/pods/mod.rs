@@ -11,6 +11,7 @@ mod manager;
 mod pod;
 mod report;
 mod server;
+mod wanted;
 
 pub use manager::{Manager, ManagerError, ManagerSettings};
 pub use pod::Pod;

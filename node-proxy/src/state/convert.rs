@@ -279,6 +279,12 @@ impl TryFrom<wire::WorkloadSettings> for WorkloadSettings {
             limits: Limits {
                 connections: positive("settings.limits.connections", limits.connections)?,
                 memory_bytes: positive("settings.limits.memory_bytes", limits.memory_bytes)?,
+                requests: positive("settings.limits.requests", limits.requests)?,
+                request_head_bytes: positive(
+                    "settings.limits.request_head_bytes",
+                    limits.request_head_bytes,
+                )?,
+                streams: positive("settings.limits.streams", limits.streams)?,
             },
             timeouts: settings.timeouts.ok_or(ConversionError::Missing("settings.timeouts"))?.try_into()?,
         })
@@ -303,6 +309,12 @@ impl TryFrom<wire::Timeouts> for Timeouts {
                 timeouts.half_closed_idle_ms,
             )?,
             drain: milliseconds("settings.timeouts.drain_ms", timeouts.drain_ms)?,
+            request_head: milliseconds("settings.timeouts.request_head_ms", timeouts.request_head_ms)?,
+            body_idle: milliseconds("settings.timeouts.body_idle_ms", timeouts.body_idle_ms)?,
+            connection_idle: milliseconds(
+                "settings.timeouts.connection_idle_ms",
+                timeouts.connection_idle_ms,
+            )?,
         })
     }
 }

@@ -158,6 +158,12 @@ pub struct Limits {
     pub connections: u32,
     /// Bytes buffered for the workload.
     pub memory_bytes: u64,
+    /// Requests of the workload that are under way.
+    pub requests: u32,
+    /// Bytes of one request's head.
+    pub request_head_bytes: u32,
+    /// Requests under way on one HTTP/2 connection of a client.
+    pub streams: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +177,12 @@ pub struct Timeouts {
     /// After one side has closed: how long the connection may carry nothing.
     pub half_closed_idle: Duration,
     pub drain: Duration,
+    /// From a head's first byte to its last; on a port with routes also from the connection's start to the first byte.
+    pub request_head: Duration,
+    /// Between two pieces of a body that the client sends or takes.
+    pub body_idle: Duration,
+    /// Of a client's connection that carries requests, without one; of a gRPC call, without a message.
+    pub connection_idle: Duration,
 }
 
 /// A declared kubelet probe.

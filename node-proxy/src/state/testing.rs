@@ -62,7 +62,13 @@ pub(crate) fn own() -> OwnWorkload {
             exclude_outbound_cidrs: Vec::new(),
             exclude_inbound_ports: Vec::new(),
             opaque_ports: Vec::new(),
-            limits: Limits { connections: 1000, memory_bytes: 1 << 20 },
+            limits: Limits {
+                connections: 1000,
+                memory_bytes: 1 << 20,
+                requests: 1000,
+                request_head_bytes: 64 << 10,
+                streams: 100,
+            },
             timeouts: Timeouts {
                 connect: second,
                 tls_handshake: second,
@@ -70,6 +76,9 @@ pub(crate) fn own() -> OwnWorkload {
                 unknown_destination: second,
                 half_closed_idle: second,
                 drain: second,
+                request_head: second,
+                body_idle: second,
+                connection_idle: second,
             },
         },
         probes: Vec::new(),
@@ -120,7 +129,13 @@ pub(crate) fn wire_workload(name: &str, addresses: &[u8]) -> wire::Workload {
 
 pub(crate) fn wire_settings() -> wire::WorkloadSettings {
     wire::WorkloadSettings {
-        limits: Some(wire::Limits { connections: 1000, memory_bytes: 1 << 20 }),
+        limits: Some(wire::Limits {
+            connections: 1000,
+            memory_bytes: 1 << 20,
+            requests: 1000,
+            request_head_bytes: 64 << 10,
+            streams: 100,
+        }),
         timeouts: Some(wire::Timeouts {
             connect_ms: 1000,
             tls_handshake_ms: 1000,
@@ -128,6 +143,9 @@ pub(crate) fn wire_settings() -> wire::WorkloadSettings {
             unknown_destination_ms: 0,
             half_closed_idle_ms: 1000,
             drain_ms: 1000,
+            request_head_ms: 1000,
+            body_idle_ms: 1000,
+            connection_idle_ms: 1000,
         }),
         ..wire::WorkloadSettings::default()
     }

@@ -1,6 +1,6 @@
 //! One request's account: what was asked, which route took it where, how it was answered.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,9 +10,12 @@ use culvert_routing::CompiledRule;
 use http::uri::Uri;
 use http::{HeaderValue, Method, StatusCode, Version};
 
+use tokio_util::sync::CancellationToken;
+
 use super::connection::{ConnectionMeta, Failure};
 use super::registry::Telemetry;
 use super::request_series::{RequestProtocol, SeriesCache};
+use crate::http::answer::face;
 use crate::reason::Reason;
 use crate::state::model::ServiceKey;
 
@@ -44,6 +47,35 @@ pub struct Routed {
     pub attempts: u32,
 }
 
+/// Why requests are dropped that were being answered: of one connection over HTTP/1, of one stream over HTTP/2.
+#[derive(Debug)]
+pub struct Ending {
+    /// Cancelled at the end of a drain.
+    cut: CancellationToken,
+    failure: RefCell<Option<Failure>>,
+}
+
+impl Ending {
+    pub fn new(cut: CancellationToken) -> Self {
+        Self { cut, failure: RefCell::default() }
+    }
+
+    /// Culvert gives up what it carries, and why.
+    pub fn set(&self, failure: Failure) {
+        self.failure.borrow_mut().get_or_insert(failure);
+    }
+
+    fn failure(&self) -> Failure {
+        if let Some(failure) = &*self.failure.borrow() {
+            return failure.clone();
+        }
+        if self.cut.is_cancelled() {
+            return Failure::new(Reason::Drained, "cut at the end of the drain");
+        }
+        Failure::new(Reason::ClientCancelled, "the client gave the request up")
+    }
+}
+
 /// A request that is being answered. It is counted and logged when it ends; dropped before, it was given up by the
 /// client. One pointer: it moves from the request to the body of its response.
 #[derive(Debug)]
@@ -64,6 +96,7 @@ struct Open {
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
     failure: Option<Failure>,
+    ending: Rc<Ending>,
     is_counted: bool,
 }
 
@@ -76,7 +109,7 @@ pub(super) struct EndedRequest<'a> {
     pub meta: &'a ConnectionMeta,
     pub received: u64,
     pub sent: u64,
-    /// As the client saw it; 499 when it did not wait for it.
+    /// As the client saw it; that of the reason when it saw none.
     pub status: StatusCode,
     pub grpc_status: Option<u8>,
     pub failure: Option<&'a Failure>,
@@ -98,6 +131,7 @@ impl RequestRecord {
         protocol: RequestProtocol,
         meta: Rc<ConnectionMeta>,
         series: Rc<SeriesCache>,
+        ending: Rc<Ending>,
     ) -> Self {
         Self(Box::new(Open {
             telemetry,
@@ -112,6 +146,7 @@ impl RequestRecord {
             status: None,
             grpc_status: None,
             failure: None,
+            ending,
             is_counted: false,
         }))
     }
@@ -182,7 +217,9 @@ impl RequestRecord {
 impl Open {
     fn finish(&mut self) {
         self.is_counted = true;
-        let given_up = StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT);
+        // Nobody saw a status then: it says why.
+        let given_up = |failure: &Failure| face(failure.reason).status;
+        let status = self.status.or_else(|| self.failure.as_ref().map(given_up));
         let ended = EndedRequest {
             head: &self.head,
             protocol: self.protocol,
@@ -190,7 +227,7 @@ impl Open {
             meta: &self.meta,
             received: self.received.get(),
             sent: self.sent,
-            status: self.status.unwrap_or(given_up),
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             grpc_status: self.grpc_status,
             failure: self.failure.as_ref(),
             duration: self.started.elapsed(),
@@ -202,8 +239,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if !self.is_counted {
-            let message = "the client gave the request up";
-            self.failure.get_or_insert_with(|| Failure::new(Reason::ClientCancelled, message));
+            let ending = self.ending.clone();
+            self.failure.get_or_insert_with(|| ending.failure());
             self.finish();
         }
     }

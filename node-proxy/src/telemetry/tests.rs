@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::spec;
 use super::*;
@@ -80,7 +81,8 @@ fn request(telemetry: &Telemetry, snapshots: &Snapshots, host: &str) -> RequestR
         traceparent: value("trace"),
     };
     let meta = Rc::new(meta(&snapshots.load()));
-    RequestRecord::begin(telemetry.clone(), head, RequestProtocol::Http, meta, Rc::default())
+    let ending = Rc::new(Ending::new(CancellationToken::new()));
+    RequestRecord::begin(telemetry.clone(), head, RequestProtocol::Http, meta, Rc::default(), ending)
 }
 
 #[tokio::test]

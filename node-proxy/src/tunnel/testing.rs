@@ -33,10 +33,18 @@ pub const TIMEOUTS: Timeouts = Timeouts {
     unknown_destination: Duration::from_secs(1),
     half_closed_idle: Duration::from_secs(60),
     drain: Duration::from_secs(2),
+    request_head: Duration::from_secs(2),
+    body_idle: Duration::from_secs(60),
+    connection_idle: Duration::from_secs(60),
 };
 
+/// Connections and bytes; as many requests as connections.
+pub fn at_most(connections: u32, memory_bytes: u64) -> Limits {
+    Limits { connections, memory_bytes, requests: connections, request_head_bytes: 64 << 10, streams: 100 }
+}
+
 pub fn limits() -> Arc<WorkloadLimits> {
-    WorkloadLimits::new(Limits { connections: 1000, memory_bytes: 64 << 20 })
+    WorkloadLimits::new(at_most(1000, 64 << 20))
 }
 
 pub fn address() -> SocketAddr {

@@ -124,7 +124,7 @@ fn next_size(size: u32, streams: u32, asked: Asked, memory_left: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::model::Limits;
+    use crate::tunnel::testing::at_most;
 
     const MIB: u64 = 1 << 20;
 
@@ -144,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_is_drained_asks_once_per_two_windows() {
-        let limits = WorkloadLimits::new(Limits { connections: 1, memory_bytes: 64 * MIB });
+        let limits = WorkloadLimits::new(at_most(1, 64 * MIB));
         let window = Window::new(limits);
         let _stream = window.stream();
         assert_eq!(window.drained(START as usize), START as usize);

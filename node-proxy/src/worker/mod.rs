@@ -20,7 +20,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::balance::Endpoints;
-use crate::http;
 use crate::identity::Certificates;
 use crate::intercept::Listeners;
 use crate::pods::Pod;
@@ -48,8 +47,6 @@ pub struct Shared {
     pub telemetry: Telemetry,
     /// The name of this node.
     pub node: Arc<str>,
-    /// What clients may take when they send requests.
-    pub http: http::Limits,
 }
 
 /// Why a worker did not do what it was asked.

@@ -98,7 +98,6 @@ impl Node {
             certificates: certificates.clone(),
             telemetry: telemetry.clone(),
             node: "one".into(),
-            http: culvert_node_proxy::http::Limits::default(),
         };
         let workers = Workers::start(1, Arc::new(shared)).expect("a worker");
         let settings = ManagerSettings {
@@ -280,7 +279,13 @@ pub fn settings() -> WorkloadSettings {
         exclude_outbound_cidrs: Vec::new(),
         exclude_inbound_ports: Vec::new(),
         opaque_ports: Vec::new(),
-        limits: Limits { connections: 1000, memory_bytes: 1 << 24 },
+        limits: Limits {
+            connections: 1000,
+            memory_bytes: 1 << 24,
+            requests: 1000,
+            request_head_bytes: 64 << 10,
+            streams: 100,
+        },
         timeouts: Timeouts {
             connect: second,
             tls_handshake: second,
@@ -288,6 +293,9 @@ pub fn settings() -> WorkloadSettings {
             unknown_destination: second,
             half_closed_idle: second,
             drain: 3 * second,
+            request_head: second,
+            body_idle: second,
+            connection_idle: second,
         },
     }
 }

@@ -313,7 +313,7 @@ async fn garbage_on_every_port_is_reset(mut mesh: Mesh) {
 
 async fn a_workload_at_its_limit_is_refused_more(mut mesh: Mesh) {
     let web = with_settings(mesh.web.clone(), |settings| {
-        settings.limits = Limits { connections: 3, memory_bytes: 1 << 20 };
+        settings.limits = Limits { connections: 3, memory_bytes: 1 << 20, ..settings.limits };
     });
     let db = mesh.db.clone();
     mesh.enrol(web).await;

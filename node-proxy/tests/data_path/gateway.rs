@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::mesh::{Client, HTTP, Mesh, with_settings};
+use crate::mesh::{Client, Mesh, REQUEST_HEAD, with_settings};
 use crate::web::{Reply, Server, Wire, attach, prefix, rule, three_servers};
 use crate::world::{Family, World, new_netns, sh};
 
@@ -47,7 +47,7 @@ cases![
 const GATEWAY: &str = "shop/gate";
 
 /// A namespace that the mesh knows nothing of, linked to the Gateway's pod.
-struct Outside {
+pub struct Outside {
     netns: Netns,
     address: IpAddr,
     pod: IpAddr,
@@ -94,7 +94,7 @@ impl Outside {
     }
 
     /// One request on a connection of its own.
-    async fn get(&self, port: u16, host: &str, path: &str) -> Reply {
+    pub async fn get(&self, port: u16, host: &str, path: &str) -> Reply {
         get(&mut self.connect(port).await, host, path).await
     }
 }
@@ -105,7 +105,7 @@ async fn get(client: &mut Wire, host: &str, path: &str) -> Reply {
 }
 
 /// The Gateway's pod and three backends, `db`, `v1`, `v2`; plaintext to the pod is refused, but for the Gateway's ports.
-async fn gateway(mut mesh: Mesh) -> (Mesh, [Server; 3], Outside) {
+pub async fn gateway(mut mesh: Mesh) -> (Mesh, [Server; 3], Outside) {
     let outside = Outside::of(&mesh.world);
     let web = with_settings(mesh.web.clone(), |settings| settings.inbound_mode = InboundMode::Strict);
     mesh.web = culvert_node_proxy::state::model::Workload { gateway: Some(GATEWAY.into()), ..web };
@@ -114,7 +114,7 @@ async fn gateway(mut mesh: Mesh) -> (Mesh, [Server; 3], Outside) {
 }
 
 /// As the life of a pod does it.
-async fn open(mesh: &mut Mesh, port: u16) -> OpenPort {
+pub async fn open(mesh: &mut Mesh, port: u16) -> OpenPort {
     mesh.steer("web", port).await;
     let pod = mesh.pod("web");
     let listeners = gateway_listeners(&pod.netns, port).unwrap();
@@ -125,13 +125,13 @@ fn resource(listener: &str) -> Arc<str> {
     format!("{GATEWAY}/{listener}").as_str().into()
 }
 
-fn listen(mesh: &mut Mesh, name: &str, port: u16, hostname: &str) {
+pub fn listen(mesh: &mut Mesh, name: &str, port: u16, hostname: &str) {
     let hostname = (!hostname.is_empty()).then(|| Hostname::parse(hostname).unwrap());
     mesh.builder.upsert_listener(Listener { name: resource(name), gateway: GATEWAY.into(), port, hostname });
     mesh.publish();
 }
 
-fn route(mesh: &mut Mesh, listener: &str, kind: RouteKind, hostnames: &[&str], rules: Vec<Rule>) {
+pub fn route(mesh: &mut Mesh, listener: &str, kind: RouteKind, hostnames: &[&str], rules: Vec<Rule>) {
     let name = format!("to-{listener}-{kind:?}").to_lowercase();
     let route = Route {
         key: RouteKey { kind, namespace: "shop".into(), name: name.as_str().into() },
@@ -333,7 +333,7 @@ async fn what_is_not_http_is_reset(mesh: Mesh) {
     let mut silent = Client::connect(&outside.netns, to).await;
     let started = Instant::now();
     silent.is_reset().await;
-    assert!(started.elapsed() >= HTTP.head / 2, "{:?}", started.elapsed());
+    assert!(started.elapsed() >= REQUEST_HEAD / 2, "{:?}", started.elapsed());
     mesh.log.shows(&["RequestHeaderTimeout"]).await;
     let mut bad = outside.connect(80).await;
     bad.say(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n").await;
@@ -405,6 +405,7 @@ async fn a_closed_port_drains(mesh: Mesh) {
     assert!(rest.is_empty() && !in_order, "{rest:?} {in_order}");
     let took = closed.elapsed();
     assert!(took > Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
+    mesh.log.shows(&["request failed", "Drained", "/wait/20000"]).await;
     assert_eq!(get(&mut elsewhere, "a", "/").await.status, 200, "another port goes on");
 }
 

@@ -4,10 +4,15 @@
 // A test, though not for the harness.
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod cases;
+mod endpoints;
 mod gateway;
 mod mesh;
-mod requests;
+mod messages;
+mod metrics;
+mod protocols;
+mod routes;
 mod smuggling;
 mod web;
 // What the other test of this crate does not share with this one is not dead.
@@ -31,7 +36,15 @@ const DEADLINE: Duration = Duration::from_secs(40);
 type Case = fn(Mesh) -> LocalBoxFuture<'static, ()>;
 
 fn all() -> impl Iterator<Item = &'static (&'static str, Case)> {
-    cases::ALL.iter().chain(requests::ALL).chain(gateway::ALL)
+    cases::ALL
+        .iter()
+        .chain(routes::ALL)
+        .chain(protocols::ALL)
+        .chain(messages::ALL)
+        .chain(endpoints::ALL)
+        .chain(bounds::ALL)
+        .chain(gateway::ALL)
+        .chain(metrics::ALL)
 }
 
 /// No threads may exist when the namespaces are made, so this is not a `#[test]` harness.

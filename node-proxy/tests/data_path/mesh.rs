@@ -10,7 +10,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use culvert_identity::testing::TestAuthority;
 use culvert_identity::tls;
-use culvert_node_proxy::http::Limits as HttpLimits;
 use culvert_node_proxy::identity::{ActiveCertificate, Certificates};
 use culvert_node_proxy::intercept::rules::{Entry, Firewall, FirewallChoice, Rules};
 use culvert_node_proxy::intercept::{Netns, listeners};
@@ -34,13 +33,7 @@ use crate::world::{INTERCEPTION, World};
 const SOON: Duration = Duration::from_secs(5);
 
 /// Short, so that tests need not wait.
-pub const HTTP: HttpLimits = HttpLimits {
-    head_bytes: 64 << 10,
-    head: Duration::from_secs(1),
-    body_idle: Duration::from_secs(1),
-    idle: Duration::from_secs(3600),
-    streams: 100,
-};
+pub const REQUEST_HEAD: Duration = Duration::from_secs(1);
 
 /// The test's own namespace plays the node: its workers see the peer's addresses as the node's.
 pub fn prepare_node() {
@@ -98,7 +91,13 @@ pub fn settings() -> WorkloadSettings {
         exclude_outbound_cidrs: Vec::new(),
         exclude_inbound_ports: Vec::new(),
         opaque_ports: Vec::new(),
-        limits: Limits { connections: 1000, memory_bytes: 64 << 20 },
+        limits: Limits {
+            connections: 1000,
+            memory_bytes: 64 << 20,
+            requests: 1000,
+            request_head_bytes: 64 << 10,
+            streams: 100,
+        },
         timeouts: Timeouts {
             connect: Duration::from_secs(2),
             tls_handshake: Duration::from_secs(2),
@@ -106,6 +105,9 @@ pub fn settings() -> WorkloadSettings {
             unknown_destination: Duration::from_millis(500),
             half_closed_idle: Duration::from_secs(10),
             drain: Duration::from_secs(1),
+            request_head: REQUEST_HEAD,
+            body_idle: Duration::from_secs(1),
+            connection_idle: Duration::from_secs(3600),
         },
     }
 }
@@ -196,6 +198,7 @@ pub struct Mesh {
     pub certificates: Certificates,
     pub authority: TestAuthority,
     pub workers: Workers,
+    pub telemetry: Telemetry,
     pub log: Log,
     pub builder: Builder,
     pub web: Workload,
@@ -213,9 +216,8 @@ impl Mesh {
         let shared = Shared {
             snapshots: snapshots.clone(),
             certificates: certificates.clone(),
-            telemetry,
+            telemetry: telemetry.clone(),
             node: "here".into(),
-            http: HTTP,
         };
         let workers = Workers::start(2, Arc::new(shared)).unwrap();
         let mut builder = Builder::new();
@@ -229,6 +231,7 @@ impl Mesh {
             certificates,
             authority: TestAuthority::new("root"),
             workers,
+            telemetry,
             log,
             builder,
             web,

@@ -32,7 +32,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// A server under a name. What it does depends on the path:
 ///
-/// `/wait/MS` answers late, `/late-body/MS` ends its body late, `/status/CODE` answers so, `/reset` closes without an
+/// `/wait/MS` answers late, `/bytes/NUMBER` with so many, `/late-body/MS` ends its body late, `/status/CODE` answers so, `/reset` closes without an
 /// answer, `/once` closes the connection that was used before, `/trailers` ends with one, `/upgrade` switches to an echo,
 /// `/continue` refuses an expectation; all others say what came.
 pub struct Server {
@@ -111,6 +111,7 @@ async fn answer(mut request: Request<Incoming>, name: &str, number: usize) -> Re
             let wait = Duration::from_millis(number_of(argument));
             Response::new(late(text, wait))
         }
+        "bytes" => Response::new(full(vec![b'x'; usize::try_from(number_of(argument)).unwrap()])),
         "trailers" | "grpc.Echo" => Response::new(with_trailers(text)),
         _ => Response::new(full(text)),
     };

@@ -7,6 +7,7 @@ use std::str::from_utf8;
 use std::sync::LazyLock;
 
 use culvert_identity::token::{Issuer, Verifier};
+use culvert_node_proxy::http::blocks::{FRAME_HEAD, Walk, Walked, has_target_over};
 use culvert_node_proxy::http::chunks::{Chunks, Taken};
 use culvert_node_proxy::http::head::{Judged, judge};
 use culvert_node_proxy::inbound::{grpc_probe as health, http_probe as probe};
@@ -27,9 +28,10 @@ pub use question::dns_question;
 /// A fuzz target: its name, which is that of its directory of seeds, and what it checks.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
+    ("http2_head", http2_head),
     ("request_path", request_path),
     ("request_host", request_host),
     ("first_bytes", first_bytes),
@@ -74,6 +76,24 @@ pub fn chunked_body(bytes: &[u8]) {
         }
     }
     assert_eq!(whole, found);
+}
+
+/// Heads of HTTP/2 requests: they end in the same place whatever pieces they arrive in, never beyond what came or may come.
+pub fn http2_head(bytes: &[u8]) {
+    const MOST: usize = 200;
+    let whole = Walk::default().go_on(bytes, MOST);
+    let mut walk = Walk::default();
+    let mut pieces = (0..=bytes.len()).map(|cut| walk.go_on(&bytes[..cut], MOST));
+    let piecewise = pieces.find(|walked| *walked != Walked::Partial).unwrap_or(Walked::Partial);
+    assert_eq!(piecewise, whole);
+    let Walked::Whole(length) = whole else { return };
+    assert!((FRAME_HEAD..=MOST.min(bytes.len())).contains(&length));
+    let head = &bytes[..length];
+    assert!(!has_target_over(head, length), "no longer than all of it");
+    assert!(
+        !has_target_over(head, 20) || has_target_over(head, 10),
+        "what is longer than more is longer than less"
+    );
 }
 
 /// Paths: the normal form is its own, and has nothing left to resolve.

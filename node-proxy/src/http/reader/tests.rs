@@ -15,7 +15,11 @@ struct World {
 fn world() -> World {
     let (client, server) = duplex(1 << 16);
     let reading = Rc::<Reading>::default();
-    World { client, checked: Checked::new(server, reading.clone(), LIMITS), reading }
+    World {
+        client,
+        checked: Checked::new(server, reading.clone(), LIMITS, &crate::tunnel::testing::limits()),
+        reading,
+    }
 }
 
 /// Reads what there is now.
