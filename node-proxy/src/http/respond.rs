@@ -140,10 +140,7 @@ impl ClientConnection {
         self.interim.close();
         let instead = match exchanged {
             Ok((forwarded, permit)) => {
-                let watched = stream.map(|stream| {
-                    stream.watch(patience, forwarded.deadline);
-                    stream
-                });
+                let watched = stream.inspect(|stream| stream.watch(patience, forwarded.deadline));
                 return self.pass_on(forwarded, record, permit, watched, number);
             }
             Err(instead) => instead,
