@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// http://HOST[:PORT][/PATH]; the path is sent as it is written.
     url: Uri,
@@ -125,7 +125,7 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<Succeeded> {
     let authority = args.url.authority().context("the URL has no host")?;
     let target = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
     let started = Instant::now();
-    let connections = args.connections.clamp(1, args.count.max(1));
+    let connections = args.workers();
     let plan = Rc::new(Plan { args, target, started, next: Cell::new(0), sum: RefCell::default() });
     let workers = (0..connections).map(|_| worker(Rc::clone(&plan)));
     tokio::task::LocalSet::new().run_until(join_all(workers)).await;
@@ -175,6 +175,18 @@ async fn worker(plan: Rc<Plan>) {
     }
 }
 
+impl GetArgs {
+    /// With a time limit and no count given, time alone decides.
+    fn most_requests(&self) -> u64 {
+        if self.seconds.is_some() && self.count <= 1 { u64::MAX } else { self.count }
+    }
+
+    /// No connection is opened that would have nothing to carry.
+    fn workers(&self) -> u64 {
+        self.connections.clamp(1, self.most_requests().max(1))
+    }
+}
+
 impl Plan {
     /// When the next request is due; none when enough were made.
     fn take_turn(&self) -> Option<Instant> {
@@ -184,8 +196,7 @@ impl Plan {
             None => Instant::now(),
         };
         let over = self.args.seconds.is_some_and(|seconds| (due - self.started).as_secs_f64() >= seconds);
-        // With a time limit and no count given, time alone decides.
-        let enough = turn >= self.args.count && (self.args.seconds.is_none() || self.args.count > 1);
+        let enough = turn >= self.args.most_requests();
         if over || enough {
             return None;
         }
@@ -265,5 +276,24 @@ mod tests {
         let report = report(sum, Duration::from_secs(1));
         assert_eq!(report.last, "plain");
         assert_eq!(report.last_headers["vary"], "a, b");
+    }
+
+    #[test]
+    fn a_time_without_a_count_uses_every_connection() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            get: GetArgs,
+        }
+        for (words, workers, most) in [
+            ("--connections 8", 1, 1),
+            ("--connections 8 --count 3", 3, 3),
+            ("--connections 8 --count 30 --seconds 2", 8, 30),
+            ("--connections 8 --rate 100 --seconds 2", 8, u64::MAX),
+        ] {
+            let words = ["get", "http://cart/"].into_iter().chain(words.split(' '));
+            let get = <Line as clap::Parser>::parse_from(words).get;
+            assert_eq!((get.workers(), get.most_requests()), (workers, most), "{get:?}");
+        }
     }
 }
