@@ -303,9 +303,15 @@ async fn stalled_streams_stay_within_the_budget(mesh: Mesh) {
     };
     timeout(Duration::from_secs(15), filled).await.expect("what waits for the client is counted");
     let mut other = client(&mesh).await;
-    for _ in 0..20 {
+    // Until the kernel's buffers are full, too, what waits falls below the budget now and then.
+    let (mut refused, end) = (0, Instant::now() + Duration::from_secs(15));
+    while refused < 10 {
+        assert!(Instant::now() < end, "{refused} refused, {} bytes wait", limits.memory());
         let answer = ask(&mut other, get("/")).await;
-        assert_eq!((answer.status().as_u16(), reason(&answer)), (503, "WorkloadLimit"));
+        match (answer.status().as_u16(), reason(&answer)) {
+            (503, "WorkloadLimit") => refused += 1,
+            answered => assert_eq!(answered, (200, "")),
+        }
         assert!(limits.memory() < 2 * budget, "{}", limits.memory());
         tokio::time::sleep(Duration::from_millis(25)).await;
     }

@@ -60,6 +60,9 @@ async fn what_a_controller_said_outlives_controller_and_process() {
 
     let controller = FakeController::start(&home).await;
     let mut confirmed = Proxy::start(&home, &controller.url());
+    // Before the kept state is in force nothing is stale either.
+    confirmed.eventually("/config?only=node,workloads,controller", 200, "\"connected\":true").await;
+    confirmed.eventually("/config?only=workloads", 200, "shop/a/a-uid").await;
     confirmed.eventually("/config?only=node", 200, "\"stale\":false").await;
     assert_eq!(controller.held_at_last().await, 2, "it resumed with what was kept");
     assert_eq!(confirmed.terminate().await, Some(0));
