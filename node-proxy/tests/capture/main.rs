@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use world::{Setup, World};
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    raise_descriptor_limit();
     world::enter_own_namespaces();
     let mut failed = Vec::new();
     for setup in Setup::ALL {
@@ -55,6 +57,12 @@ fn main() -> ExitCode {
     }
     println!("{} failed {failed:?}", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Clients, proxy and servers share this process; ordinary users begin with 1,024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
 }
 
 fn run_case(setup: Setup, run: Case) {
