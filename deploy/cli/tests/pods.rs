@@ -86,7 +86,8 @@ fn exec_carries_streams_exit_codes_and_signals() {
     assert_eq!(sandbox.run(&["exec", "one", "--", "sh", "-c", "kill -9 $$"]).status.code(), Some(137));
     let output = sandbox.run(&["exec", "none", "--", "true"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no pod default/none"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("there is no pod default/none; `culvert sandbox get pods -n default`"), "{said}");
 
     let script = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.05; done";
     let mut child =

@@ -67,8 +67,7 @@ fn entry(served: &Served, exec: Exec) -> Result<Entry, String> {
     }
     match place {
         Place::Pod { namespace, name, container } => {
-            let pod = served.kubelet.pod(&namespace, &name);
-            let pod = pod.ok_or_else(|| format!("there is no pod {namespace}/{name} on a node"))?;
+            let pod = served.pod(&namespace, &name)?;
             let mut entry = pod.entry(container.as_deref(), command)?;
             entry.environment.extend(environment);
             Ok(entry)

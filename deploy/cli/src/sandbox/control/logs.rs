@@ -1,6 +1,5 @@
 //! Sending a log, and what is added to it.
 
-use culvert_objects::{Kind, ObjectKey};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -54,20 +53,11 @@ fn path(served: &Served, place: Place) -> Result<PathBuf, String> {
             }
         }
         Place::Pod { namespace, name, container } => {
-            let pod = served.kubelet.pod(&namespace, &name);
-            let pod = pod.ok_or_else(|| no_pod(served, &namespace, &name))?;
+            let pod = served.pod(&namespace, &name)?;
             let container = pod.container(container.as_deref())?;
             Ok(Files.container_log(&pod.uid, &container.name))
         }
         Place::Node(name) => Err(format!("a node has no log of its own; its proxy has: node-proxy/{name}")),
-    }
-}
-
-fn no_pod(served: &Served, namespace: &str, name: &str) -> String {
-    let key = ObjectKey::namespaced(Kind::Pod, namespace, name);
-    match served.store.objects().get(&key) {
-        Some(_) => format!("pod {namespace}/{name} is not on a node yet"),
-        None => format!("there is no pod {namespace}/{name}"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Answering requests.
 
-use culvert_objects::{ObjectKey, Scope};
+use culvert_objects::{Kind, ObjectKey, Scope};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::wire::{Connection, Frame};
 use crate::sandbox::cluster::Cluster;
 use crate::sandbox::components::Components;
 use crate::sandbox::kube_proxy::ServiceRules;
-use crate::sandbox::kubelet::Kubelet;
+use crate::sandbox::kubelet::{Kubelet, Pod};
 use crate::sandbox::network::Network;
 use crate::sandbox::status::{self, View};
 use crate::sandbox::store::Store;
@@ -43,6 +43,25 @@ pub struct Served {
     pub end: CancellationToken,
     /// Fires when all of it has ended but the supervisor.
     pub ended: CancellationToken,
+}
+
+impl Served {
+    /// The pod with that name, or the first of `deploy/NAME`.
+    ///
+    /// # Errors
+    /// Why there is none, and where to look.
+    pub fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, String> {
+        self.kubelet.pod(namespace, name).ok_or_else(|| {
+            let key = ObjectKey::namespaced(Kind::Pod, namespace, name);
+            match self.store.objects().get(&key) {
+                Some(_) => format!("pod {namespace}/{name} is not on a node yet; `culvert sandbox wait` waits for it"),
+                None => format!(
+                    "there is no pod {namespace}/{name}; `culvert sandbox get pods -n {namespace}` lists those there \
+                     are, and deploy/NAME is the first of a Deployment"
+                ),
+            }
+        })
+    }
 }
 
 /// The control socket's server.
