@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_objects::types::{Endpoint, EndpointSlice, ServicePort, ServiceSpec, SessionAffinity};
 use culvert_objects::{Kind, Object, Objects};
 
-use super::rules::{Choice, Entry, Frontend, Without};
+use super::frontend::{Choice, Entry, Frontend, Without};
 use crate::sandbox::controllers::ingress;
 
 /// Every address and port of every Service.

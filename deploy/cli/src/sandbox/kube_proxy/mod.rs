@@ -1,9 +1,11 @@
 //! Service addresses for everybody who is not captured by the mesh: rules in every node's namespace, translated from
 //! the objects and replaced when they change.
 
+mod frontend;
 mod frontends;
 pub mod outside;
-mod rules;
+mod table;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_objects::Objects;
+use futures::future::join_all;
 use parking_lot::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,6 +24,7 @@ use tracing::warn;
 use crate::sandbox::cluster::{Cluster, load_balancer_range};
 use crate::sandbox::namespaces::Netns;
 use crate::sandbox::store::Store;
+use table::Table;
 
 /// How long changes are gathered before rules follow.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -30,22 +35,20 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Where `nft` is on systems that leave it out of an ordinary user's search path.
 const MORE_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 
-/// The rules that are in force on every node. Cheap to clone.
+/// The Service addresses that are in force on every node. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct ServiceRules {
-    by_node: Arc<Mutex<BTreeMap<String, String>>>,
+    by_node: Arc<Mutex<BTreeMap<String, Arc<Table>>>>,
 }
 
 impl ServiceRules {
     /// Nodes whose rules are not yet those that the objects ask for.
     #[must_use]
     pub fn behind<'a>(&self, objects: &Objects, cluster: &'a Cluster) -> Vec<&'a str> {
-        let is_behind = |node: &&str| !self.are_in_force(node, &wanted(objects, cluster, node));
+        let in_force = self.by_node.lock().clone();
+        let is_behind =
+            |node: &&str| in_force.get(*node).is_none_or(|table| **table != wanted(objects, node));
         cluster.nodes.iter().map(|node| node.name.as_str()).filter(is_behind).collect()
-    }
-
-    fn are_in_force(&self, node: &str, rules: &str) -> bool {
-        self.by_node.lock().get(node).is_some_and(|in_force| in_force == rules)
     }
 
     /// Keeps the rules of every node equal to the store until cancelled.
@@ -61,14 +64,11 @@ impl ServiceRules {
         loop {
             changed.mark_unchanged();
             let objects = store.objects();
-            let mut failed = false;
-            for node in &cluster.nodes {
-                if let Err(error) = self.put_in_force(&node.name, wanted(&objects, cluster, &node.name)).await
-                {
-                    warn!(node = node.name, %error, "Service addresses do not follow");
-                    failed = true;
-                }
-            }
+            let nodes = cluster
+                .nodes
+                .iter()
+                .map(|node| self.put_in_force(&node.name, wanted(&objects, &node.name), cluster));
+            let failed = join_all(nodes).await.contains(&Outcome::Failed);
             if failed {
                 sleep(RETRY).await;
             } else if changed.changed().await.is_err() {
@@ -79,25 +79,48 @@ impl ServiceRules {
         }
     }
 
-    async fn put_in_force(&self, node: &str, rules: String) -> io::Result<()> {
-        if self.are_in_force(node, &rules) {
-            return Ok(());
+    /// What a failure left behind is not known: the next attempt begins with an empty table.
+    async fn put_in_force(&self, node: &str, wanted: Table, cluster: &Cluster) -> Outcome {
+        let (wanted, in_force) = (Arc::new(wanted), self.by_node.lock().get(node).cloned());
+        let transactions = match &in_force {
+            Some(table) => transactions::changes(table, &wanted),
+            None => {
+                let frame = transactions::frame([&cluster.service_cidr, &load_balancer_range()]);
+                [vec![frame], transactions::changes(&Table::default(), &wanted)].concat()
+            }
+        };
+        let name = node.to_owned();
+        let applied = spawn_blocking(move || apply(&name, &transactions)).await;
+        match applied.map_err(io::Error::other).flatten() {
+            Ok(()) => {
+                self.by_node.lock().insert(node.to_owned(), wanted);
+                Outcome::InForce
+            }
+            Err(error) => {
+                warn!(node, %error, "Service addresses do not follow");
+                self.by_node.lock().remove(node);
+                Outcome::Failed
+            }
         }
-        let (name, text) = (node.to_owned(), rules.clone());
-        let applied = tokio::task::spawn_blocking(move || apply(&name, &text)).await;
-        applied.map_err(io::Error::other)??;
-        self.by_node.lock().insert(node.to_owned(), rules);
-        Ok(())
     }
 }
 
-fn wanted(objects: &Objects, cluster: &Cluster, node: &str) -> String {
-    rules::render(&frontends::frontends(objects, node), [&cluster.service_cidr, &load_balancer_range()])
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    InForce,
+    Failed,
 }
 
-/// Loads rules inside a node's namespace.
-fn apply(node: &str, rules: &str) -> io::Result<()> {
-    Netns::named(node)?.run(|| nft(rules))?
+fn wanted(objects: &Objects, node: &str) -> Table {
+    Table::new(&frontends::frontends(objects, node))
+}
+
+/// Loads transactions, one after the other, inside a node's namespace.
+fn apply(node: &str, transactions: &[String]) -> io::Result<()> {
+    if transactions.is_empty() {
+        return Ok(());
+    }
+    Netns::named(node)?.run(|| transactions.iter().try_for_each(|transaction| nft(transaction)))?
 }
 
 /// One transaction of `nft`; an error carries what it said.
