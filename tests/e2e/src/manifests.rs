@@ -18,6 +18,7 @@ pub struct Shop {
     servers: u32,
     annotations: Vec<(String, String)>,
     pod_annotations: Vec<(String, String)>,
+    pre_stop: Option<u64>,
 }
 
 /// Container ports by name, and by the Service port of the same number.
@@ -41,12 +42,21 @@ impl Shop {
             servers: 1,
             annotations: Vec::new(),
             pod_annotations: Vec::new(),
+            pre_stop: None,
         }
     }
 
     #[must_use]
     pub fn servers(mut self, servers: u32) -> Self {
         self.servers = servers;
+        self
+    }
+
+    /// Pods of Deployments serve on for so many seconds after they were told to end, as users have it where news takes its
+    /// time.
+    #[must_use]
+    pub fn pre_stop(mut self, seconds: u64) -> Self {
+        self.pre_stop = Some(seconds);
         self
     }
 
@@ -109,6 +119,11 @@ impl Shop {
         });
         if let Some(node) = node {
             template["spec"]["nodeName"] = json!(node);
+        }
+        if let Some(seconds) = self.pre_stop {
+            template["spec"]["terminationGracePeriodSeconds"] = json!(seconds + 10);
+            template["spec"]["containers"][0]["lifecycle"] =
+                json!({"preStop": {"sleep": {"seconds": seconds}}});
         }
         document(&json!({
             "apiVersion": "apps/v1", "kind": "Deployment",

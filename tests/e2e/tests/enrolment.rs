@@ -121,22 +121,12 @@ fn leaving_drains_captured_connections() {
     assert_eq!(mesh.echo(&client, &["tcp", "send", "server:9000"])["ok"], true);
 }
 
-/// Servers that go on for half a minute after they were told to end.
-fn slow_to_end(shop: &Shop) -> String {
-    let yaml = shop.yaml();
-    let yaml = yaml.replace("\"terminationGracePeriodSeconds\":1", "\"terminationGracePeriodSeconds\":40");
-    yaml.replace(
-        "\"image\":\"culvert/echo\"",
-        "\"image\":\"culvert/echo\",\"lifecycle\":{\"preStop\":{\"sleep\":{\"seconds\":30}}}",
-    )
-}
-
 #[test]
 fn connections_to_a_pod_that_ends_are_cut_at_its_drain_deadline_and_not_before() {
     let mesh = MESH.beside();
     for (name, deadline, left) in [("ending", "10m", 5), ("ending-soon", "1ms", 0)] {
-        let shop = Shop::new(name, Labelled::Yes).setting("drain-timeout", deadline);
-        mesh.apply(&slow_to_end(&shop));
+        let shop = Shop::new(name, Labelled::Yes).setting("drain-timeout", deadline).pre_stop(30);
+        mesh.apply(&shop.yaml());
         mesh.settled(name);
         let (client, server) = (mesh.pod(name, "client"), mesh.pod(name, "server"));
         mesh.reaches(&client, "server:9000");

@@ -356,7 +356,7 @@ fn liveness_probes_restart_and_readiness_probes_gate() {
 fn services_names_slices_and_rolling_replacement() {
     let mesh = MESH.beside();
     let name = "cluster";
-    let shop = Shop::new(name, Labelled::No).servers(2);
+    let shop = Shop::new(name, Labelled::No).servers(2).pre_stop(3);
     let (client, _) = mesh.open(&shop, name);
     mesh.apply(&shop.service_for("each", "server", &json!({"clusterIP": "None"})));
     // Spread over the nodes when no node is named.
