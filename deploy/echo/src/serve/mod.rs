@@ -101,8 +101,13 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let specs = args.specs()?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::time::sleep(Duration::from_millis(args.start_delay)).await;
+    // All of them before any is served: an answer to a readiness probe speaks for every port.
+    let mut bound = Vec::new();
     for spec in &specs {
-        start(*spec, &identity).with_context(|| format!("port {}", spec.port))?;
+        bound.extend(bind(*spec).with_context(|| format!("port {}", spec.port))?);
+    }
+    for bound in bound {
+        start(bound, &identity)?;
     }
     let ports: Vec<_> = specs.iter().map(|spec| format!("{}/{:?}", spec.port, spec.behaviour)).collect();
     println!("serving {}", ports.join(" "));
@@ -132,44 +137,40 @@ pub(crate) async fn wait(args: WaitArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(spec: PortSpec, identity: &Arc<PodIdentity>) -> io::Result<()> {
-    let addresses: [SocketAddr; 2] =
-        [(Ipv4Addr::UNSPECIFIED, spec.port).into(), (Ipv6Addr::UNSPECIFIED, spec.port).into()];
-    // One memory for both families of a port.
-    let received = Arc::default();
-    let mut bound = 0;
-    let mut failure = None;
-    for address in addresses {
-        match start_on(address, spec.behaviour, identity, &received) {
-            Ok(()) => bound += 1,
-            // A machine without IPv6 serves IPv4 alone.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
-            Err(error) => failure = Some(error),
-        }
-    }
-    match failure {
-        Some(error) => Err(error),
-        None if bound == 0 => Err(io::Error::from(io::ErrorKind::AddrNotAvailable)),
-        None => Ok(()),
-    }
+/// A socket that takes connections or datagrams, which nobody answers yet.
+struct Bound {
+    socket: Socket,
+    behaviour: Behaviour,
+    /// One memory for both families of a port.
+    received: Arc<Mutex<script::Received>>,
 }
 
-fn start_on(
-    address: SocketAddr,
-    behaviour: Behaviour,
-    identity: &Arc<PodIdentity>,
-    received: &Arc<Mutex<script::Received>>,
-) -> io::Result<()> {
-    let identity = Arc::clone(identity);
-    if behaviour == Behaviour::Udp {
-        let socket = UdpSocket::from_std(bound(address, Type::DGRAM)?.into())?;
-        tokio::spawn(udp::echo(socket));
+fn bind(spec: PortSpec) -> io::Result<Vec<Bound>> {
+    let addresses: [SocketAddr; 2] =
+        [(Ipv4Addr::UNSPECIFIED, spec.port).into(), (Ipv6Addr::UNSPECIFIED, spec.port).into()];
+    let received = Arc::default();
+    let mut all = Vec::new();
+    for address in addresses {
+        match bound(address, spec.behaviour) {
+            Ok(socket) => {
+                all.push(Bound { socket, behaviour: spec.behaviour, received: Arc::clone(&received) });
+            }
+            // A machine without IPv6 serves IPv4 alone.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if all.is_empty() { Err(io::Error::from(io::ErrorKind::AddrNotAvailable)) } else { Ok(all) }
+}
+
+fn start(bound: Bound, identity: &Arc<PodIdentity>) -> io::Result<()> {
+    let (identity, received) = (Arc::clone(identity), bound.received);
+    if bound.behaviour == Behaviour::Udp {
+        tokio::spawn(udp::echo(UdpSocket::from_std(bound.socket.into())?));
         return Ok(());
     }
-    let socket = bound(address, Type::STREAM)?;
-    socket.listen(4096)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    match behaviour {
+    let listener = TcpListener::from_std(bound.socket.into())?;
+    match bound.behaviour {
         Behaviour::Http => tokio::spawn(http::serve(listener, identity)),
         Behaviour::Grpc => tokio::spawn(grpc::serve(listener, identity)),
         Behaviour::Tcp => tokio::spawn(each(listener, tcp::echo)),
@@ -179,16 +180,18 @@ fn start_on(
         Behaviour::Silent => tokio::spawn(each(listener, tcp::silent)),
         Behaviour::Reset => tokio::spawn(each(listener, tcp::reset)),
         Behaviour::Script => {
-            let received = Arc::clone(received);
             tokio::spawn(each(listener, move |stream| script::serve(stream, Arc::clone(&received))))
         }
-        Behaviour::Udp => unreachable!("bound above"),
+        Behaviour::Udp => unreachable!("started above"),
     };
     Ok(())
 }
 
-fn bound(address: SocketAddr, kind: Type) -> io::Result<Socket> {
-    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
+fn bound(address: SocketAddr, behaviour: Behaviour) -> io::Result<Socket> {
+    let (kind, protocol) = match behaviour {
+        Behaviour::Udp => (Type::DGRAM, Protocol::UDP),
+        _ => (Type::STREAM, Protocol::TCP),
+    };
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -196,6 +199,9 @@ fn bound(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    if kind == Type::STREAM {
+        socket.listen(4096)?;
+    }
     Ok(socket)
 }
 
