@@ -78,7 +78,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// What tells one version of a file from the next without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -86,7 +86,9 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+    /// # Errors
+    /// As `stat(2)`.
+    pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
             device: metadata.dev(),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use culvert_cni::install::{Directories, uninstall};
 use culvert_identity::logging;
 use culvert_node_proxy::run;
 use mimalloc::MiMalloc;
@@ -27,11 +28,23 @@ struct Cli {
 enum Command {
     /// Serve the pods of this node until told to end.
     Run(Box<run::Flags>),
+    /// Answer one call of a container runtime, as the CNI specification has it; so does this program under the name culvert-cni.
+    Cni,
+    /// Remove what `run --install-cni` put on this node.
+    UninstallCni(Directories),
 }
 
 fn main() -> ExitCode {
-    let Cli { log, command: Command::Run(flags) } = Cli::parse();
-    match start(&log, *flags) {
+    if culvert_cni::is_called() {
+        return culvert_cni::run();
+    }
+    let Cli { log, command } = Cli::parse();
+    let done = match command {
+        Command::Run(flags) => start(&log, *flags),
+        Command::Cni => return culvert_cni::run(),
+        Command::UninstallCni(directories) => uninstall(&directories).map_err(Into::into),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Logging may be what failed, and a person may have typed this: words, not JSON.

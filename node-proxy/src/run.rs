@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
+use culvert_cni::install::{Directories, UnknownNamespaces};
 use culvert_identity::admin::{Check, Readiness};
 use culvert_identity::grpc::TokenFile;
 use culvert_identity::logging::LogControl;
@@ -73,6 +74,17 @@ pub struct Flags {
     /// Program that interception rules are loaded with
     #[arg(long, value_enum, default_value_t)]
     pub firewall: FirewallChoice,
+    /// Install the CNI plugin in the directories below and keep it in place
+    #[arg(long)]
+    pub install_cni: bool,
+    #[command(flatten)]
+    pub cni: Directories,
+    /// The host's path of --cni-conf-dir, where that is another
+    #[arg(long)]
+    pub cni_host_conf_dir: Option<PathBuf>,
+    /// What happens to pods of namespaces of which nothing is known, while neither this process nor the API server answers
+    #[arg(long, value_enum, default_value_t)]
+    pub cni_unknown_namespaces: UnknownNamespaces,
     /// Seconds that open connections may take to end when the process is told to end
     #[arg(long, default_value_t = 25)]
     pub drain: u64,
@@ -190,6 +202,9 @@ impl Process {
             Some(node) => node,
             None => complete_state(&parts.snapshots, &state).await.node().clone(),
         };
+        if flags.install_cni {
+            tasks.cni(flags, &node, readiness.check("cni"));
+        }
         let shared = Shared {
             snapshots: parts.snapshots.clone(),
             certificates: parts.certificates.clone(),

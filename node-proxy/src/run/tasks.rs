@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use culvert_api::names::{CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
+use culvert_cni::install::{self, Credentials, Entry, Installed};
 use culvert_identity::admin::Check;
 use culvert_identity::certificate_client::CertificateClient;
 use culvert_identity::grpc::{self, TokenFile};
@@ -22,6 +23,8 @@ use crate::worker::Workers;
 
 /// Lifetime of certificates asked for; the CA may shorten it.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+const NO_NETWORK: &str = "there is no CNI configuration to chain the plugin to yet";
 
 /// The tasks of the control runtime; each ends when cancelled, and none before.
 pub(super) struct Tasks {
@@ -126,6 +129,28 @@ impl Tasks {
         Ok(())
     }
 
+    /// New pods are handed over from here on, also when their labels have them start past this process.
+    pub fn cni(&mut self, flags: &Flags, node: &str, check: Check) {
+        let entry = Entry {
+            enrolment_socket: flags.enrolment_socket.clone(),
+            state_directory: flags.state_dir.clone(),
+            node: node.to_owned(),
+            unknown_namespaces: flags.cni_unknown_namespaces,
+            host_conf_dir: flags.cni_host_conf_dir.clone().unwrap_or_else(|| flags.cni.cni_conf_dir.clone()),
+        };
+        check.missing(NO_NETWORK);
+        let (installed, told) = watch::channel(Installed::Waiting);
+        let keep = install::keep(
+            flags.cni.clone(),
+            entry,
+            Credentials::in_cluster(),
+            installed,
+            self.cancel.child_token(),
+        );
+        self.spawn("CNI plugin", keep);
+        self.spawn("check of the CNI plugin", say_what_is_installed(told, check));
+    }
+
     /// The check is held as long as the process runs: it fails when it is dropped.
     pub fn say_when_complete(&mut self, snapshots: Snapshots, state: Check) {
         let cancel = self.cancel.child_token();
@@ -144,6 +169,16 @@ async fn forward_reports(mut from: watch::Receiver<PodReports>, to: watch::Sende
     while from.changed().await.is_ok() {
         to.send_replace(from.borrow_and_update().clone());
         check.ready();
+    }
+}
+
+async fn say_what_is_installed(mut installed: watch::Receiver<Installed>, check: Check) {
+    while installed.changed().await.is_ok() {
+        match &*installed.borrow_and_update() {
+            Installed::After(_) => check.ready(),
+            Installed::Waiting => check.missing(NO_NETWORK),
+            Installed::Failed(error) => check.missing(error.clone()),
+        }
     }
 }
 
