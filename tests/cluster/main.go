@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 
 	"culvert.dev/tests/cluster/internal/commands"
@@ -33,6 +34,8 @@ var verbs = map[string]func(layout.Layout, []string) error{
 }
 
 func main() {
+	// What a parent's death ends, it ends with the thread that started it: the first, which lives as long as the process.
+	runtime.LockOSThread()
 	if err := run(os.Args[1:]); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(os.Stderr, "tests/cluster:", err)

@@ -23,6 +23,9 @@ import (
 // patience bounds every wait: a machine that is busy with other things is slow, and nothing here measures speed.
 const patience = 5 * time.Minute
 
+// buildPatience is for a machine that has built nothing yet.
+const buildPatience = 45 * time.Minute
+
 // cluster calls the commands of one checkout.
 type cluster struct {
 	layout layout.Layout
@@ -72,6 +75,15 @@ func (c cluster) must(t *testing.T, verb string, args ...string) string {
 		t.Fatal(err)
 	}
 	return output
+}
+
+func (c cluster) build(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), buildPatience)
+	defer cancel()
+	if output, err := c.command(ctx, "build").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
 }
 
 func (c cluster) kubectl(t *testing.T, args ...string) string {
@@ -209,7 +221,7 @@ func (c cluster) podAddress(t *testing.T, name string) string {
 // TestCluster takes a cluster through its whole life, in order.
 func TestCluster(t *testing.T) {
 	c := newCluster(t)
-	c.must(t, "build")
+	c.build(t)
 	t.Cleanup(func() { c.must(t, "down") })
 	for _, step := range []struct {
 		name string

@@ -61,19 +61,38 @@ type Builder struct {
 	Say func(string)
 }
 
+// Fresh says whether a program is there that was made of what there is now.
+func (b Builder) Fresh(p Program) (bool, error) {
+	fingerprint, err := b.fingerprint(p)
+	if err != nil {
+		return false, err
+	}
+	output := filepath.Join(b.Output, p.Name)
+	known, err := os.ReadFile(stamp(output))
+	if err != nil || string(known) != fingerprint {
+		return false, nil
+	}
+	for _, name := range append([]string{p.Name}, p.Links...) {
+		if _, err := os.Stat(filepath.Join(b.Output, name)); err != nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// stamp is the file that says what a program was made of.
+func stamp(output string) string { return output + ".stamp" }
+
 // Build makes one program, unless what it was made of is unchanged.
 func (b Builder) Build(p Program) error {
+	if fresh, err := b.Fresh(p); err != nil || fresh {
+		return err
+	}
 	fingerprint, err := b.fingerprint(p)
 	if err != nil {
 		return err
 	}
 	output := filepath.Join(b.Output, p.Name)
-	stamp := output + ".stamp"
-	if known, err := os.ReadFile(stamp); err == nil && string(known) == fingerprint {
-		if _, err := os.Stat(output); err == nil {
-			return b.link(p)
-		}
-	}
 	if err := p.prerequisites(); err != nil {
 		return err
 	}
@@ -95,7 +114,7 @@ func (b Builder) Build(p Program) error {
 	if err := b.link(p); err != nil {
 		return err
 	}
-	return os.WriteFile(stamp, []byte(fingerprint), 0o644)
+	return os.WriteFile(stamp(output), []byte(fingerprint), 0o644)
 }
 
 func (b Builder) link(p Program) error {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -27,7 +28,8 @@ func (b Builder) compile(p Program, output string) error {
 	if err != nil {
 		return err
 	}
-	command.Stdout = nil
+	// A build whose caller is killed ends, too.
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -68,8 +67,7 @@ func enterControlPlane(l layout.Layout) error {
 		return err
 	}
 	defer namespace.Close()
-	// The thread that changes its namespace is the one that becomes the command.
-	runtime.LockOSThread()
+	// This thread is the one that becomes the command: main keeps to its first.
 	return unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
 }
 

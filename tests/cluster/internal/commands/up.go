@@ -145,24 +145,42 @@ func Build(l layout.Layout, args []string) error {
 	if err := requireGo(); err != nil {
 		return err
 	}
+	builder := build.Builder{Repository: l.Repository, Output: l.Bin(""), Say: func(line string) { say("%s", line) }}
+	stale, err := stalePrograms(builder, lists)
+	if err != nil || len(stale) == 0 {
+		return err
+	}
 	release, err := awaitBuildLock(l)
 	if err != nil {
 		return err
 	}
 	defer release()
-	builder := build.Builder{Repository: l.Repository, Output: l.Bin(""), Say: func(line string) { say("%s", line) }}
-	for _, list := range lists {
-		programs, err := build.Read(list)
-		if err != nil {
+	for _, p := range stale {
+		if err := builder.Build(p); err != nil {
 			return err
-		}
-		for _, p := range programs {
-			if err := builder.Build(p); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
+}
+
+func stalePrograms(builder build.Builder, lists []string) ([]build.Program, error) {
+	var stale []build.Program
+	for _, list := range lists {
+		programs, err := build.Read(list)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range programs {
+			fresh, err := builder.Fresh(p)
+			if err != nil {
+				return nil, err
+			}
+			if !fresh {
+				stale = append(stale, p)
+			}
+		}
+	}
+	return stale, nil
 }
 
 // awaitBuildLock lets one build at a time into the folder of programs.

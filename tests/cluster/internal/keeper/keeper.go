@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -45,8 +44,6 @@ func Start(l layout.Layout, count int, lock *Lock, progress, commit *os.File) (*
 
 // Run is a keeper's life.
 func Run(l layout.Layout, count int) error {
-	// The supervisor is killed when the thread that started it ends; this one does not before the process does.
-	runtime.LockOSThread()
 	lock := &Lock{file: process.Inherited(lockFile, "lock")}
 	if err := lock.sign(); err != nil {
 		return err
