@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -238,12 +239,14 @@ func TestCluster(t *testing.T) {
 		{"port-forward", c.portForward},
 		{"projected tokens are reviewed by audience", c.tokens},
 		{"RBAC is on", c.rbac},
+		{"a node's agent sees its pods' namespaces and installs a CNI plugin", c.agent},
 		{"an image with shared libraries is loaded", c.loadImage},
 		{"a node is stopped and started", c.nodePower},
 		{"the API server is stopped and started", c.apiServerPower},
 		{"down leaves nothing", c.downLeavesNothing},
 		{"a keeper that is killed takes its cluster along", c.killedKeeper},
-		{"another run works", func(t *testing.T) { c.must(t, "up", "--nodes", "1"); c.downLeavesNothing(t) }},
+		{"a cluster of one node works", func(t *testing.T) { c.must(t, "up", "--nodes", "1"); c.downLeavesNothing(t) }},
+		{"the documentation's commands work", c.documentation},
 		{"without a cluster, commands say so", c.withoutCluster},
 	} {
 		if !t.Run(step.name, step.test) {
@@ -412,6 +415,54 @@ func (c cluster) rbac(t *testing.T) {
 	}
 }
 
+const nodeAgent = `
+apiVersion: v1
+kind: Pod
+metadata: {name: agent}
+spec:
+  nodeName: n1
+  hostNetwork: true
+  hostPID: true
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: agent
+    image: cluster.test/tools:1
+    imagePullPolicy: Never
+    command: [sleep, infinity]
+    securityContext: {privileged: true}
+    volumeMounts:
+    - {name: netns, mountPath: /host/netns, mountPropagation: HostToContainer}
+    - {name: configuration, mountPath: /host/net.d}
+    - {name: plugins, mountPath: /host/bin}
+  volumes:
+  - {name: netns, hostPath: {path: /var/run/netns}}
+  - {name: configuration, hostPath: {path: /etc/cni/net.d}}
+  - {name: plugins, hostPath: {path: /opt/cni/bin}}
+`
+
+// agent does what the agents of networks do: it enters the namespaces of pods, also of such that come after it, and what
+// it installs for the container runtime is used on its node only.
+func (c cluster) agent(t *testing.T) {
+	c.create(t, nodeAgent)
+	c.kubectl(t, "wait", "--for=condition=Ready", "pod/agent", "--timeout=240s")
+	inside := func(script string) string { return c.kubectl(t, "exec", "agent", "--", "sh", "-euc", script) }
+	// A plugin that leaves a mark and does nothing else, at the end of the chain.
+	inside(`printf '#!/bin/sh\ncat >/dev/null\necho $CNI_COMMAND >>/var/log/marker\n' >/host/bin/marker && chmod +x /host/bin/marker
+		sed 's/{"type": "portmap".*/&, {"type": "marker"}/' /host/net.d/10-pods.conflist >/host/net.d/05-marked.conflist`)
+	c.create(t, strings.Replace(strings.Split(workload, "---")[1], "web-n1", "late", 1))
+	c.kubectl(t, "wait", "--for=condition=Ready", "pod/late", "--timeout=240s")
+	namespaces := inside("for n in /host/netns/*; do nsenter --net=$n ip -o -4 addr show eth0 || true; done")
+	if address := c.podAddress(t, "late"); !strings.Contains(namespaces, " "+address+"/") {
+		t.Errorf("%s is in none of its node's namespaces:\n%s", address, namespaces)
+	}
+	inside("rm /host/net.d/05-marked.conflist")
+	c.kubectl(t, "delete", "pod", "agent", "late", "--wait")
+	c.must(t, "enter", "--node", "n1", "ls", "/opt/cni/bin/marker")
+	if output, err := c.try("enter", "--node", "n2", "ls", "/opt/cni/bin/marker"); err == nil {
+		t.Errorf("a plugin of node n1 is on n2: %s", output)
+	}
+}
+
 func (c cluster) loadImage(t *testing.T) {
 	recipe := filepath.Join(t.TempDir(), "sorted.json")
 	text := `[{"names": ["example.test/sorted:1"], "files": {"/bin/sort": "/usr/bin/sort"},
@@ -467,6 +518,35 @@ func (c cluster) apiServerPower(t *testing.T) {
 
 func (c cluster) downLeavesNothing(t *testing.T) {
 	c.must(t, "down")
+	if err := c.leftovers(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// commandsOfPage are the blocks of a page that say that they are commands.
+var commandsOfPage = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+
+// documentation runs the page's commands in their order, which begins with up and ends with down.
+func (c cluster) documentation(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(c.layout.Repository, "docs", "test-cluster.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := commandsOfPage.FindAllSubmatch(page, -1)
+	if len(blocks) < 4 {
+		t.Fatalf("the page has only %d blocks of commands", len(blocks))
+	}
+	for _, block := range blocks {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+		shell := exec.CommandContext(ctx, "bash", "-euc", string(block[1]))
+		shell.Dir = c.layout.Repository
+		shell.WaitDelay = 10 * time.Second
+		output, err := shell.CombinedOutput()
+		cancel()
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, block[1], output)
+		}
+	}
 	if err := c.leftovers(); err != nil {
 		t.Fatal(err)
 	}

@@ -92,6 +92,9 @@ func requireKernel() error {
 	if !strings.Contains(string(known), "\toverlay\n") {
 		return errors.New("the kernel has no overlay file system: modprobe overlay (CONFIG_OVERLAY_FS)")
 	}
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		return errors.New("the kernel does not show bridged packets to the packet filter, so that pods could not reach Services on their own node: modprobe br_netfilter")
+	}
 	return nil
 }
 

@@ -106,14 +106,16 @@ func Node(node layout.Node, all []layout.Node) error {
 	return forwarding()
 }
 
-// forwarding lets a node route for its pods; replies to Services may come by another way than requests went.
+// forwarding lets a node route for its pods. Replies to Services may come by another way than requests went, and those
+// between pods of one node pass the packet filter though they are only bridged.
 func forwarding() error {
 	for file, value := range map[string]string{
-		"ip_forward":             "1",
-		"conf/all/rp_filter":     "0",
-		"conf/default/rp_filter": "0",
+		"ipv4/ip_forward":                "1",
+		"ipv4/conf/all/rp_filter":        "0",
+		"ipv4/conf/default/rp_filter":    "0",
+		"bridge/bridge-nf-call-iptables": "1",
 	} {
-		if err := os.WriteFile("/proc/sys/net/ipv4/"+file, []byte(value), 0o644); err != nil {
+		if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0o644); err != nil {
 			return err
 		}
 	}
