@@ -78,6 +78,9 @@ func Write(path string, images []Image) error {
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
+	if err := file.Chmod(0o644); err != nil {
+		return err
+	}
 	if err := writeTo(file, images); err != nil {
 		return err
 	}
