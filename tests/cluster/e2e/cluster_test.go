@@ -27,6 +27,7 @@ func TestCluster(t *testing.T) {
 		test func(*testing.T)
 	}{
 		{"an up that is killed leaves nothing", c.killedUp},
+		{"an up that fails names the component and leaves nothing", c.failedUp},
 		{"up", func(t *testing.T) { t.Log(c.must(t, "up", "--nodes", "2")) }},
 		{"a second up says what to do", c.secondUp},
 		{"pods run on both nodes and reach each other", c.podsAcrossNodes},
@@ -78,6 +79,32 @@ func (c cluster) killedUp(t *testing.T) {
 		t.Fatal("up had ended before it was killed")
 	}
 	eventually(t, "everything is gone", c.leftovers)
+}
+
+// failedUp puts a program that fails in the place of one of the cluster's.
+func (c cluster) failedUp(t *testing.T) {
+	for _, component := range []string{"etcd", "kubelet", "kube-scheduler"} {
+		program := c.layout.Bin(component)
+		if err := os.Remove(program); err != nil {
+			t.Fatal(err)
+		}
+		err := os.WriteFile(program, []byte("#!/bin/sh\necho out of order >&2\nexit 3\n"), 0o755)
+		output, upError := c.try("up")
+		if err := errors.Join(err, os.Remove(program), os.Symlink("kubernetes", program)); err != nil {
+			t.Fatal(err)
+		}
+		if upError == nil {
+			t.Fatalf("it came up without %s", component)
+		}
+		for _, want := range []string{component + " ended", "exit status 3", component + ".log", "out of order"} {
+			if !strings.Contains(output, want) {
+				t.Errorf("%s: no %q in: %s", component, want, output)
+			}
+		}
+		if err := c.leftovers(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // killedKeeper kills what cleans up; the next down does it.
