@@ -8,11 +8,16 @@ export PATH
 # say TEXT...: to standard error; standard output belongs to results.
 say() { printf '%s\n' "$*" >&2; }
 
-# prerequisites demo|tests|fuzz: installs what is missing, or says how to and fails.
+# prerequisites demo|tests|fuzz|cluster: installs what is missing, or says how to and fails.
 prerequisites() {
   local wanted=() reasons=()
   want() { # COMMAND PACKAGES REASON
     command -v "$1" >/dev/null 2>&1 && return
+    wanted+=($2)
+    reasons+=("  $2: $3")
+  }
+  want_file() { # FILE PACKAGES REASON
+    [ -e "$1" ] && return
     wanted+=($2)
     reasons+=("  $2: $3")
   }
@@ -22,7 +27,13 @@ prerequisites() {
     want iptables iptables "the older packet filter; the tests run the mesh on both"
     want go golang-go "fetches the official conformance suite, whose manifests are translated"
   fi
-  if [ "$1" != demo ]; then
+  if [ "$1" = cluster ]; then
+    want iptables iptables "forwards host ports to pods"
+    want busybox busybox-static "the commands in the test cluster's image of tools"
+    want pkg-config pkg-config "finds the library that runc is built with"
+    want_file /usr/lib/cni/bridge containernetworking-plugins "connects the pods of the test cluster"
+    want_file /usr/include/seccomp.h libseccomp-dev "the library with which runc filters system calls"
+  elif [ "$1" != demo ]; then
     want c++ "g++ libc6-dev" "the C++ compiler that builds the fuzzer"
   fi
   if [ "${#wanted[@]}" -gt 0 ]; then
