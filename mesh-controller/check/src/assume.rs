@@ -103,7 +103,8 @@ fn stand_in(key: &ObjectKey, uses: &[&Reference]) -> Option<Object> {
     Some(object)
 }
 
-fn class(name: &str) -> Object {
+/// A class of Culvert's.
+pub fn class(name: &str) -> Object {
     let mut object = Object::new(ObjectKey::cluster(Kind::GatewayClass, name));
     object.body.insert("spec".to_owned(), json!({"controllerName": GATEWAY_CONTROLLER}));
     object

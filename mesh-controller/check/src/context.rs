@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use culvert_api::names::GATEWAY_CONTROLLER;
 use culvert_controller::translate::{Environment, Translation, translate};
 use culvert_objects::mesh_config::LastGood;
+use culvert_objects::types::{GatewayClassSpec, GatewaySpec};
 use culvert_objects::{Kind, Manifest, Object, ObjectKey, Objects, Scope, manifest};
 use serde_json::Value;
 
@@ -63,7 +65,10 @@ pub struct Context {
     pub keys: BTreeSet<ObjectKey>,
     pub references: Vec<Reference>,
     pub assumed: Assumptions,
-    /// What was written and what was assumed.
+    /// GatewayClasses that the files give to other implementations.
+    pub foreign: BTreeSet<String>,
+    /// What was written and what was assumed; classes of others are Culvert's here, so that what the API says of every
+    /// implementation is judged of their Gateways, too.
     pub objects: Objects,
     pub translation: Translation,
 }
@@ -88,8 +93,10 @@ impl Context {
         let assumed = assume::assume(&keys, &written, &references, absent);
         let mut objects = written.clone();
         assumed.objects.iter().for_each(|object| objects.insert(Arc::new(object.clone())));
+        let foreign = foreign(&written);
+        foreign.iter().for_each(|name| objects.insert(Arc::new(assume::class(name))));
         let translation = translate(&objects, &Environment::default(), &LastGood::default());
-        Self { documents, manifest, last, written, keys, references, assumed, objects, translation }
+        Self { documents, manifest, last, written, keys, references, assumed, foreign, objects, translation }
     }
 
     /// The document of an object, None when it was assumed.
@@ -109,10 +116,26 @@ impl Context {
         Some(self.document(key)?.finding(code, field, what, remedy))
     }
 
+    /// Whether a Gateway is of a class that the files give to another implementation.
+    pub fn is_foreign(&self, gateway: &ObjectKey) -> bool {
+        let object = self.written.get(gateway).filter(|_| gateway.kind == Kind::Gateway);
+        let spec = object.and_then(|object| object.spec::<GatewaySpec>().ok());
+        spec.is_some_and(|spec| self.foreign.contains(&spec.gateway_class_name))
+    }
+
     /// The object, whoever made it.
     pub fn object(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
         self.objects.get(key)
     }
+}
+
+fn foreign(written: &Objects) -> BTreeSet<String> {
+    let classes = written.of_kind(Kind::GatewayClass);
+    let is_foreign = |class: &&Arc<Object>| {
+        let spec = class.spec::<GatewayClassSpec>();
+        spec.is_ok_and(|spec| spec.controller_name != GATEWAY_CONTROLLER)
+    };
+    classes.filter(is_foreign).map(|class| class.name().to_owned()).collect()
 }
 
 impl Document {

@@ -1,5 +1,6 @@
-//! What the articles promise that our users have read: an equivalent of each of their manifests (our names and words), with
-//! what `check` finds and what the controller makes of it. The verdict in the first line of the output is one of
+//! What the articles promise that our users have read: an equivalent of each of their manifests (our names and words; the fifth
+//! article has none), with what `check` finds and what the controller makes of it. The verdict in the first line of the
+//! output is one of
 //!
 //! * works as written: nothing is found but notices;
 //! * works with a warning;

@@ -225,6 +225,30 @@ fn parents_in_other_namespaces() {
 }
 
 #[test]
+fn gateways_of_others_are_judged_by_what_holds_for_all() {
+    let class = object(
+        "GatewayClass",
+        "other",
+        "{controllerName: example.com/gateway, parametersRef: {group: a, kind: B, name: c}}",
+    );
+    let listeners = "{name: web, port: 80, protocol: HTTP}, {name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}";
+    let spec = format!("{{gatewayClassName: other, listeners: [{listeners}]}}");
+    let auth = "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: cart, port: 80}, http: {}}}]";
+    let base = class + &object("Gateway", "edge/edge", &spec) + &service("shop/cart") + &service("edge/cart");
+    let at = |namespace: &str, section: &str| {
+        let parent = format!("{{name: edge, namespace: edge, sectionName: {section}}}");
+        told(
+            &(base.clone()
+                + &route(&format!("{namespace}/cart"), &parent, &format!("{{{auth}, {TO_CART}}}"))),
+        )
+    };
+    assert_eq!(at("edge", "web"), ["CV311 spec.gatewayClassName"]);
+    assert_eq!(at("edge", "tls"), ["CV311 spec.gatewayClassName"]);
+    assert_eq!(at("shop", "web"), ["CV311 spec.gatewayClassName", "CV302 spec.parentRefs[0]"]);
+    assert_eq!(at("edge", "none"), ["CV311 spec.gatewayClassName", "CV301 spec.parentRefs[0]"]);
+}
+
+#[test]
 fn mirrors_need_a_grant_at_a_gateway_only() {
     let mirror = format!(
         "{{filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: copy, namespace: lab, port: 80}}}}}}], {TO_CART}}}"
@@ -337,6 +361,30 @@ fn places_are_those_of_the_text() {
     assert_eq!(places[1], (Code::Schema, 2, Some(18)));
     assert_eq!((places[2].0, places[2].1), (Code::Unreadable, 3));
     assert!(places[2].2.is_some_and(|line| line >= 20), "{places:?}");
+}
+
+#[test]
+fn a_value_that_types_and_schema_refuse_is_told_once() {
+    let finding = one(&at_cart("{backendRefs: [{name: cart, port: 0}]}"));
+    assert_eq!((finding.code, &*finding.field), (Code::Schema, "spec.rules[0].backendRefs[0].port"));
+    let both = told(&at_cart("{backendRefs: [{name: cart, port: 0, weight: -1}]}"));
+    assert_eq!(both.len(), 2, "{both:?}");
+}
+
+#[test]
+fn kinds_of_other_groups_are_left_alone_and_mistaken_groups_are_not() {
+    let told = |version: &str, kind: &str| {
+        told(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"))
+    };
+    assert_eq!(told("networking.istio.io/v1", "Gateway"), [""; 0]);
+    assert_eq!(told("serving.knative.dev/v1", "Service"), [""; 0]);
+    assert_eq!(told("batch/v1", "Job"), [""; 0]);
+    assert_eq!(told("networking.k8s.io/v1", "HTTPRoute"), ["CV105 apiVersion"]);
+    assert_eq!(told("v1", "Deployment"), ["CV105 apiVersion"]);
+    assert_eq!(told("extensions/v1beta1", "Deployment"), ["CV106 apiVersion"]);
+    assert_eq!(told("autoscaling/v2beta2", "HorizontalPodAutoscaler"), ["CV106 apiVersion"]);
+    assert_eq!(told("autoscaling/v2", "HorizontalPodAutoscaler"), [""; 0]);
+    assert_eq!(told("gateway.networking.k8s.io/v1alpha2", "ReferencePolicy"), ["CV106 kind"]);
 }
 
 #[test]

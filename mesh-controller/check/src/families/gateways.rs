@@ -17,6 +17,8 @@ pub fn find(context: &Context) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, status) in &context.translation.statuses {
         match key.kind {
+            Kind::Gateway if context.is_foreign(key) => {}
+            Kind::GatewayClass if context.foreign.contains(&key.name) => {}
             Kind::Gateway => {
                 findings.extend(of_gateway(context, key, status));
                 findings.extend(without_routes(context, key, status));
@@ -32,7 +34,7 @@ pub fn find(context: &Context) -> Vec<Finding> {
 fn of_gateway(context: &Context, key: &ObjectKey, status: &DesiredStatus) -> Vec<Finding> {
     // That listeners are not valid they say themselves, where there are any.
     let own = status.conditions.iter().filter(|condition| {
-        !(condition.reason == "ListenersNotValid" && !status.listeners.is_empty())
+        (condition.reason != "ListenersNotValid" || status.listeners.is_empty())
             && condition.reason != "Pending"
     });
     let own: Vec<_> = own.cloned().collect();
@@ -84,30 +86,14 @@ fn remedy(reason: &str) -> &'static str {
 
 /// Gateways of a class that the files give to another implementation.
 fn foreign(context: &Context) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for gateway in context.written.of_kind(Kind::Gateway) {
-        let spec = |object: &culvert_objects::Object, field: &str| {
-            object.body.get("spec").and_then(|spec| spec.get(field)?.as_str().map(str::to_owned))
-        };
-        let Some(class) = spec(gateway, "gatewayClassName") else { continue };
-        let Some(object) = context.written.find(Kind::GatewayClass, "", &class) else { continue };
-        let controller = spec(object, "controllerName").unwrap_or_default();
-        if controller != GATEWAY_CONTROLLER {
-            let what = format!(
-                "GatewayClass {class} is {controller}'s: Culvert does not serve this Gateway, and does not judge it"
-            );
-            let remedy =
-                format!("if Culvert is to serve it, name a class with controllerName: {GATEWAY_CONTROLLER}");
-            findings.extend(context.finding(
-                Code::ForeignClass,
-                &gateway.key(),
-                "spec.gatewayClassName",
-                what,
-                remedy,
-            ));
-        }
-    }
-    findings
+    let gateways = context.written.of_kind(Kind::Gateway).map(|gateway| gateway.key());
+    let told = gateways.filter(|key| context.is_foreign(key)).filter_map(|key| {
+        let what = "the class is another implementation's: Culvert does not serve this Gateway; it is judged only by what the API \
+                    says of all of them";
+        let remedy = format!("if Culvert is to serve it, name a class with controllerName: {GATEWAY_CONTROLLER}");
+        context.finding(Code::ForeignClass, &key, "spec.gatewayClassName", what, remedy)
+    });
+    told.collect()
 }
 
 /// Listeners without a route, where the files have routes for others of the same Gateway.

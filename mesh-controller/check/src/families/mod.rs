@@ -16,17 +16,21 @@ mod scope;
 mod time;
 mod versions;
 
+use std::collections::BTreeSet;
+
 use culvert_objects::{Kind, ObjectKey};
 use culvert_routing::model::{RouteKey, RouteKind};
 
 use crate::code::Code;
 use crate::context::Context;
 use crate::finding::Finding;
+use crate::references::Role;
 
 /// Everything that is found, in no order. What is said twice of a field is said once, by the family that knows more.
 pub fn find(context: &Context) -> Vec<Finding> {
     let of_text = [reading::find, versions::find, schema::find, instead::find];
     let mut findings: Vec<Finding> = of_text.iter().flat_map(|find| find(context)).collect();
+    once(&mut findings);
     drop_shadowed(&mut findings, &[Code::InventedField], &[Code::UnknownField, Code::Schema]);
     drop_shadowed(&mut findings, &[Code::UnknownField], &[Code::Schema]);
     let of_meaning = [
@@ -45,6 +49,7 @@ pub fn find(context: &Context) -> Vec<Finding> {
     findings.extend(of_meaning.iter().flat_map(|find| find(context)));
     let of_text = [Code::InventedField, Code::UnknownField, Code::Schema, Code::Missing, Code::Unusable];
     drop_shadowed(&mut findings, &of_text, &[Code::NotDone, Code::Listener]);
+    findings.retain(|finding| finding.code != Code::NotDone || !is_of_others(context, finding));
     // A rule that is refused for what it says answers 500 for that.
     drop_shadowed(
         &mut findings,
@@ -52,6 +57,26 @@ pub fn find(context: &Context) -> Vec<Finding> {
         &[Code::NoBackend],
     );
     findings
+}
+
+/// What Culvert does not do is nothing to a route whose parents are all served by others.
+fn is_of_others(context: &Context, finding: &Finding) -> bool {
+    let documents = context.documents.iter().enumerate();
+    let mut own =
+        documents.filter(|(_, of)| of.title() == finding.object && of.number == finding.place.document);
+    let Some((index, _)) = own.next() else { return false };
+    let mut parents =
+        context.references.iter().filter(|of| of.document == index && of.role == Role::Parent).peekable();
+    parents.peek().is_some() && parents.all(|parent| context.is_foreign(&parent.to))
+}
+
+/// A value that neither the types nor the schema take is told once.
+fn once(findings: &mut Vec<Finding>) {
+    let mut told = BTreeSet::new();
+    findings.retain(|finding| {
+        let at = (finding.place.clone(), finding.object.clone(), finding.field.clone());
+        finding.code != Code::Schema || told.insert(at)
+    });
 }
 
 /// Drops findings of `losers` at, in or around a field of which one of `winners` tells.

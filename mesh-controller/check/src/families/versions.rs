@@ -78,6 +78,11 @@ fn of_document(document: &Document) -> Option<Finding> {
     if matches!(group, GATEWAY_GROUP | EXPERIMENTAL_GROUP) {
         return of_gateway_api(document, group, version);
     }
+    if let Some(api) = api::kinds().get(&document.kind).filter(|_| group.ends_with("k8s.io")) {
+        let what = format!("there is no kind {} in {group}", document.kind);
+        let remedy = format!("write apiVersion: {}/v1", api.group);
+        return Some(document.finding(Code::UnknownKind, "apiVersion", what, remedy));
+    }
     let elsewhere = NOT_CORE.iter().find(|(kind, _)| document.api_version == "v1" && *kind == document.kind);
     if let Some((kind, version)) = elsewhere {
         let what = format!("there is no kind {kind} in v1");
