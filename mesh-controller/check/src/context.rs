@@ -78,12 +78,16 @@ impl Context {
         let mut manifest = Manifest::default();
         let mut documents = Vec::new();
         for File { path, text } in files {
-            manifest.append(manifest::parse(text, path));
-            let lines: Vec<Arc<Lines>> = lines::of(text).into_iter().map(Arc::new).collect();
-            for document in manifest::documents(text, path) {
+            let written = manifest::documents(text, path);
+            // Where nothing can be read, there is nothing to be found again.
+            let is_text = written.iter().any(|document| document.value.is_ok());
+            let lines = if is_text { lines::of(text) } else { Vec::new() };
+            let lines: Vec<Arc<Lines>> = lines.into_iter().map(Arc::new).collect();
+            for document in &written {
                 let lines = lines.get(document.number - 1).cloned().unwrap_or_default();
-                documents.extend(Document::read(path, document, lines));
+                documents.extend(Document::read(path, document.clone(), lines));
             }
+            manifest.append(manifest::read(written, path));
         }
         let last: BTreeMap<ObjectKey, usize> =
             documents.iter().enumerate().filter_map(|(at, of)| Some((of.key.clone()?, at))).collect();

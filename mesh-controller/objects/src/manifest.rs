@@ -98,8 +98,13 @@ pub struct Document {
 
 /// Reads text with any number of documents; `file` is only for messages (and JSON by the ending `.json`).
 pub fn parse(text: &str, file: &Path) -> Manifest {
+    read(documents(text, file), file)
+}
+
+/// Makes of the documents of a file what they come to.
+pub fn read(documents: Vec<Document>, file: &Path) -> Manifest {
     let mut manifest = Manifest::default();
-    documents(text, file).into_iter().for_each(|document| manifest.document(document, file));
+    documents.into_iter().for_each(|document| manifest.document(document, file));
     manifest
 }
 
