@@ -9,7 +9,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::kinds::{Kind, Scope, UnknownKind};
-use crate::object::{Object, ObjectKey};
+use crate::object::{FieldError, Object, ObjectKey};
 use crate::reading::{Reading, read_all};
 use crate::schema;
 
@@ -85,14 +85,58 @@ pub struct Manifest {
     pub errors: Vec<ManifestError>,
 }
 
+/// One document as written; those of a `List` are documents of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Counted from 1.
+    pub number: usize,
+    /// What the paths of its fields start with inside the document: empty, or as `items[3].` in a `List`.
+    pub within: String,
+    /// Without a value: the text is none, and why.
+    pub value: Result<Value, FieldError>,
+}
+
 /// Reads text with any number of documents; `file` is only for messages (and JSON by the ending `.json`).
 pub fn parse(text: &str, file: &Path) -> Manifest {
+    read(documents(text, file), file)
+}
+
+/// Makes of the documents of a file what they come to.
+pub fn read(documents: Vec<Document>, file: &Path) -> Manifest {
     let mut manifest = Manifest::default();
-    let documents = if is_json(file) { json_documents(text) } else { yaml_documents(text) };
-    for (index, document) in documents.into_iter().enumerate() {
-        manifest.document(document, file, index + 1);
-    }
+    documents.into_iter().for_each(|document| manifest.document(document, file));
     manifest
+}
+
+/// The documents of a text, as written.
+pub fn documents(text: &str, file: &Path) -> Vec<Document> {
+    let written = if is_json(file) { json_documents(text) } else { yaml_documents(text) };
+    let mut documents = Vec::new();
+    for (index, value) in written.into_iter().enumerate() {
+        let value = value.map_err(|message| FieldError::new("", message));
+        flatten(Document { number: index + 1, within: String::new(), value }, &mut documents);
+    }
+    documents
+}
+
+fn flatten(document: Document, all: &mut Vec<Document>) {
+    let Document { number, within, value } = document;
+    match value {
+        Ok(Value::Object(mut list)) if is_list(&list) => match list.remove("items") {
+            Some(Value::Array(items)) => {
+                for (index, item) in items.into_iter().enumerate() {
+                    let within = format!("{within}items[{index}].");
+                    flatten(Document { number, within, value: Ok(item) }, all);
+                }
+            }
+            None | Some(Value::Null) => {}
+            Some(_) => {
+                let value = Err(FieldError::new("items", "expected a list of objects"));
+                all.push(Document { number, within, value });
+            }
+        },
+        value => all.push(Document { number, within, value }),
+    }
 }
 
 /// Reads a file, or every `*.yaml`, `*.yml` and `*.json` below a directory in the order of their paths.
@@ -165,26 +209,22 @@ impl Manifest {
         });
     }
 
-    fn document(&mut self, document: Result<Value, String>, file: &Path, number: usize) {
-        let fault = |field: &str, message: String| ManifestError {
+    fn document(&mut self, document: Document, file: &Path) {
+        let fault = |error: FieldError| ManifestError {
             file: file.to_owned(),
-            document: number,
+            document: document.number,
             object: None,
-            field: field.to_owned(),
-            message,
+            field: error.field,
+            message: error.message,
         };
-        match document {
-            Err(message) => self.errors.push(fault("", message)),
+        match document.value {
+            Err(error) => self.errors.push(fault(error)),
             Ok(Value::Null) => {}
-            Ok(Value::Object(mut list)) if is_list(&list) => match list.remove("items") {
-                Some(Value::Array(items)) => {
-                    items.into_iter().for_each(|item| self.document(Ok(item), file, number));
-                }
-                None | Some(Value::Null) => {}
-                Some(_) => self.errors.push(fault("items", "expected a list of objects".to_owned())),
-            },
-            Ok(value @ Value::Object(_)) => self.object(value, file, number),
-            Ok(_) => self.errors.push(fault("", "expected an object with apiVersion and kind".to_owned())),
+            Ok(value @ Value::Object(_)) => self.object(value, file, document.number),
+            Ok(_) => {
+                let error = FieldError::new("", "expected an object with apiVersion and kind");
+                self.errors.push(fault(error));
+            }
         }
     }
 

@@ -26,7 +26,8 @@ use gateways::Gateways;
 
 pub use gateways::{GatewayFacts, Reported};
 pub use mesh::InForce;
-pub use routes::{Memory, add_refusals as add_route_refusals, object as route_object};
+pub use routes::outcomes;
+pub use routes::{Memory, add_refusals as add_route_refusals, is_granted, object as route_object};
 pub use workloads::{Facts, PodFacts, Workloads, workloads};
 
 /// Statuses wanted, by object.
@@ -62,6 +63,8 @@ pub struct Translation {
     pub wanted: Vec<Object>,
     /// The settings in force for the mesh and per namespace; input of [`workloads`].
     pub in_force: InForce,
+    /// Of every HTTPRoute and GRPCRoute at each of its parents, by kind, namespace and name.
+    pub outcomes: Vec<routes::outcomes::Outcome>,
 }
 
 /// Translates everything but workloads. `last` holds the settings that were valid in the pass before.
@@ -82,7 +85,7 @@ pub fn translate_again(
     let mesh = mesh::resource(objects, environment, in_force.mesh());
     let services = services::resources(objects);
     let gateways = Gateways::of(objects, &mut statuses);
-    let (routes, attached) = routes::translate(objects, &gateways, memory, &mut statuses);
+    let (routes, attached, outcomes) = routes::translate(objects, &gateways, memory, &mut statuses);
     Translation {
         mesh,
         services,
@@ -92,6 +95,7 @@ pub fn translate_again(
         wanted: gateways.wanted(),
         statuses,
         in_force,
+        outcomes,
     }
 }
 

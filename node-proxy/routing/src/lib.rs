@@ -12,6 +12,7 @@ mod error;
 pub mod filters;
 pub mod host;
 pub mod hostname;
+pub mod language;
 pub mod mismatch;
 pub mod model;
 pub mod path;

@@ -50,7 +50,7 @@ pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What a path may contain unescaped besides `/` (RFC 3986, `pchar`).
-fn is_path_character(byte: u8) -> bool {
+pub(crate) fn is_path_character(byte: u8) -> bool {
     is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte)
 }
 

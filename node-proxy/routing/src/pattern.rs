@@ -93,7 +93,7 @@ impl fmt::Debug for Pattern {
     }
 }
 
-fn parse(source: &str, values: Values) -> Result<Hir, PatternError> {
+pub(crate) fn parse(source: &str, values: Values) -> Result<Hir, PatternError> {
     // Parsed alone: text put around it could be broken out of by an unbalanced parenthesis or a comment.
     let config = syntax::Config::new().nest_limit(NESTING_LIMIT).utf8(false);
     if values == Values::Ascii
@@ -104,7 +104,7 @@ fn parse(source: &str, values: Values) -> Result<Hir, PatternError> {
     syntax::parse_with(source, &config).map_err(|error| PatternError::Syntax(reason(&error.to_string())))
 }
 
-fn table(whole: &Hir) -> Option<dense::DFA<Vec<u32>>> {
+pub(crate) fn table(whole: &Hir) -> Option<dense::DFA<Vec<u32>>> {
     let nfa = thompson::Config::new()
         .utf8(false)
         .which_captures(thompson::WhichCaptures::None)

@@ -1,4 +1,4 @@
-//! Every command of README.md and docs/sandbox.md is run as it stands there.
+//! Every command of README.md and of the pages in docs is run as it stands there.
 
 use culvert_e2e::binary;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,12 @@ fn every_command_of_the_sandbox_page_works() {
 fn every_command_of_the_routing_page_works() {
     assert!(commands(&root().join("docs/routing.md")).len() > 8);
     run("docs/routing.md");
+}
+
+#[test]
+fn every_command_of_the_page_on_checks_works() {
+    assert!(commands(&root().join("docs/check.md")).len() > 2);
+    run("docs/check.md");
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod up;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-use crate::{capture, demo, explain};
+use crate::{capture, check, demo, explain};
 
 /// A Kubernetes service mesh without sidecars; and a whole mesh on one machine.
 #[derive(Parser)]
@@ -25,6 +25,7 @@ enum Command {
     /// A cluster with its mesh on this machine, without Kubernetes and without root.
     Sandbox(Box<sandbox::SandboxArgs>),
     Explain(Box<explain::ExplainArgs>),
+    Check(check::CheckArgs),
     Capture(capture::command::CaptureArgs),
     Demo(demo::DemoArgs),
 }
@@ -36,6 +37,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Sandbox(arguments) => sandbox::run(*arguments),
         Command::Explain(arguments) => explain::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Capture(arguments) => capture::command::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => demo::run(arguments),
     };

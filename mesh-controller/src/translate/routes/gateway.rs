@@ -17,6 +17,7 @@ use super::attach::Refusal;
 use super::memory::Entry;
 use super::normalize::reader::Fault;
 use super::normalize::{Draft, Parent};
+use super::outcomes::{Outcome, Place};
 use super::resolve::Side;
 use super::status::Facts;
 use super::{Pass, Said, emit, parent_faults};
@@ -52,6 +53,13 @@ pub fn at_listeners(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
             resources: resources(&draft, claim),
         };
         said.insert(claim.index, parent);
+        pass.outcomes.push(Outcome {
+            draft: draft.clone(),
+            parent: Some(claim.index),
+            side: Side::Gateway,
+            attached: claim.attached.as_ref().map(|at| place(at)).map_err(Refusal::clone),
+            in_force: in_force.clone(),
+        });
         for (listener, hostnames) in claim.attached.iter().flatten() {
             let first = counted.insert(&listener.resource);
             if first && !facts.is_hopeless() {
@@ -161,6 +169,12 @@ pub fn unevaluated(gateways: &Gateways, parent: &Parent, route: &Object) -> Opti
         conditions: vec![DesiredCondition::no("Accepted", refusal.reason, refusal.message)],
         resources: Vec::new(),
     })
+}
+
+fn place(attached: &[(&Listener, Vec<Hostname>)]) -> Place {
+    let listeners =
+        attached.iter().map(|(listener, hostnames)| (listener.resource.clone(), hostnames.clone()));
+    Place::Listeners(listeners.collect())
 }
 
 fn resources(draft: &Draft, claim: &Claim<'_>) -> Vec<String> {

@@ -13,6 +13,7 @@ use super::attach::{self, Attachment, Group, Refusal, ServiceName};
 use super::memory::{Entry, InForce};
 use super::normalize::reader::Fault;
 use super::normalize::{Draft, Parent};
+use super::outcomes::{Outcome, Place};
 use super::resolve::Side;
 use super::services::Services;
 use super::status::Facts;
@@ -107,7 +108,9 @@ fn conditions(
         Ok(attachment) => attachment,
         Err(refusal) => {
             let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Mesh, Vec::new());
-            return Facts::new(Err(refusal.clone()), &draft, &in_force).conditions();
+            let conditions = Facts::new(Err(refusal.clone()), &draft, &in_force).conditions();
+            pass.outcomes.push(outcome(claim, draft, Err(refusal.clone()), in_force));
+            return conditions;
         }
     };
     let Some(at) = services.get_mut(&attachment.service) else { return Vec::new() };
@@ -116,8 +119,24 @@ fn conditions(
         true => Err(Refusal::new("Conflicted", conflict(&taken, &attachment.service))),
         false => Ok(attached(&draft, attachment, &left, &taken)),
     };
+    let place = attached.as_ref().map_err(Refusal::clone).map(|_| Place::Service {
+        service: attachment.service.clone(),
+        ports: left.clone(),
+        not_http: attachment.not_http.clone(),
+        taken,
+    });
+    pass.outcomes.push(outcome(claim, draft.clone(), place, at.in_force.clone()));
     at.ports.extend(left);
     Facts::new(attached, &draft, &at.in_force).conditions()
+}
+
+fn outcome(
+    claim: &Claim,
+    draft: Arc<Draft>,
+    attached: Result<Place, Refusal>,
+    in_force: Arc<InForce>,
+) -> Outcome {
+    Outcome { draft, parent: Some(claim.index), side: Side::Mesh, attached, in_force }
 }
 
 fn list(ports: impl Iterator<Item = u16>) -> String {

@@ -11,6 +11,7 @@ mod gateway;
 mod memory;
 mod mesh;
 mod normalize;
+pub mod outcomes;
 mod policies;
 mod resolve;
 mod services;
@@ -21,16 +22,18 @@ use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::{Kind, Object, Objects};
-use culvert_routing::model::RouteKind;
+use culvert_routing::model::{RouteKey, RouteKind};
 
 use super::Statuses;
 use super::gateways::{Attached, Gateways};
 use crate::status::{DesiredParent, DesiredStatus};
-use attach::Taken;
+use attach::{Refusal, Taken};
+use memory::Entry;
 use normalize::Draft;
 use normalize::reader::{At, Fault, UNKNOWN_FIELD};
+use outcomes::Outcome;
 use policies::Policies;
-use resolve::Resolver;
+use resolve::{Resolver, Side};
 use services::Services;
 
 pub use emit::object;
@@ -49,7 +52,7 @@ pub fn translate(
     gateways: &Gateways,
     memory: &mut Memory,
     statuses: &mut Statuses,
-) -> (Routes, Attached) {
+) -> (Routes, Attached, Vec<Outcome>) {
     let mut before = std::mem::take(memory);
     let policies = Policies::of(objects);
     memory.policies = if *before.policies == policies { before.policies.clone() } else { Arc::new(policies) };
@@ -60,6 +63,7 @@ pub fn translate(
         taken: Taken::default(),
         attached: Attached::new(),
         routes: Routes::new(),
+        outcomes: Vec::new(),
     };
     // Kinds in their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
     for (kind, of_kind) in [(RouteKind::Grpc, Kind::GrpcRoute), (RouteKind::Http, Kind::HttpRoute)] {
@@ -68,6 +72,9 @@ pub fn translate(
             let mut said = Said::new();
             mesh::at_services(&mut pass, &mut entry, &mut said);
             gateway::at_listeners(&mut pass, &mut entry, &mut said);
+            if said.is_empty() {
+                nowhere(&mut pass, &mut entry);
+            }
             put(object, said, statuses);
             memory.keep(entry);
         }
@@ -82,7 +89,20 @@ pub fn translate(
         });
         put(object, said.collect(), statuses);
     }
-    (pass.routes, pass.attached)
+    (pass.routes, pass.attached, pass.outcomes)
+}
+
+/// A route without a parent of ours: nobody is told anything of it, but what is wrong with it can be said.
+fn nowhere(pass: &mut Pass<'_>, entry: &mut Entry) {
+    let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Mesh, Vec::new());
+    let attached = Err(Refusal::new("NoMatchingParent", "no parent of it is Culvert's"));
+    let draft = entry.draft.clone();
+    pass.outcomes.push(Outcome { draft, parent: None, side: Side::Mesh, attached, in_force });
+}
+
+/// Whether a ReferenceGrant lets a route refer to a Service of another namespace.
+pub fn is_granted(objects: &Objects, route: &RouteKey, namespace: &str, service: &str) -> bool {
+    Policies::of(objects).grants.allow(route, namespace, service)
 }
 
 /// What one pass over all routes knows.
@@ -93,6 +113,7 @@ struct Pass<'a> {
     taken: Taken,
     attached: Attached,
     routes: Routes,
+    outcomes: Vec<Outcome>,
 }
 
 fn put(object: &Object, said: Said, statuses: &mut Statuses) {

@@ -33,6 +33,11 @@ impl Fault {
         let error = FieldError::new(field.to_string(), message);
         Self { reason: FaultReason::UnsupportedValue, error }
     }
+
+    /// Whether it is something that another version may do, rather than something that is wrong: the message says which.
+    pub fn is_not_done(&self) -> bool {
+        self.error.message.contains("this version of Culvert")
+    }
 }
 
 impl fmt::Display for Fault {

@@ -1,0 +1,133 @@
+//! Backends that cannot be called, and rules that have none.
+
+use culvert_controller::translate::outcomes::{DraftRule, Outcome, Unresolved, UnresolvedReason};
+use culvert_objects::{Kind, ObjectKey};
+use culvert_routing::model::{Filter, PathMatch};
+
+use super::object_of;
+use crate::code::Code;
+use crate::context::Context;
+use crate::finding::Finding;
+
+pub fn find(context: &Context) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for outcome in &context.translation.outcomes {
+        findings.extend(outcome.in_force.unresolved.iter().filter_map(|of| unresolved(context, outcome, of)));
+        let rules = outcome.draft.rules.iter().enumerate();
+        findings.extend(rules.filter_map(|(index, rule)| without_backend(context, outcome, index, rule)));
+    }
+    findings
+}
+
+fn unresolved(context: &Context, outcome: &Outcome, of: &Unresolved) -> Option<Finding> {
+    let (rule, backend) = of.at;
+    let to = outcome.draft.rules.get(rule)?.backends.get(backend)?;
+    let namespace = to.namespace.as_deref().unwrap_or(&outcome.draft.key.namespace).to_owned();
+    let key = ObjectKey::namespaced(Kind::Service, &*namespace, &*to.name);
+    let is_written = context.keys.contains(&key);
+    let (code, remedy) = match of.reason {
+        UnresolvedReason::RefNotPermitted => {
+            let remedy = grant(outcome, &namespace, &to.name);
+            (if is_written { Code::NotGranted } else { Code::NotInFiles }, remedy)
+        }
+        UnresolvedReason::UnsupportedProtocol if of.message.contains("this version") || asks_for_tls(&of.message) => {
+            (Code::NotDone, "call a port of plain HTTP until Culvert does it".to_owned())
+        }
+        UnresolvedReason::UnsupportedProtocol => {
+            (Code::Unusable, "call a TCP port that speaks HTTP, or correct its appProtocol".to_owned())
+        }
+        UnresolvedReason::InvalidKind if is_api_kind(&to.group, &to.kind) => {
+            (Code::NotDone, "call a Service".to_owned())
+        }
+        UnresolvedReason::InvalidKind if to.kind.ends_with("Route") => (
+            Code::Unusable,
+            "routes are not handed on to other routes in the Gateway API: attach both routes to the same parent, the more \
+             specific match wins"
+                .to_owned(),
+        ),
+        UnresolvedReason::InvalidKind => (Code::Unusable, "call a Service with endpoints".to_owned()),
+        UnresolvedReason::BackendNotFound if is_written && context.written.get(&key).is_none() => return None,
+        UnresolvedReason::BackendNotFound => (Code::Unusable, ports(context, &key)),
+    };
+    let what = format!("{}{}", of.message, share(&outcome.draft.rules[rule], backend));
+    let field = format!("spec.rules[{rule}].backendRefs[{backend}]");
+    context.finding(code, &object_of(&outcome.draft.key), field, what, remedy)
+}
+
+/// The port is declared to speak TLS, which the API has policies for.
+fn asks_for_tls(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["declared as https", "declared as kubernetes.io/wss", "declared as tls"]
+        .iter()
+        .any(|of| message.contains(of))
+}
+
+/// Kinds that the API allows as backends and that this version does not call.
+fn is_api_kind(group: &str, kind: &str) -> bool {
+    matches!(
+        (group, kind),
+        ("gateway.networking.x-k8s.io", "XBackend") | ("multicluster.x-k8s.io", "ServiceImport")
+    )
+}
+
+/// How to grant a reference.
+pub(super) fn grant(outcome: &Outcome, namespace: &str, name: &str) -> String {
+    let route = object_of(&outcome.draft.key);
+    format!(
+        "in namespace {namespace} write a ReferenceGrant with from: [{{group: gateway.networking.k8s.io, kind: {}, namespace: \
+         {}}}] and to: [{{group: \"\", kind: Service, name: {name}}}]",
+        route.kind, outcome.draft.key.namespace
+    )
+}
+
+fn ports(context: &Context, key: &ObjectKey) -> String {
+    let service = context.object(key).and_then(|object| object.body.get("spec")?.get("ports")?.as_array());
+    let ports: Vec<String> = service.into_iter().flatten().map(|port| port["port"].to_string()).collect();
+    format!("write port: one of {}", ports.join(", "))
+}
+
+/// How many of the rule's requests a backend's weight makes fail.
+fn share(rule: &DraftRule, backend: usize) -> String {
+    let sum: u64 = rule.backends.iter().map(|of| u64::from(of.weight)).sum();
+    let weight = u64::from(rule.backends[backend].weight);
+    match (weight, sum) {
+        (0, _) => "; its weight is 0, so no request meets it".to_owned(),
+        (weight, sum) if weight == sum => "; every request of the rule is answered 500".to_owned(),
+        (weight, sum) => format!("; {weight} of {sum} requests of the rule are answered 500"),
+    }
+}
+
+fn without_backend(context: &Context, outcome: &Outcome, index: usize, rule: &DraftRule) -> Option<Finding> {
+    let is_refused = outcome.in_force.compiled.refused.iter().any(|refused| refused.rule == index);
+    let redirects = |filter: &Filter| matches!(filter, Filter::Redirect(_));
+    let has_weight = rule.backends.iter().any(|backend| backend.weight > 0);
+    if is_refused || has_weight || rule.filters.iter().any(redirects) {
+        return None;
+    }
+    let requests = match rule.matches.iter().any(is_everything) {
+        true => "every request that no more specific rule takes",
+        false => "every request of the rule",
+    };
+    let (field, what, remedy) = match rule.backends.len() {
+        0 => (
+            format!("spec.rules[{index}]"),
+            format!("it has neither backends nor a redirect: {requests} is answered 500"),
+            "write backendRefs; to the Service itself, if nothing but the filters is meant",
+        ),
+        _ => (
+            format!("spec.rules[{index}].backendRefs"),
+            format!("the weights sum to 0: {requests} is answered 500"),
+            "give a backend a weight above 0 (without weight it is 1)",
+        ),
+    };
+    context.finding(Code::NoBackend, &object_of(&outcome.draft.key), field, what, remedy)
+}
+
+fn is_everything(of: &culvert_routing::model::Match) -> bool {
+    let any_path = match &of.path {
+        PathMatch::Prefix(prefix) => &**prefix == "/",
+        PathMatch::Grpc { service, method } => service.is_none() && method.is_none(),
+        _ => false,
+    };
+    any_path && of.method.is_none() && of.headers.is_empty() && of.query.is_empty()
+}

@@ -1,0 +1,50 @@
+//! `culvert check`: what is wrong or surprising in manifests, before they are applied.
+//!
+//! [`check`] is a pure function of texts. It reads them as the mesh's own sources do, takes what they refer to and do not have
+//! for being there ([`assume`]), lets the controller translate all of it, and looks at what came of that ([`families`]). What
+//! Culvert does and does not do is the controller's answer, never a list of ours, so findings follow what it learns.
+
+mod api;
+mod assume;
+mod code;
+mod context;
+mod families;
+mod finding;
+pub mod hidden;
+mod lines;
+mod references;
+pub mod render;
+mod words;
+
+use std::collections::BTreeSet;
+
+pub use code::{Code, Severity};
+pub use context::{Absent, File};
+pub use finding::{Finding, Place, Report};
+
+use context::Context;
+
+/// Looks at files of manifests together.
+pub fn check(files: &[File], absent: Absent) -> Report {
+    let context = Context::new(files, absent);
+    let is_unread = |document: &&context::Document| document.key.is_none();
+    let unread: BTreeSet<String> = (context.documents.iter().filter(is_unread))
+        .map(|document| format!("{} {}", document.api_version, document.kind).trim().to_owned())
+        .collect();
+    let findings =
+        families::find(&context).into_iter().filter_map(|finding| settled(finding, absent)).collect();
+    Report::of(findings, context.documents.len(), unread.into_iter().collect())
+}
+
+/// What only the cluster knows, as it was asked to be taken; what is left of it when all objects are settled are grants.
+fn settled(mut finding: Finding, absent: Absent) -> Option<Finding> {
+    match (finding.code, absent) {
+        (Code::NotInFiles, Absent::There) => return None,
+        (Code::NotInFiles, Absent::Missing) => {
+            finding.code = Code::NotGranted;
+            finding.severity = finding.code.severity();
+        }
+        _ => {}
+    }
+    Some(finding)
+}

@@ -1,0 +1,135 @@
+//! What the articles promise that our users have read: an equivalent of each of their manifests (our names and words; the fifth
+//! article has none), with what `check` finds and what the controller makes of it. The verdict in the first line of the
+//! output is one of
+//!
+//! * works as written: nothing is found but notices;
+//! * works with a warning;
+//! * not yet: all that is wrong is that this version of Culvert does not do it;
+//! * the supported way: it cannot work as written; what can is beside it.
+//!
+//! `UPDATE_GOLDEN=1` writes what comes out; read the difference before it is committed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use culvert_check::{Absent, Code, File, Finding, Report, Severity, check};
+use culvert_controller::render;
+use culvert_controller::translate::{Environment, translate};
+use culvert_objects::mesh_config::LastGood;
+use culvert_objects::types::ConditionStatus;
+use culvert_objects::{Objects, manifest};
+use serde_json::{Map, Value};
+
+const OUTPUT: &str = "# Output\n";
+const SUPPORTED: &str = "--- # the supported way\n";
+
+fn checked(text: &str) -> Report {
+    check(&[File { path: "manifest.yaml".into(), text: text.to_owned() }], Absent::Judged)
+}
+
+fn verdict(report: &Report) -> &'static str {
+    let errors = || report.findings.iter().filter(|finding| finding.severity == Severity::Error);
+    match (report.errors, report.warnings) {
+        (0, 0) => "works as written",
+        (0, _) => "works with a warning",
+        _ if errors().all(|finding| finding.code == Code::NotDone) => "not yet",
+        _ => "the supported way",
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    let Finding { code, severity, object, field, what, remedy, place } = finding;
+    let line = place.line.unwrap_or_default();
+    format!("line {line}: {severity} {code}: {object}: {field}: {what} -> {remedy}")
+}
+
+/// What the controller says of objects, and what proxies get of routes.
+fn translated(text: &str) -> Value {
+    let read = manifest::parse(text, Path::new("manifest.yaml"));
+    let mut objects: Objects = read.objects.into_iter().map(|at| at.object).collect();
+    let class = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: culvert}\n\
+                 spec: {controllerName: culvert.dev/gateway-controller}\n";
+    for at in manifest::parse(class, Path::new("class.yaml")).objects {
+        objects.insert(at.object.into());
+    }
+    let translation = translate(&objects, &Environment::default(), &LastGood::default());
+    let mut said = Map::new();
+    for (key, status) in &translation.statuses {
+        let of_listeners =
+            status.listeners.iter().flat_map(|at| at.conditions.iter().map(move |of| (&at.name, of)));
+        let empty = String::new();
+        let conditions =
+            (status.conditions.iter().chain(status.parents.iter().flat_map(|at| &at.conditions)))
+                .map(|of| (&empty, of))
+                .chain(of_listeners);
+        let lines: Vec<Value> = conditions
+            .filter(|(_, of)| of.kind != "Conflicted" || of.status == ConditionStatus::True)
+            .map(|(name, of)| format!("{name} {}={:?} {}: {}", of.kind, of.status, of.reason, of.message))
+            .map(|text| text.trim().into())
+            .collect();
+        said.insert(key.to_string(), lines.into());
+    }
+    let mut all = Map::new();
+    let routes: Map<String, Value> =
+        translation.routes.iter().map(|(name, route)| (name.clone(), render::route(route))).collect();
+    all.insert("statuses".to_owned(), said.into());
+    all.insert("routes".to_owned(), routes.into());
+    all.into()
+}
+
+fn part(text: &str) -> Value {
+    let mut all = Map::new();
+    let findings: Vec<Value> = checked(text).findings.iter().map(|finding| line(finding).into()).collect();
+    all.insert("check".to_owned(), findings.into());
+    all.insert("translate".to_owned(), translated(text));
+    all.into()
+}
+
+fn output(input: &str) -> String {
+    let (written, supported) = input.split_once(SUPPORTED).map_or((input, None), |(a, b)| (a, Some(b)));
+    let mut output = String::new();
+    writeln!(output, "verdict: {}", verdict(&checked(written))).unwrap();
+    let mut all = Map::new();
+    all.insert("as written".to_owned(), part(written));
+    if let Some(supported) = supported {
+        all.insert("the supported way".to_owned(), part(supported));
+    }
+    output + &serde_yaml_ng::to_string(&Value::Object(all)).unwrap()
+}
+
+#[test]
+fn the_manifests_of_the_articles_come_to_what_is_written_beside_them() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/articles");
+    let files: Vec<PathBuf> = manifest::files_below(&directory).unwrap();
+    assert!(files.len() >= 20, "{files:?}");
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (input, expected) = text.split_once(OUTPUT).unwrap_or((&text, ""));
+        let found = output(input);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&file, format!("{input}{OUTPUT}{found}")).unwrap();
+        } else if found != expected {
+            wrong.push(format!("{}:\n{found}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "UPDATE_GOLDEN=1 writes these:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_cannot_work_has_a_way_beside_it_that_can() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/articles");
+    for file in manifest::files_below(&directory).unwrap() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let input = text.split_once(OUTPUT).map_or(&*text, |(input, _)| input);
+        let (written, supported) = input.split_once(SUPPORTED).map_or((input, None), |(a, b)| (a, Some(b)));
+        let is_hopeless = verdict(&checked(written)) == "the supported way";
+        assert!(!is_hopeless || supported.is_some(), "{}: says no supported way", file.display());
+        if let Some(supported) = supported {
+            let said = verdict(&checked(supported));
+            assert!(matches!(said, "works as written" | "not yet"), "{}: {said}", file.display());
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Findings and what is nearly one, beyond the examples of `docs/check.md`.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
+
+use culvert_check::{Absent, Code, File, Finding, Report, check};
+
+fn with(absent: Absent, text: &str) -> Report {
+    check(&[File { path: "m.yaml".into(), text: text.to_owned() }], absent)
+}
+
+fn findings(text: &str) -> Vec<Finding> {
+    with(Absent::There, text).findings
+}
+
+/// `CODE field` of each.
+fn told(text: &str) -> Vec<String> {
+    findings(text).iter().map(|of| format!("{} {}", of.code, of.field)).collect()
+}
+
+fn one(text: &str) -> Finding {
+    let mut all = findings(text);
+    assert_eq!(all.len(), 1, "{all:#?}");
+    all.remove(0)
+}
+
+fn object(kind: &str, name: &str, spec: &str) -> String {
+    let version = match kind {
+        "Service" | "Namespace" => "v1",
+        _ => "gateway.networking.k8s.io/v1",
+    };
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    let namespace = if namespace.is_empty() { String::new() } else { format!(", namespace: {namespace}") };
+    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\nspec: {spec}\n")
+}
+
+fn service(name: &str) -> String {
+    object("Service", name, "{selector: {app: a}, ports: [{name: http, port: 80}]}")
+}
+
+const CART: &str = r#"{group: "", kind: Service, name: cart}"#;
+
+fn route(name: &str, parent: &str, rules: &str) -> String {
+    object("HTTPRoute", name, &format!("{{parentRefs: [{parent}], rules: [{rules}]}}"))
+}
+
+fn at_cart(rules: &str) -> String {
+    service("shop/cart") + &route("shop/cart", CART, rules)
+}
+
+const TO_CART: &str = "backendRefs: [{name: cart, port: 80}]";
+
+/// Rules with these matches each.
+fn matching(rules: &[&str]) -> String {
+    let rules: Vec<String> = rules.iter().map(|of| format!("{{matches: [{of}], {TO_CART}}}")).collect();
+    at_cart(&rules.join(", "))
+}
+
+#[test]
+fn a_match_is_named_only_where_it_never_wins() {
+    let hidden = ["CV401 spec.rules[1].matches[0]"];
+    let cases: &[(&[&str], &[&str])] = &[
+        // The same, by other words.
+        (&["{path: {value: /a}}", "{path: {value: /a/}}"], &hidden),
+        (&["{path: {type: Exact, value: /a}}", "{path: {type: Exact, value: /a}}"], &hidden),
+        (&["{path: {type: Exact, value: /a}}", "{path: {type: Exact, value: /a/}}"], &[]),
+        (&["{path: {type: Exact, value: /a}}", "{path: {value: /a}}"], &[]),
+        (&["{path: {value: /}}", "{path: {value: /a}}"], &[]),
+        (&["{path: {value: /a}}", "{path: {value: /ab}}"], &[]),
+        // More conditions go first, wherever they stand.
+        (&["{path: {value: /a}}", "{path: {value: /a}, method: GET}"], &[]),
+        (&["{path: {value: /a}}", "{path: {value: /a}, headers: [{name: x, value: y}]}"], &[]),
+        (&["{headers: [{name: x, value: y}]}", "{headers: [{name: X, value: y}]}"], &hidden),
+        (&["{headers: [{name: x, value: y}]}", "{headers: [{name: x, value: z}]}"], &[]),
+        (&["{queryParams: [{name: x, value: y}]}", "{queryParams: [{name: X, value: y}]}"], &[]),
+        (&["{queryParams: [{name: x, value: y}]}", "{queryParams: [{name: x, value: y}]}"], &hidden),
+        (&["{method: GET}", "{method: POST}"], &[]),
+        (&["{method: GET}", "{method: GET}"], &hidden),
+        // Expressions.
+        (&["{path: {type: RegularExpression, value: '/.*'}}", "{path: {value: /a}}"], &hidden),
+        (&["{path: {type: RegularExpression, value: '/.*'}}", "{path: {type: Exact, value: /a}}"], &[]),
+        (&["{path: {type: RegularExpression, value: '/a/.*'}}", "{path: {value: /a}}"], &[]),
+        (&["{path: {type: RegularExpression, value: '/a(/.*)?'}}", "{path: {value: /a}}"], &hidden),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/[0-9]+'}}",
+                "{path: {type: RegularExpression, value: '/[0-9]+'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{headers: [{name: x, type: RegularExpression, value: 'a.*'}]}",
+                "{headers: [{name: x, value: abc}]}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{headers: [{name: x, type: RegularExpression, value: 'a.*'}]}",
+                "{headers: [{name: x, value: b}]}",
+            ],
+            &[],
+        ),
+        // Alone.
+        (&["{path: {type: RegularExpression, value: 'a/.*'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&["{path: {type: RegularExpression, value: '.*/a'}}"], &[]),
+        (&["{headers: [{name: x, value: ' y'}]}"], &["CV102 spec.rules[0].matches[0].headers[0].value"]),
+        (&["{headers: [{name: x, value: 'y z'}]}"], &[]),
+    ];
+    for (rules, expected) in cases {
+        assert_eq!(told(&matching(rules)), *expected, "{rules:?}");
+    }
+}
+
+#[test]
+fn one_match_of_several_may_be_hidden_and_another_route_may_hide_it() {
+    let rules = format!(
+        "{{matches: [{{path: {{value: /a}}}}], {TO_CART}}}, \
+         {{matches: [{{path: {{value: /b}}}}, {{path: {{value: /a}}}}], {TO_CART}}}"
+    );
+    let finding = one(&at_cart(&rules));
+    assert_eq!((finding.code, &*finding.field), (Code::Hidden, "spec.rules[1].matches[1]"));
+    assert!(finding.what.contains("spec.rules[0].matches[0] of the same route"), "{}", finding.what);
+    let everything = format!("{{{TO_CART}}}");
+    let two =
+        service("shop/cart") + &route("shop/a", CART, &everything) + &route("shop/b", CART, &everything);
+    let finding = one(&two);
+    assert_eq!((&*finding.object, &*finding.field), ("HTTPRoute shop/b", "spec.rules[0]"));
+    assert!(finding.what.contains("of HTTPRoute shop/a takes every request"), "{}", finding.what);
+    // Both at ports of their own: nothing is hidden.
+    let ports = object("Service", "shop/cart", "{ports: [{name: a, port: 80}, {name: b, port: 81}]}");
+    let at = |name: &str, port: u16| {
+        route(name, &CART.replace("cart}", &format!("cart, port: {port}}}")), &everything)
+    };
+    assert_eq!(told(&(ports.clone() + &at("shop/a", 80) + &at("shop/b", 81))), [""; 0]);
+    // At one port of the two it may win.
+    let wide = route("shop/b", CART, &everything);
+    assert_eq!(told(&(ports + &at("shop/a", 80) + &wide)), [""; 0]);
+}
+
+#[test]
+fn the_share_of_requests_that_fail_is_said() {
+    let backends = |text: &str| findings(&at_cart(&format!("{{backendRefs: [{text}]}}")));
+    let half = backends("{name: cart, port: 80}, {name: cart, port: 81}");
+    assert!(
+        half[0].code == Code::Unusable
+            && half[0].what.ends_with("1 of 2 requests of the rule are answered 500")
+    );
+    let all = backends("{name: cart, port: 81}");
+    assert!(all[0].what.ends_with("every request of the rule is answered 500"), "{}", all[0].what);
+    let none = backends("{name: cart, port: 80}, {name: cart, port: 81, weight: 0}");
+    assert!(none[0].what.ends_with("no request meets it"), "{}", none[0].what);
+    let zero = backends("{name: cart, port: 80, weight: 0}");
+    assert!(
+        zero[0].code == Code::NoBackend
+            && zero[0].what.contains("every request that no more specific rule takes")
+    );
+    let some = findings(&at_cart(&format!(
+        "{{matches: [{{method: GET}}], backendRefs: [{{name: cart, port: 80, weight: 0}}]}}, {{{TO_CART}}}"
+    )));
+    assert!(some[0].what.contains("every request of the rule is"), "{}", some[0].what);
+    assert_eq!(told(&at_cart("{filters: []}")), ["CV403 spec.rules[0]"]);
+    let redirect = "{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}";
+    assert_eq!(told(&at_cart(redirect)), [""; 0]);
+    let route_as_backend =
+        "{backendRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: child}]}";
+    let delegated = one(&at_cart(route_as_backend));
+    assert!(
+        delegated.code == Code::Unusable && delegated.remedy.contains("same parent"),
+        "{}",
+        delegated.remedy
+    );
+}
+
+#[test]
+fn how_sure_it_is_that_something_is_missing() {
+    let namespace = object("Namespace", "shop", "{}");
+    let lonely = route("shop/cart", CART, &format!("{{{TO_CART}}}"));
+    let other = service("shop/other");
+    let near = service("shop/card");
+    let codes = |absent: Absent, text: &str| -> Vec<Code> {
+        with(absent, text).findings.iter().map(|finding| finding.code).collect()
+    };
+    assert_eq!(codes(Absent::Judged, &lonely), [Code::NotInFiles]);
+    assert_eq!(codes(Absent::Judged, &(other + &lonely)), [Code::ProbablyMissing]);
+    assert_eq!(codes(Absent::Judged, &(namespace + &lonely)), [Code::Missing]);
+    assert_eq!(codes(Absent::Missing, &lonely), [Code::Missing]);
+    assert_eq!(codes(Absent::There, &lonely), []);
+    let report = with(Absent::Judged, &(near + &lonely));
+    assert_eq!(report.findings[0].code, Code::ProbablyMissing);
+    assert!(
+        report.findings[0].what.contains("did you mean Service shop/card?"),
+        "{}",
+        report.findings[0].what
+    );
+    assert!(report.findings[0].what.contains("(2 references)"), "{}", report.findings[0].what);
+}
+
+const EDGE: &str = "{gatewayClassName: culvert, listeners: [{name: web, port: 80, protocol: HTTP}]}";
+
+#[test]
+fn parents_in_other_namespaces() {
+    let rules = format!("{{{TO_CART}}}");
+    let gateway = object("Gateway", "edge/edge", EDGE);
+    let open = EDGE.replace("HTTP}", "HTTP, allowedRoutes: {namespaces: {from: All}}}");
+    let open = object("Gateway", "edge/edge", &open);
+    let written = service("shop/cart") + &route("shop/cart", "{name: edge, namespace: edge}", &rules);
+    let finding = one(&(gateway.clone() + &written));
+    assert_eq!((finding.code, &*finding.field), (Code::NamespaceNotAllowed, "spec.parentRefs[0]"));
+    assert!(finding.remedy.contains("from: All"), "{}", finding.remedy);
+    assert_eq!(told(&(open + &written)), [""; 0]);
+    // Without the namespace, it is another Gateway.
+    let forgotten = service("shop/cart") + &route("shop/cart", "{name: edge}", &rules);
+    let report = with(Absent::Judged, &(gateway + &forgotten));
+    assert_eq!(report.findings[0].code, Code::ProbablyMissing);
+    assert_eq!(report.findings[0].remedy, "write namespace: edge");
+    let section = object("Gateway", "shop/edge", EDGE)
+        + &service("shop/cart")
+        + &route("shop/cart", "{name: edge, sectionName: wbe}", &rules);
+    let finding = one(&section);
+    assert!(
+        finding.code == Code::NoParent && finding.remedy.contains("80 (\"web\")")
+            || finding.remedy.contains("80 (web)")
+    );
+}
+
+#[test]
+fn gateways_of_others_are_judged_by_what_holds_for_all() {
+    let class = object(
+        "GatewayClass",
+        "other",
+        "{controllerName: example.com/gateway, parametersRef: {group: a, kind: B, name: c}}",
+    );
+    let listeners = "{name: web, port: 80, protocol: HTTP}, {name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}";
+    let spec = format!("{{gatewayClassName: other, listeners: [{listeners}]}}");
+    let auth = "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: cart, port: 80}, http: {}}}]";
+    let base = class + &object("Gateway", "edge/edge", &spec) + &service("shop/cart") + &service("edge/cart");
+    let at = |namespace: &str, section: &str| {
+        let parent = format!("{{name: edge, namespace: edge, sectionName: {section}}}");
+        told(
+            &(base.clone()
+                + &route(&format!("{namespace}/cart"), &parent, &format!("{{{auth}, {TO_CART}}}"))),
+        )
+    };
+    assert_eq!(at("edge", "web"), ["CV311 spec.gatewayClassName"]);
+    assert_eq!(at("edge", "tls"), ["CV311 spec.gatewayClassName"]);
+    assert_eq!(at("shop", "web"), ["CV311 spec.gatewayClassName", "CV302 spec.parentRefs[0]"]);
+    assert_eq!(at("edge", "none"), ["CV311 spec.gatewayClassName", "CV301 spec.parentRefs[0]"]);
+}
+
+#[test]
+fn mirrors_need_a_grant_at_a_gateway_only() {
+    let mirror = format!(
+        "{{filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: copy, namespace: lab, port: 80}}}}}}], {TO_CART}}}"
+    );
+    let services = service("shop/cart") + &service("lab/copy");
+    let gateway = object("Gateway", "shop/edge", EDGE);
+    let at_gateway = services.clone() + &gateway + &route("shop/cart", "{name: edge}", &mirror);
+    let is_ungranted =
+        |text: &str| told(text).iter().any(|of| of.starts_with("CV204 spec.rules[0].filters[0]"));
+    assert!(is_ungranted(&at_gateway), "{:?}", told(&at_gateway));
+    let grant = object(
+        "ReferenceGrant",
+        "lab/g",
+        "{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}",
+    );
+    assert!(!is_ungranted(&(at_gateway + &grant)));
+    assert!(!is_ungranted(&(services + &route("shop/cart", CART, &mirror))));
+}
+
+#[test]
+fn certificates_of_other_namespaces_need_a_grant() {
+    let listener =
+        "{name: web, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: vault}]}}";
+    let gateway =
+        object("Gateway", "shop/edge", &format!("{{gatewayClassName: culvert, listeners: [{listener}]}}"));
+    let namespace = object("Namespace", "vault", "{}");
+    let grant = |kind: &str| {
+        let from = format!("{{group: gateway.networking.k8s.io, kind: {kind}, namespace: shop}}");
+        object(
+            "ReferenceGrant",
+            "vault/g",
+            &format!("{{from: [{from}], to: [{{group: '', kind: Secret, name: c}}]}}"),
+        )
+    };
+    let in_files = |absent: Absent, text: &str| -> Vec<Code> {
+        let of_grants = |of: &&Finding| of.what.contains("ReferenceGrant");
+        with(absent, text).findings.iter().filter(of_grants).map(|of| of.code).collect()
+    };
+    let codes = |text: &str| in_files(Absent::Judged, text);
+    assert_eq!(codes(&gateway), [Code::NotInFiles]);
+    assert_eq!(in_files(Absent::There, &gateway), []);
+    assert_eq!(in_files(Absent::Missing, &gateway), [Code::NotGranted]);
+    assert_eq!(codes(&(gateway.clone() + &namespace)), [Code::NotGranted]);
+    assert_eq!(codes(&(gateway.clone() + &namespace + &grant("HTTPRoute"))), [Code::NotGranted]);
+    assert_eq!(codes(&(gateway + &namespace + &grant("Gateway"))), []);
+}
+
+#[test]
+fn parents_are_named_once_and_by_a_kind_that_is_one() {
+    let rules = format!("{{{TO_CART}}}");
+    let at = |parents: &str| told(&(service("shop/cart") + &route("shop/cart", parents, &rules)));
+    assert_eq!(at(&CART.replace("Service", "Sevice")), ["CV301 spec.parentRefs[0]"]);
+    let named = CART.replace("cart}", "cart, port: 80}");
+    assert_eq!(at(&format!("{named}, {CART}")), ["CV102 spec.parentRefs[1]"]);
+    assert_eq!(at(&format!("{named}, {named}")), ["CV102 spec.parentRefs[1]"]);
+    let section = CART.replace("cart}", "cart, sectionName: http}");
+    assert_eq!(at(&format!("{named}, {section}")), [""; 0]);
+}
+
+#[test]
+fn consumers_are_told_whom_they_are_for() {
+    let everything = "{backendRefs: [{name: cart, namespace: shop, port: 80}]}";
+    let enrolled = |name: &str, labels: &str| {
+        format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n")
+    };
+    let consumer = route("audit/cart", &CART.replace("kind", "namespace: shop, kind"), everything);
+    let base = service("shop/cart") + &enrolled("shop", "culvert.dev/mesh: enabled") + &consumer;
+    let outside = base.clone() + &enrolled("audit", "team: a");
+    assert_eq!(told(&outside), ["CV306 spec.parentRefs[0]"]);
+    assert_eq!(told(&(base.clone() + &enrolled("audit", "culvert.dev/mesh: enabled"))), [""; 0]);
+    // Nobody is enrolled by these files: others may do it.
+    let unlabelled =
+        service("shop/cart") + &enrolled("shop", "a: b") + &consumer + &enrolled("audit", "team: a");
+    assert_eq!(told(&unlabelled), [""; 0]);
+    let system = base.replace("audit", "kube-system");
+    assert_eq!(told(&system), ["CV306 spec.parentRefs[0]"]);
+}
+
+#[test]
+fn the_real_way_is_said_once() {
+    let limited = format!(
+        "{{filters: [{{type: RequestRateLimit, requestRateLimit: {{requestsPerSecond: 1}}}}], {TO_CART}}}"
+    );
+    let fields = told(&at_cart(&limited));
+    assert_eq!(
+        fields,
+        ["CV104 spec.rules[0].filters[0].requestRateLimit", "CV104 spec.rules[0].filters[0].type"]
+    );
+    let tls = at_cart("{backendRefs: [{name: cart, port: 80, tls: {mode: x}}]}");
+    let finding = one(&tls);
+    assert!(
+        finding.code == Code::InventedField && finding.remedy.contains("BackendTLSPolicy"),
+        "{finding:?}"
+    );
+    let slip = one(&at_cart(&format!("{{fliters: [], {TO_CART}}}")));
+    assert!(slip.code == Code::UnknownField && slip.what.contains("did you mean filters?"), "{slip:?}");
+    let slip = one(&at_cart(&format!("{{filters: [{{type: UrlRewrite}}], {TO_CART}}}")));
+    assert!(slip.code == Code::InventedField && slip.remedy == "type: URLRewrite", "{slip:?}");
+}
+
+#[test]
+fn places_are_those_of_the_text() {
+    let text = "# first\nkind: List\napiVersion: v1\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n  spec:\n    \
+                ports:\n    - port: 80\n      prot: TCP\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  ports:\n  \
+                - port: 0\n---\nkind: [\n";
+    let found = findings(text);
+    let places: Vec<(Code, usize, Option<usize>)> =
+        found.iter().map(|of| (of.code, of.place.document, of.place.line)).collect();
+    assert_eq!(places[0], (Code::UnknownField, 1, Some(11)));
+    assert_eq!(places[1], (Code::Schema, 2, Some(18)));
+    assert_eq!((places[2].0, places[2].1), (Code::Unreadable, 3));
+    assert!(places[2].2.is_some_and(|line| line >= 20), "{places:?}");
+}
+
+#[test]
+fn a_value_that_types_and_schema_refuse_is_told_once() {
+    let finding = one(&at_cart("{backendRefs: [{name: cart, port: 0}]}"));
+    assert_eq!((finding.code, &*finding.field), (Code::Schema, "spec.rules[0].backendRefs[0].port"));
+    let both = told(&at_cart("{backendRefs: [{name: cart, port: 0, weight: -1}]}"));
+    assert_eq!(both.len(), 2, "{both:?}");
+}
+
+#[test]
+fn kinds_of_other_groups_are_left_alone_and_mistaken_groups_are_not() {
+    let told = |version: &str, kind: &str| {
+        told(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"))
+    };
+    assert_eq!(told("networking.istio.io/v1", "Gateway"), [""; 0]);
+    assert_eq!(told("serving.knative.dev/v1", "Service"), [""; 0]);
+    assert_eq!(told("batch/v1", "Job"), [""; 0]);
+    assert_eq!(told("networking.k8s.io/v1", "HTTPRoute"), ["CV105 apiVersion"]);
+    assert_eq!(told("v1", "Deployment"), ["CV105 apiVersion"]);
+    assert_eq!(told("extensions/v1beta1", "Deployment"), ["CV106 apiVersion"]);
+    assert_eq!(told("autoscaling/v2beta2", "HorizontalPodAutoscaler"), ["CV106 apiVersion"]);
+    assert_eq!(told("autoscaling/v2", "HorizontalPodAutoscaler"), [""; 0]);
+    assert_eq!(told("gateway.networking.k8s.io/v1alpha2", "ReferencePolicy"), ["CV106 kind"]);
+}
+
+#[test]
+fn nothing_that_is_written_stops_it() {
+    let texts = [
+        "",
+        "null",
+        "[]",
+        "3",
+        "{}",
+        "kind: HTTPRoute",
+        "apiVersion: v1",
+        "a: &a [*a]",
+        "\u{0}",
+        "---\n---\n",
+        "\t",
+    ];
+    for text in texts {
+        let _ = findings(text);
+    }
+    let odd = r#"{parentRefs: {a: 1}, hostnames: [1], rules: [{matches: 3, backendRefs: [null, {}, "x"], filters: [{}]}]}"#;
+    assert!(!findings(&object("HTTPRoute", "shop/odd", odd)).is_empty());
+    let odd = "{listeners: [{name: 1, tls: []}, null], gatewayClassName: []}";
+    assert!(!findings(&object("Gateway", "shop/odd", odd)).is_empty());
+}

@@ -1,0 +1,41 @@
+//! What became of every route at each of its parents, as values: statuses say it in words, `culvert check` explains it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use culvert_routing::model::{Hostname, RouteKey};
+
+pub use super::attach::{Group, Refusal, ServiceName};
+pub use super::compile::Refused;
+pub use super::memory::InForce;
+pub use super::normalize::reader::Fault;
+pub use super::normalize::{Draft, DraftBackend, DraftRule};
+pub use super::resolve::{Side, Unresolved, UnresolvedReason};
+
+/// A route at one parent of ours.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub draft: Arc<Draft>,
+    /// Of `spec.parentRefs`; None for a route without any parent of ours.
+    pub parent: Option<usize>,
+    pub side: Side,
+    pub attached: Result<Place, Refusal>,
+    /// What is in force there, with every rule that is refused and every backend that was not found.
+    pub in_force: Arc<InForce>,
+}
+
+/// Where a route is attached.
+#[derive(Clone, Debug)]
+pub enum Place {
+    Service {
+        service: ServiceName,
+        /// The ports it decides on; never empty.
+        ports: BTreeSet<u16>,
+        /// Those of them that are declared to carry no HTTP, and as what.
+        not_http: BTreeMap<u16, String>,
+        /// Ports that a route of another kind has taken.
+        taken: BTreeMap<u16, RouteKey>,
+    },
+    /// Names of listeners' resources, each with the hostnames in effect.
+    Listeners(Vec<(String, Vec<Hostname>)>),
+}
