@@ -73,6 +73,10 @@ pub enum Event {
     Closed {
         stream: StreamId,
     },
+    /// Every status wanted is to be put in the queue again; `existing` are the objects that say something of Culvert's now.
+    Rewrite {
+        existing: Vec<ObjectKey>,
+    },
 }
 
 /// What the streams need. Cheap to clone.

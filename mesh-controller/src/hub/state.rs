@@ -282,6 +282,7 @@ impl State {
                     stream.version = version;
                 }
             }
+            Event::Rewrite { existing } => self.board.rewrite(existing),
             Event::Closed { stream } => {
                 if let Some(closed) = self.streams.remove(&stream) {
                     self.metrics.stream_closed();

@@ -18,6 +18,7 @@ use culvert_controller::status::StatusWriter;
 use culvert_controller::translate::Environment;
 use culvert_identity::grpc::put_bearer;
 use culvert_identity::token::{Issuer, KubernetesClaims, ObjectRef, Verifier};
+use culvert_kubernetes::Tokens;
 use culvert_objects::{Objects, manifest};
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
@@ -62,7 +63,7 @@ impl Mesh {
         tokio::spawn(hub.run());
         tokio::spawn(writer.run());
         let verifier = Verifier::open(&keys, ISSUER, AUDIENCE).unwrap();
-        let streams = Streams::new(Arc::new(verifier), handle, Metrics::default());
+        let streams = Streams::new(Arc::new(Tokens::Keys(verifier)), handle, Metrics::default());
         let (connect, connections) = mpsc::channel(16);
         let server = Server::builder().add_service(streams.service());
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(connections)));
