@@ -2,6 +2,7 @@
 //! object.
 
 mod mesh_object;
+mod replicas;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,11 +19,12 @@ use culvert_objects::{Kind, Objects};
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::{Api, ListParams};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::hub::Event;
 use crate::status::{self, ApiStatuses, StatusQueue};
+
+pub use replicas::Follower;
 
 /// The Lease of the replica that writes statuses, in the mesh's namespace.
 pub const LEASE: &str = "culvert-controller";
@@ -129,6 +131,7 @@ pub struct Cluster {
     client: Client,
     source: Source,
     leadership: Leadership,
+    replica: String,
 }
 
 impl Cluster {
@@ -150,8 +153,14 @@ impl Cluster {
         let interests = [of(READ, Purpose::Read), of(WRITTEN, Purpose::ReadAndWriteStatus)].concat();
         let source = Source::open(client.clone(), &interests, check).await;
         let duration = Duration::from_secs(flags.lease_seconds.into());
-        let leadership = candidacy.stand(client.clone(), Election::new(flags.replica(), duration));
-        Ok(Self { client, source, leadership })
+        let replica = flags.replica();
+        let leadership = candidacy.stand(client.clone(), Election::new(replica.clone(), duration));
+        Ok(Self { client, source, leadership, replica })
+    }
+
+    /// The name of this replica.
+    pub fn replica(&self) -> &str {
+        &self.replica
     }
 
     pub fn objects(&self) -> watch::Receiver<Arc<Objects>> {
@@ -186,13 +195,15 @@ impl Cluster {
         }
     }
 
-    /// Writes what only the leader writes, through `queue`. Ends when the hub does.
-    pub async fn run(&self, queue: StatusQueue, events: mpsc::Sender<Event>) {
+    /// Writes what only the leader writes, through `queue`, and follows what other replicas are told. Ends when the hub does.
+    pub async fn run(&self, queue: StatusQueue, follower: Follower) {
+        let events = follower.hub.events.clone();
         let lead = status::lead(self.leadership.clone(), self.source.statuses(), queue, events);
         let mesh = mesh_object::keep(self.client.clone(), self.source.served(), self.leadership.clone());
         tokio::select! {
             () = lead => {}
             () = mesh => {}
+            () = follower.run() => {}
         }
     }
 }

@@ -23,10 +23,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::certificate::OwnCertificate;
-use crate::cluster::{Candidacy, Cluster, ClusterFlags};
+use crate::cluster::{Candidacy, Cluster, ClusterFlags, Follower};
 use crate::hub::{Config, Hub, Overview};
 use crate::metrics::Metrics;
-use crate::serve::Streams;
+use crate::serve::{Reports, Streams};
 use crate::status::StatusWriter;
 use crate::translate::Environment;
 use crate::wanted;
@@ -120,6 +120,16 @@ enum Following {
     Cluster(Cluster),
 }
 
+impl Following {
+    /// The name of this replica; a directory has one controller.
+    fn replica(&self) -> String {
+        match self {
+            Self::Directory(_) => "only".to_owned(),
+            Self::Cluster(cluster) => cluster.replica().to_owned(),
+        }
+    }
+}
+
 async fn of_directory(flags: &Flags, metrics: &Metrics) -> anyhow::Result<Inputs> {
     let missing = |flag: &str| format!("--objects needs {flag}");
     let at = flags.objects.as_ref().with_context(|| missing("a directory"))?;
@@ -172,20 +182,8 @@ async fn serve(flags: Flags, log: LogControl, candidacy: &mut Candidacy) -> anyh
         Some(server) => of_cluster(&flags, &server, &objects_ready, &metrics, candidacy).await?,
         None => of_directory(&flags, &metrics).await?,
     };
-    let Inputs { objects, writer, tokens, service_cidrs, source } = inputs;
-    let existing = writer.existing().context("statuses of an earlier run")?;
-    let config = Config {
-        environment: Environment {
-            cluster: flags.cluster_name.clone(),
-            network: flags.network.clone(),
-            pod_cidrs: flags.pod_cidr.clone(),
-            service_cidrs,
-        },
-        objects,
-        statuses: writer.queue(),
-        existing_statuses: existing,
-        metrics: metrics.clone(),
-    };
+    let config = config(&flags, &inputs, &metrics)?;
+    let Inputs { writer, tokens, source, .. } = inputs;
     let (hub, handle, trust_domain) = Hub::start(config).await;
     objects_ready.ready();
     // Set once, here; nobody else has it.
@@ -198,43 +196,85 @@ async fn serve(flags: Flags, log: LogControl, candidacy: &mut Candidacy) -> anyh
             None => std::future::pending().await,
         }
     };
+    let tokens = Arc::new(tokens);
+    let token = TokenFile::new(&flags.token);
+    let bundle = bundle::watch_file(&flags.trust_bundle, BUNDLE).await?;
+    let replica = source.replica();
+    let follower = Follower {
+        replica: replica.clone(),
+        token: token.clone(),
+        bundle: bundle.clone(),
+        trust_domain: trust_domain.clone(),
+        hub: handle.clone(),
+    };
     let queue = writer.queue();
     let writing = writer.run();
     let cluster = async {
         match &source {
-            Following::Cluster(cluster) => cluster.run(queue, handle.events.clone()).await,
+            Following::Cluster(cluster) => cluster.run(queue, follower).await,
             Following::Directory(_) => std::future::pending().await,
         }
     };
-    let streams = Streams::new(Arc::new(tokens), handle.clone(), metrics.clone());
+    let server = GrpcServer {
+        listen: flags.listen,
+        listening,
+        reports: Reports::new(tokens.clone(), handle.clone(), replica),
+        streams: Streams::new(tokens, handle, metrics.clone()),
+    };
     let own = OwnCertificate {
         ca: flags.ca.clone(),
-        token: TokenFile::new(&flags.token),
-        bundle: bundle::watch_file(&flags.trust_bundle, BUNDLE).await?,
+        token,
+        bundle,
         trust_domain,
         readiness: certificate_ready,
         metrics,
     };
-    let (publish, mut issued) = watch::channel(None);
-    let server = async {
-        // Nobody can be served before there is a certificate.
-        let first = issued.wait_for(Option::is_some).await.context("the certificate's task ended")?.clone();
-        let listener = TcpListener::bind(flags.listen)
-            .await
-            .with_context(|| format!("listening on {}", flags.listen))?;
-        tracing::info!(address = %listener.local_addr()?, "serving node proxies");
-        listening.ready();
-        let config = configurations(first.context("a certificate")?, issued);
-        let incoming = grpc::incoming(listener, config);
-        grpc::server().add_service(streams.service()).serve_with_incoming(incoming).await.context("serving")
-    };
+    let (publish, issued) = watch::channel(None);
     tokio::select! {
-        served = server => served,
+        served = server.run(issued) => served,
         () = hub.run() => anyhow::bail!("the source of the objects ended"),
         () = cluster => anyhow::bail!("the cluster's task ended"),
         () = wanted => anyhow::bail!("the writer of wanted objects ended"),
         () = writing => anyhow::bail!("the status writer ended"),
         () = own.run(publish) => anyhow::bail!("the certificate's task ended"),
+    }
+}
+
+fn config(flags: &Flags, inputs: &Inputs, metrics: &Metrics) -> anyhow::Result<Config> {
+    Ok(Config {
+        environment: Environment {
+            cluster: flags.cluster_name.clone(),
+            network: flags.network.clone(),
+            pod_cidrs: flags.pod_cidr.clone(),
+            service_cidrs: inputs.service_cidrs.clone(),
+        },
+        objects: inputs.objects.clone(),
+        statuses: inputs.writer.queue(),
+        existing_statuses: inputs.writer.existing().context("statuses of an earlier run")?,
+        metrics: metrics.clone(),
+    })
+}
+
+/// What node proxies and other replicas connect to.
+struct GrpcServer {
+    listen: SocketAddr,
+    listening: Check,
+    streams: Streams,
+    reports: Reports,
+}
+
+impl GrpcServer {
+    /// Serves from the first certificate on, each connection with the newest.
+    async fn run(self, mut issued: watch::Receiver<Option<Arc<ServerConfig>>>) -> anyhow::Result<()> {
+        let first = issued.wait_for(Option::is_some).await.context("the certificate's task ended")?.clone();
+        let listener =
+            TcpListener::bind(self.listen).await.with_context(|| format!("listening on {}", self.listen))?;
+        tracing::info!(address = %listener.local_addr()?, "serving node proxies");
+        self.listening.ready();
+        let config = configurations(first.context("a certificate")?, issued);
+        let incoming = grpc::incoming(listener, config);
+        let services = grpc::server().add_service(self.streams.service()).add_service(self.reports.service());
+        services.serve_with_incoming(incoming).await.context("serving")
     }
 }
 

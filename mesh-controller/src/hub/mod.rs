@@ -6,6 +6,7 @@ pub mod enrolment;
 mod listeners;
 mod overview;
 mod pod_status;
+mod replicas;
 mod state;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,6 +59,14 @@ pub enum Event {
     Listeners {
         node: String,
         report: pb::ListenerReport,
+    },
+    /// What node proxies have told another replica.
+    Replica {
+        reports: Vec<pb::NodeReport>,
+    },
+    /// Another replica wants to be told what this one's node proxies have reported, and report.
+    Follower {
+        reports: mpsc::Sender<pb::ReplicaReports>,
     },
     /// It refused a resource; without a reason: a refused resource was replaced or is gone.
     Refused {

@@ -1,6 +1,7 @@
 //! The stream to node proxies (`culvert.mesh.v1.MeshControl/Follow`).
 
 mod difference;
+mod replicas;
 mod session;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::hub::Handle;
 use crate::metrics::Metrics;
+
+pub use replicas::Reports;
 
 /// Messages that may wait for a slow proxy before its session waits too.
 const OUTGOING: usize = 4;
@@ -53,11 +56,7 @@ impl Streams {
     }
 
     async fn authorize(&self, token: Option<&str>) -> Result<NodeProxy, Status> {
-        let token = token.ok_or_else(|| Status::unauthenticated("no bearer token"))?;
-        let caller = self.tokens.verify(token).await.map_err(|error| match &error {
-            TokenError::Unavailable(_) => Status::unavailable(error.to_string()),
-            _ => Status::unauthenticated(error.to_string()),
-        })?;
+        let caller = caller(&self.tokens, token).await?;
         if !caller.is(SYSTEM_NAMESPACE, NODE_PROXY_SERVICE_ACCOUNT) {
             return Err(Status::permission_denied(format!(
                 "{}/{} is not the service account of node proxies, {SYSTEM_NAMESPACE}/{NODE_PROXY_SERVICE_ACCOUNT}",
@@ -68,6 +67,14 @@ impl Streams {
         let node = node_of(&caller, &objects)?;
         Ok(NodeProxy { node, until: caller.expires })
     }
+}
+
+async fn caller(tokens: &Tokens, token: Option<&str>) -> Result<Caller, Status> {
+    let token = token.ok_or_else(|| Status::unauthenticated("no bearer token"))?;
+    tokens.verify(token).await.map_err(|error| match &error {
+        TokenError::Unavailable(_) => Status::unavailable(error.to_string()),
+        _ => Status::unauthenticated(error.to_string()),
+    })
 }
 
 /// The node that the token proves: its node claim (Kubernetes 1.32 and later), else that of the pod it is bound to.
