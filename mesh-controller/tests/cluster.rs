@@ -11,8 +11,17 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use culvert_api_server::{ApiServer, until};
+use culvert_controller::metrics::StatusResult;
+use culvert_controller::status::{ApiStatuses, DesiredCondition, DesiredParent, DesiredStatus};
+use culvert_identity::admin::Readiness;
+use culvert_kubernetes::lease::{self, Election};
+use culvert_kubernetes::source::CurrentStatuses;
+use culvert_kubernetes::{Interest, Purpose, Server, Source, client};
+use culvert_objects::{Kind, ObjectKey};
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -51,7 +60,7 @@ impl Replica {
             .args(["--kubeconfig".as_ref(), kubeconfig.as_os_str()])
             .args(["--token".as_ref(), token.as_os_str()])
             .args(["--trust-bundle".as_ref(), roots.as_os_str()])
-            .args(["--replica", name, "--lease-seconds", "6", "--ca", "https://127.0.0.1:1"])
+            .args(["--replica", name, "--lease-seconds", "30", "--ca", "https://127.0.0.1:1"])
             .args([
                 "--admin",
                 &admin.to_string(),
@@ -228,7 +237,7 @@ async fn the_leader_writes_statuses_and_another_takes_over() {
 
     // An API server that was away: the leader leads again, and writes what was missed.
     server.pause();
-    tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     server.resume().await;
     server.apply(&route("late", "")).await;
     accepted(&server, "late", |condition| condition["status"] == "True").await;
@@ -269,4 +278,96 @@ async fn a_mesh_object_of_somebody_else_is_left_alone_and_a_missing_kind_is_no_f
     .await;
     server.apply(&(route("r", "") + "---\napiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\nspec: {ports: [{port: 80}]}\n")).await;
     accepted(&server, "r", |condition| condition["status"] == "True").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_over_a_version_that_is_past_is_written_over_the_newest() {
+    let server = ApiServer::start().await;
+    server.install_gateway_api("v1.6.1", "standard").await;
+    server.apply(&route("r", "")).await;
+    let client = client::connect(&Server::Kubeconfig(server.admin())).await.unwrap();
+    let check = Readiness::default().check("objects");
+    let interest = Interest { kind: Kind::HttpRoute, purpose: Purpose::ReadAndWriteStatus };
+    let source = Source::open(client.clone(), &[interest], &check).await;
+    server.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: culvert-system}\n").await;
+    let election = Election::new("test", Duration::from_secs(300));
+    let (leadership, candidate) =
+        lease::run(client.clone(), "culvert-system", "test", election, std::future::pending());
+    tokio::spawn(candidate);
+    let mut held = leadership.clone();
+    tokio::time::timeout(culvert_api_server::DEADLINE, held.held()).await.unwrap();
+    let (served, current) = (source.served(), source.statuses());
+    let statuses = ApiStatuses { client, served, current: current.clone(), leadership };
+
+    let key = ObjectKey::namespaced(Kind::HttpRoute, "shop", "r");
+    let object = source.objects().borrow().get(&key).cloned().unwrap();
+    let past = current.get(&key).unwrap();
+    let condition = json!({"type": "Accepted", "status": "True", "reason": "X", "message": "",
+        "lastTransitionTime": "2020-01-01T00:00:00Z"});
+    let foreign = json!({"parents": [{"controllerName": "example.com/x", "conditions": [condition],
+        "parentRef": {"group": "", "kind": "Service", "name": "cart", "port": 80}}]});
+    server.set_status(GATEWAY_API, "HTTPRoute", "shop", "r", foreign).await;
+    // As if the watch had not brought that yet.
+    let statuses = ApiStatuses { current: CurrentStatuses::default(), ..statuses };
+    statuses.current.wrote(&key, past);
+    let parent = DesiredParent {
+        parent_ref: json!({"group": "", "kind": "Service", "name": "cart", "port": 80}),
+        controller_name: OURS.to_owned(),
+        conditions: vec![DesiredCondition::yes("Accepted", "Accepted", "")],
+        resources: Vec::new(),
+    };
+    let wanted = DesiredStatus::of(&object).with_parents(vec![parent]);
+    let written = statuses.write(&key, Some(&wanted)).await;
+    assert!(matches!(written, Ok(StatusResult::Written)));
+    let route = server.get(GATEWAY_API, "HTTPRoute", "shop", "r").await.unwrap();
+    assert_eq!(route["status"]["parents"].as_array().unwrap().len(), 2, "{route:#}");
+    let again = statuses.write(&key, Some(&wanted)).await;
+    assert!(matches!(again, Ok(StatusResult::Unchanged)), "what is equal is not written again");
+}
+
+/// Prints the memory of a controller with many objects.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes, and asserts little; run it by name"]
+async fn memory_with_five_thousand_pods_and_routes() {
+    const MANY: usize = 5_000;
+    let server = ApiServer::start().await;
+    prepare(&server).await;
+    let client = server.client().await;
+    let pods: kube::Api<kube::api::DynamicObject> = server.named("v1", "Pod", "shop").await;
+    let routes = server.named(GATEWAY_API, "HTTPRoute", "shop").await;
+    let container = json!({"name": "c", "image": "registry.example.com/shop/cart:1.2.3",
+        "env": (0..20).map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "some value"})).collect::<Vec<_>>(),
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 80}}, "ports": [{"containerPort": 80}]});
+    let spec = json!({"nodeName": "one", "containers": [container]});
+    let rules = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "cart", "port": 80}],
+        "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/x"}}], "backendRefs": [{"name": "cart", "port": 80}]}]});
+    let made = stream::iter(0..MANY).map(|n| {
+        let (pods, routes) = (pods.clone(), routes.clone());
+        let object = |version: &str, kind: &str, spec: &Value| {
+            serde_json::from_value(json!({"apiVersion": version, "kind": kind, "spec": spec,
+                "metadata": {"name": format!("n{n}"), "namespace": "shop", "labels": {"app": "cart"}}}))
+        };
+        let (pod, route) =
+            (object("v1", "Pod", &spec).unwrap(), object(GATEWAY_API, "HTTPRoute", &rules).unwrap());
+        async move {
+            pods.create(&Default::default(), &pod).await.unwrap();
+            routes.create(&Default::default(), &route).await.unwrap();
+        }
+    });
+    made.buffer_unordered(32).collect::<Vec<()>>().await;
+    drop(client);
+    let began = std::time::Instant::now();
+    let replica = Replica::start(&server, "only").await;
+    replica.has_objects().await;
+    println!("read and translated within {:?}", began.elapsed());
+    until("every status is written", || async {
+        let written = replica.written();
+        if written >= 2 * MANY as u64 { Ok(()) } else { Err(written.to_string()) }
+    })
+    .await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", replica.child.id())).unwrap();
+    let memory: Vec<&str> =
+        status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")).collect();
+    println!("all statuses written within {:?}; {memory:?}", began.elapsed());
+    assert!(!memory.is_empty());
 }

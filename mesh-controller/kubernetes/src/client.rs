@@ -78,7 +78,7 @@ pub fn describe(error: &dyn std::error::Error) -> String {
 /// The server's, or that it took too long.
 pub async fn within<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<T, RequestError> {
     match tokio::time::timeout(REQUEST, answer).await {
-        Ok(answer) => Ok(answer?),
+        Ok(answer) => answer.map_err(|error| RequestError::Server(Box::new(error))),
         Err(_) => Err(RequestError::Deadline),
     }
 }
@@ -86,8 +86,8 @@ pub async fn within<T>(answer: impl Future<Output = kube::Result<T>>) -> Result<
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    #[error("{}", describe(.0))]
-    Server(#[from] kube::Error),
+    #[error("{}", describe(.0.as_ref()))]
+    Server(Box<kube::Error>),
     #[error("no answer within {REQUEST:?}")]
     Deadline,
 }
@@ -100,6 +100,7 @@ impl RequestError {
 
     /// Whether the server refused for good what was asked, rather than being away or busy.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Server(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 405 | 409 | 410 | 413 | 415 | 422))
+        const REFUSALS: [u16; 9] = [400, 403, 404, 405, 409, 410, 413, 415, 422];
+        REFUSALS.iter().any(|code| self.is_status(*code))
     }
 }

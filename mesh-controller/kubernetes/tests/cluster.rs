@@ -180,6 +180,8 @@ async fn a_token_tells_its_node_and_another_audience_is_refused() {
 
     // Believed for a while without the API server; one that nobody has asked about is not.
     let second = server.token("culvert-system", "culvert-node-proxy", &["culvert.dev"], bound).await;
+    let token = server.token("culvert-system", "culvert-node-proxy", &["culvert.dev"], bound).await;
+    assert!(tokens.verify(&token).await.is_ok());
     server.pause();
     assert!(tokens.verify(&token).await.is_ok());
     assert!(matches!(tokens.verify(&second).await, Err(TokenError::Unavailable(_))));

@@ -276,7 +276,8 @@ impl ApiServer {
         api.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
     }
 
-    async fn named(&self, api_version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
+    /// The objects of a kind, in a namespace (empty for cluster-scoped kinds).
+    pub async fn named(&self, api_version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let client = self.client().await;
         let object: DynamicObject = serde_json::from_value(serde_json::json!({
             "apiVersion": api_version, "kind": kind, "metadata": {"namespace": namespace, "name": "any"}}))

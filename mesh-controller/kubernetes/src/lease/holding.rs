@@ -172,10 +172,12 @@ impl Candidate {
         }
     }
 
-    async fn release(mut self) {
+    async fn release(self) {
         // Told first: nobody writes in the name of a leader that is giving up.
         self.sender.send_replace(None);
-        let Some(mut lease) = self.current.take() else { return };
+        // Read anew: a write may have been under way.
+        let found = within(self.leases.get_opt(&self.name)).await.ok().flatten();
+        let Some(mut lease) = found else { return };
         let Some(spec) = lease.spec.as_mut() else { return };
         if spec.holder_identity.as_deref() != Some(self.election.identity()) {
             return;
