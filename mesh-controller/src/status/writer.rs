@@ -18,7 +18,7 @@ use crate::files;
 use crate::metrics::{Metrics, StatusResult};
 
 /// Statuses written at the same time.
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 /// Before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
