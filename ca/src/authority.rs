@@ -2,6 +2,9 @@
 
 mod issuing;
 mod keeper;
+mod provided;
+mod secret;
+mod shared;
 mod state;
 mod store;
 
@@ -9,6 +12,9 @@ use std::time::{Duration, SystemTime};
 
 pub use issuing::{Issuing, RootSummary, SignError, Signed};
 pub use keeper::{Keeper, KeeperError, Timing};
+pub use provided::{Provided, ProvidedError};
+pub use secret::{SecretError, SecretStore};
+pub use shared::SharedKeeper;
 pub use state::{RootError, RootPhase};
 pub use store::{Store, StoreError, put_next_root};
 

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use culvert_api::names::SYSTEM_NAMESPACE;
 use culvert_identity::TrustDomain;
 use culvert_identity::logging::{DEFAULT_FILTER, FILTER_VARIABLE};
+use culvert_kubernetes::{Client, Server};
+
+use crate::authority::SecretStore;
 
 /// Culvert's certificate authority.
 #[derive(Debug, Parser)]
@@ -26,36 +30,80 @@ pub enum Command {
     /// Start to replace the root of a data directory. A running authority takes the new root up within a second,
     /// publishes it beside the old one, signs with it after --root-overlap, and drops the old one when everything it
     /// signed has ended.
-    RotateRoot {
-        /// Data directory of the authority
-        #[arg(long)]
-        data_dir: PathBuf,
-    },
+    RotateRoot(RotateFlags),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RotateFlags {
+    /// Data directory of the authority
+    #[arg(long, required_unless_present_any = ["kubernetes", "kubeconfig"])]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
+}
+
+/// The API server, where roots are kept in a Secret.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterFlags {
+    /// Use the API server of the cluster that the process runs in: pods and nodes, TokenReview, the root in a Secret and the
+    /// trust bundle in a ConfigMap
+    #[arg(long, conflicts_with = "data_dir")]
+    pub kubernetes: bool,
+    /// As --kubernetes, with the API server and the user of a kubeconfig file
+    #[arg(long, conflicts_with = "data_dir")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Secret that the roots are kept in, made if missing; in the mesh's namespace
+    #[arg(long, default_value = "culvert-ca")]
+    pub root_secret: String,
+    /// ConfigMap that the trust bundle is published in, key roots.pem; in the mesh's namespace
+    #[arg(long, default_value = "culvert-trust-bundle")]
+    pub trust_bundle_config_map: String,
+}
+
+impl ClusterFlags {
+    /// None: there is a data directory.
+    pub fn server(&self) -> Option<Server> {
+        match &self.kubeconfig {
+            Some(path) => Some(Server::Kubeconfig(path.clone())),
+            None => self.kubernetes.then_some(Server::InCluster),
+        }
+    }
+
+    pub fn store(&self, client: &Client) -> SecretStore {
+        SecretStore::new(client, SYSTEM_NAMESPACE, &self.root_secret, &self.trust_bundle_config_map)
+    }
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct RunFlags {
     /// Directory with the cluster's objects, pods and nodes among them
-    #[arg(long)]
-    pub objects: PathBuf,
+    #[arg(long, requires = "data_dir")]
+    pub objects: Option<PathBuf>,
     /// Directory for the root's key; made if missing, readable by the owner only
+    #[arg(long, required_unless_present_any = ["kubernetes", "kubeconfig"],
+        requires_all = ["objects", "token_keys", "token_issuer", "trust_bundle_out"])]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterFlags,
+    /// Directory with a root or an intermediate that others look after, as cert-manager writes it: tls.crt, tls.key, ca.crt.
+    /// Taken instead of making a root, and again whenever it has changed: announced, then signed with, as any next root
     #[arg(long)]
-    pub data_dir: PathBuf,
+    pub provided: Option<PathBuf>,
     /// Address to serve the certificate RPC on
     #[arg(long)]
     pub listen: SocketAddr,
     /// JSON Web Key Set that tokens are checked with; read again when it changes
-    #[arg(long)]
-    pub token_keys: PathBuf,
+    #[arg(long, requires = "data_dir")]
+    pub token_keys: Option<PathBuf>,
     /// Issuer that tokens must name
-    #[arg(long)]
-    pub token_issuer: String,
+    #[arg(long, requires = "data_dir")]
+    pub token_issuer: Option<String>,
     /// Trust domain of every identity signed here
     #[arg(long, default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
     /// File the roots in force are written to, PEM
-    #[arg(long)]
-    pub trust_bundle_out: PathBuf,
+    #[arg(long, requires = "data_dir")]
+    pub trust_bundle_out: Option<PathBuf>,
     /// Address of health checks, metrics and log filter
     #[arg(long)]
     pub admin: SocketAddr,
@@ -69,8 +117,8 @@ pub struct RunFlags {
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub root_overlap: Duration,
     /// Name of the cluster, for the log
-    #[arg(long, default_value = "Kubernetes")]
-    pub cluster: String,
+    #[arg(long = "cluster", default_value = "Kubernetes")]
+    pub cluster_name: String,
 }
 
 /// Reads `30s`, `15m`, `24h`, `7d`.

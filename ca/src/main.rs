@@ -1,10 +1,8 @@
 //! The certificate authority.
 
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::Parser;
-use culvert_ca::authority;
 use culvert_ca::flags::{Command, Flags};
 use culvert_ca::run;
 use culvert_identity::logging;
@@ -29,12 +27,10 @@ fn start(flags: Flags) -> anyhow::Result<()> {
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(run::run(*flags_of_run, log))
         }
-        Command::RotateRoot { data_dir } => {
-            authority::put_next_root(&data_dir, SystemTime::now())?;
-            eprintln!(
-                "the next root is in {}; a running authority takes it up within a second",
-                data_dir.display()
-            );
+        Command::RotateRoot(flags) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let place = runtime.block_on(run::rotate_root(&flags))?;
+            eprintln!("the next root is in {place}; a running authority takes it up within seconds");
             Ok(())
         }
     }

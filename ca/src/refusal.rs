@@ -57,6 +57,7 @@ impl Refusal {
             Self::NoToken => ("NoToken", Code::Unauthenticated),
             Self::Token(TokenError::Expired) => ("TokenExpired", Code::Unauthenticated),
             Self::Token(TokenError::Audience) => ("TokenAudience", Code::Unauthenticated),
+            Self::Token(TokenError::Unavailable(_)) => ("TokenUnchecked", Code::Unavailable),
             Self::Token(_) => ("TokenInvalid", Code::Unauthenticated),
             Self::Unbound(_) => ("TokenUnbound", Code::PermissionDenied),
             Self::CallerPodUnknown(_) => ("CallerPodUnknown", Code::PermissionDenied),

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use culvert_api::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use culvert_api::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 use culvert_identity::certificate_client::IMPERSONATED_IDENTITY;
-use culvert_identity::token::{Caller, ObjectRef, Verifier};
+use culvert_identity::token::{Caller, ObjectRef};
 use culvert_identity::{Identity, grpc};
+use culvert_kubernetes::Tokens;
 use prost_types::Struct;
 use prost_types::value::Kind;
 use tokio::sync::{Semaphore, watch};
@@ -46,7 +47,7 @@ impl Lifetimes {
 
 /// Answers requests.
 pub struct CertificateService {
-    pub tokens: Verifier,
+    pub tokens: Tokens,
     pub authorizer: Authorizer,
     pub issuing: watch::Receiver<Arc<Issuing>>,
     pub lifetimes: Lifetimes,
@@ -63,7 +64,7 @@ struct Record {
 
 impl CertificateService {
     pub fn new(
-        tokens: Verifier,
+        tokens: Tokens,
         authorizer: Authorizer,
         issuing: watch::Receiver<Arc<Issuing>>,
         lifetimes: Lifetimes,
@@ -78,7 +79,7 @@ impl CertificateService {
         record: &mut Record,
     ) -> Result<(Identity, Signed, Arc<Issuing>), Refusal> {
         let token = grpc::bearer(request.metadata()).ok_or(Refusal::NoToken)?;
-        let caller = &*record.caller.insert(self.tokens.verify(token)?);
+        let caller = &*record.caller.insert(self.tokens.verify(token).await?);
         let body = request.get_ref();
         let asked = impersonated(body.metadata.as_ref())?;
         record.asked = asked.map(shortened);
@@ -118,7 +119,8 @@ impl IstioCertificateService for CertificateService {
             Ok((granted, signed, issuing)) => {
                 self.metrics.granted();
                 audit_granted(&record, &granted, &signed);
-                let cert_chain = vec![signed.certificate, issuing.bundle_pem().to_owned()];
+                let chain = [signed.certificate, signed.chain].into_iter().filter(|part| !part.is_empty());
+                let cert_chain = chain.chain([issuing.bundle_pem().to_owned()]).collect();
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(refusal) => {

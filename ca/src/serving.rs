@@ -99,8 +99,9 @@ fn make(identity: &Identity, lifetime: Duration, issuing: &Issuing) -> Result<Ma
     let request = CertificateRequest::new(identity)?;
     let key = request::check(&request.pem)?.key;
     let signed = issuing.sign(identity, &key, lifetime, SystemTime::now())?;
-    let leaf = CertificateDer::from_pem_slice(signed.certificate.as_bytes())
+    let chain = CertificateDer::pem_slice_iter((signed.certificate + &signed.chain).as_bytes())
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| CertificateError::Malformed(format!("{error:?}")))?;
-    let certificate = WorkloadCertificate::new(vec![leaf], request.key)?;
+    let certificate = WorkloadCertificate::new(chain, request.key)?;
     Ok(Made { config: tls::grpc_server_config(&certificate)?, not_after: signed.not_after })
 }

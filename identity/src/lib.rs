@@ -17,7 +17,7 @@ pub mod testing;
 pub mod tls;
 pub mod token;
 
-mod pem;
+pub mod pem;
 
 pub use bundle::{BundleError, TrustBundle};
 pub use certificate::{CertificateError, WorkloadCertificate};

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// One PEM block, lines of 64 characters (RFC 7468).
-pub(crate) fn encode(label: &str, der: &[u8]) -> String {
+pub fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let mut text = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
     text.push_str(&format!("-----BEGIN {label}-----\n"));

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::system_time;
+
 pub use issuer::{Issuer, IssuerError};
 pub use verifier::{TokenError, Verifier, VerifierError};
 
@@ -73,6 +75,61 @@ impl Caller {
     }
 }
 
+/// What a token says of itself, **unverified**: enough to refuse it without asking anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    pub audiences: Vec<String>,
+    pub expires: SystemTime,
+}
+
+impl Claimed {
+    /// Whether somebody is worth asking about it.
+    ///
+    /// # Errors
+    /// When it is for another audience or expired by its own account.
+    pub fn check(&self, audience: &str, now: SystemTime) -> Result<(), TokenError> {
+        if !self.audiences.iter().any(|of| of == audience) {
+            return Err(TokenError::Audience);
+        }
+        if self.expires <= now { Err(TokenError::Expired) } else { Ok(()) }
+    }
+}
+
+/// Reads what a bound service account token says of itself, **unverified**.
+///
+/// # Errors
+/// When it is none.
+pub fn claimed(token: &str) -> Result<Claimed, TokenError> {
+    #[derive(Deserialize)]
+    struct Payload {
+        aud: Audience,
+        exp: u64,
+    }
+    let malformed = |detail: &str| TokenError::Malformed(detail.to_owned());
+    if token.len() > verifier::LONGEST_TOKEN {
+        return Err(malformed("too long"));
+    }
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(malformed("not three parts"));
+    };
+    let json = URL_SAFE_NO_PAD.decode(payload).map_err(|_| malformed("its claims are not Base64"))?;
+    let claims: Payload =
+        serde_json::from_slice(&json).map_err(|_| malformed("no claims `aud` and `exp` in it"))?;
+    let audiences = match claims.aud {
+        Audience::One(one) => vec![one],
+        Audience::Several(several) => several,
+    };
+    Ok(Claimed { audiences, expires: system_time(i64::try_from(claims.exp).unwrap_or(i64::MAX)) })
+}
+
+/// Namespace and name of the service account behind a Kubernetes user name.
+pub fn service_account(user: &str) -> Option<(String, String)> {
+    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
 /// `sub` of a service account token.
 fn subject(namespace: &str, service_account: &str) -> String {
     format!("system:serviceaccount:{namespace}:{service_account}")
@@ -88,8 +145,7 @@ pub fn own_subject(token: &str) -> Option<(String, String)> {
     let payload = token.split('.').nth(1)?;
     let json = URL_SAFE_NO_PAD.decode(payload).ok()?;
     let Subject { sub } = serde_json::from_slice(&json).ok()?;
-    let (namespace, service_account) = sub.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    Some((namespace.to_owned(), service_account.to_owned()))
+    service_account(&sub)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! to the node proxies; [`status`] writes what the objects are told, [`wanted`] the objects that Gateways need.
 
 pub mod certificate;
+pub mod cluster;
 mod files;
 pub mod hub;
 pub mod metrics;
@@ -17,3 +18,5 @@ pub mod wanted;
 
 /// The `controllerName` of what the mesh itself does.
 pub const CONTROLLER_NAME: &str = "culvert.dev/node-proxy";
+/// The name of the XMesh that is made for the mesh.
+pub const MESH_NAME: &str = "culvert";

@@ -30,6 +30,8 @@ pub enum SignError {
 pub struct Signed {
     /// PEM of the certificate alone.
     pub certificate: String,
+    /// PEM of what leads from it to a root: empty when a root has signed it.
+    pub chain: String,
     /// Hexadecimal digits.
     pub serial: String,
     pub not_after: SystemTime,
@@ -45,6 +47,7 @@ pub struct RootSummary {
 /// The authority at one moment: the root that signs and the bundle in force. Immutable.
 pub struct Issuing {
     issuer: Issuer<'static, KeyPair>,
+    chain: String,
     root_not_after: SystemTime,
     bundle: TrustBundle,
     bundle_pem: String,
@@ -53,7 +56,7 @@ pub struct Issuing {
 
 impl Issuing {
     pub(super) fn of(state: &State) -> Result<Self, RootError> {
-        let (root, key) = state.active()?;
+        let (root, key, chain) = state.active()?;
         let issuer = Issuer::from_ca_cert_der(&root, key)
             .map_err(|error| RootError::Certificate(error.to_string()))?;
         let bundle = state.bundle()?;
@@ -63,6 +66,7 @@ impl Issuing {
         };
         Ok(Self {
             issuer,
+            chain,
             root_not_after: end_of(&root)?,
             bundle_pem: bundle.pem(),
             bundle,
@@ -118,7 +122,12 @@ impl Issuing {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, &self.issuer)?;
-        Ok(Signed { certificate: certificate.pem(), serial: hexadecimal(&serial), not_after })
+        Ok(Signed {
+            certificate: certificate.pem(),
+            chain: self.chain.clone(),
+            serial: hexadecimal(&serial),
+            not_after,
+        })
     }
 }
 

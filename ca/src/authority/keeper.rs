@@ -1,4 +1,5 @@
-//! Keeps the roots: makes the first one, replaces the active one in steps that survive a restart, publishes the bundle.
+//! Keeps the roots in a data directory: makes the first one, replaces the active one in steps that survive a restart,
+//! publishes the bundle to a file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,11 +9,14 @@ use std::{fs, io};
 use culvert_identity::admin::Check;
 use culvert_identity::files::{self, Readers};
 use culvert_identity::{TrustBundle, TrustDomain};
+use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::sync::watch;
 
 use super::issuing::Issuing;
-use super::state::{NewRoot, RootError, State, Step, der_of};
+use super::provided::{Provided, ProvidedError};
+use super::secret::SecretError;
+use super::state::{NewRoot, RootError, State, Step};
 use super::store::{Store, StoreError};
 
 /// How often the data directory, the clock and the published bundle are looked at.
@@ -34,6 +38,12 @@ pub enum KeeperError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Root(#[from] RootError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("the Secret with the roots vanishes as often as it is made; something deletes it")]
+    Vanishes,
+    #[error("the provided root: {0}")]
+    Provided(#[from] ProvidedError),
     #[error("publishing the trust bundle: {0}")]
     Publish(#[from] io::Error),
 }
@@ -43,6 +53,7 @@ pub struct Keeper {
     store: Store,
     state: State,
     timing: Timing,
+    provided: Option<Provided>,
     published: PathBuf,
     issuing: watch::Sender<Arc<Issuing>>,
 }
@@ -56,18 +67,16 @@ impl Keeper {
         store: Store,
         trust_domain: &TrustDomain,
         timing: Timing,
+        provided: Option<Provided>,
         published: PathBuf,
         now: SystemTime,
     ) -> Result<Self, KeeperError> {
         let state = match store.load(trust_domain)? {
             Some(state) => state,
-            None => {
-                tracing::info!(%trust_domain, "first start here: making a root");
-                State::new(trust_domain.clone(), NewRoot::generate(trust_domain, now)?)
-            }
+            None => first_state(trust_domain, provided.as_ref(), now)?,
         };
         let (issuing, _) = watch::channel(Arc::new(Issuing::of(&state)?));
-        let mut keeper = Self { store, state, timing, published, issuing };
+        let mut keeper = Self { store, state, timing, provided, published, issuing };
         let mut wanted = keeper.state.clone();
         wanted.allow_lifetime(timing.max_lifetime);
         // Saved in any case: the first root must be on disk before it is published or signs.
@@ -112,16 +121,14 @@ impl Keeper {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn tick(&mut self, now: SystemTime) -> Result<(), KeeperError> {
-        let mut state = self.state.clone();
-        let mut steps = Vec::new();
-        let next = self.store.next()?;
-        if let Some(next) = &next {
-            steps.extend(state.announce(next, now, self.timing.overlap));
-        }
-        if !self.announced_is_public()? {
-            state.announce_again(now, self.timing.overlap);
-        }
-        steps.extend(state.advance(now));
+        let put_down = self.store.next()?;
+        let provided = self.provided.as_ref().map(|provided| provided.read(now)).transpose();
+        let next = put_down.clone().or_else(|| provided.as_ref().ok().cloned().flatten());
+        let is_public = |anchors: &[CertificateDer<'static>]| {
+            let published = TrustBundle::from_file(&self.published);
+            published.is_ok_and(|bundle| anchors.iter().all(|anchor| bundle.roots().contains(anchor)))
+        };
+        let (state, steps) = self.state.due(next.as_ref(), is_public, now, self.timing.overlap)?;
         if state != self.state {
             let issuing = Issuing::of(&state)?;
             self.store.save(&state)?;
@@ -131,17 +138,14 @@ impl Keeper {
         steps.iter().for_each(|step| log(step, self.state.roots.len()));
         self.publish()?;
         // Not before it is in the state on disk, or a crash in between would lose it.
-        if next.is_some_and(|next| self.state.roots.iter().any(|root| root.certificate == next.certificate)) {
+        if put_down
+            .is_some_and(|next| self.state.roots.iter().any(|root| root.certificate == next.certificate))
+        {
             self.store.remove_next()?;
         }
+        // Told last: what is in force was looked after all the same.
+        provided?;
         Ok(())
-    }
-
-    /// Whether others can see the announced root, if there is one: it may have been taken in just before a crash.
-    fn announced_is_public(&self) -> Result<bool, KeeperError> {
-        let Some(announced) = self.state.announced() else { return Ok(true) };
-        let announced = der_of(&announced.certificate)?;
-        Ok(TrustBundle::from_file(&self.published).is_ok_and(|bundle| bundle.roots().contains(&announced)))
     }
 
     /// Writes the bundle unless the file holds it already.
@@ -154,7 +158,23 @@ impl Keeper {
     }
 }
 
-fn log(step: &Step, roots: usize) {
+/// The provided root, else one that is made.
+pub(super) fn first_state(
+    trust_domain: &TrustDomain,
+    provided: Option<&Provided>,
+    now: SystemTime,
+) -> Result<State, KeeperError> {
+    let root = match provided {
+        Some(provided) => provided.read(now)?,
+        None => {
+            tracing::info!(%trust_domain, "first start here: making a root");
+            NewRoot::generate(trust_domain, now)?
+        }
+    };
+    Ok(State::new(trust_domain.clone(), root))
+}
+
+pub(super) fn log(step: &Step, roots: usize) {
     match step {
         Step::Announced { signs_from } => {
             let seconds = super::seconds(*signs_from);

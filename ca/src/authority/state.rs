@@ -37,11 +37,25 @@ pub enum RootError {
     Generate(String),
 }
 
-/// A root that has never signed anything yet.
+/// A root that has never signed anything yet, or an intermediate with what leads to its root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NewRoot {
+    /// That signs, PEM.
     pub(super) certificate: String,
     pub(super) key: String,
+    #[serde(flatten)]
+    pub(super) above: Above,
+}
+
+/// What stands above a certificate that signs; nothing above a root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Above {
+    /// The certificate, if it is no root, and those between it and the root, PEM: sent along with what it signs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) chain: String,
+    /// The roots, PEM; empty: the certificate itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) anchors: String,
 }
 
 impl NewRoot {
@@ -63,7 +77,7 @@ impl NewRoot {
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let certificate = params.self_signed(&key).map_err(failed)?;
-        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem(), above: Above::default() })
     }
 
     pub(super) fn check(&self) -> Result<(), RootError> {
@@ -105,10 +119,20 @@ pub(super) enum Life {
 pub(super) struct RootRecord {
     pub(super) certificate: String,
     #[serde(flatten)]
+    pub(super) above: Above,
+    #[serde(flatten)]
     pub(super) life: Life,
 }
 
 impl RootRecord {
+    /// What peers must trust for what it signs.
+    pub(super) fn anchors(&self) -> Result<Vec<CertificateDer<'static>>, RootError> {
+        match self.above.anchors.as_str() {
+            "" => Ok(vec![der_of(&self.certificate)?]),
+            anchors => ders_of(anchors),
+        }
+    }
+
     pub(super) fn phase(&self) -> RootPhase {
         match self.life {
             Life::Announced { .. } => RootPhase::Announced,
@@ -138,7 +162,8 @@ pub(super) enum Step {
 
 impl State {
     pub(super) fn new(trust_domain: TrustDomain, root: NewRoot) -> Self {
-        let root = RootRecord { certificate: root.certificate, life: Life::Active { key: root.key } };
+        let life = Life::Active { key: root.key };
+        let root = RootRecord { certificate: root.certificate, above: root.above, life };
         Self { version: VERSION, trust_domain, longest_lifetime: 0, roots: vec![root] }
     }
 
@@ -162,24 +187,27 @@ impl State {
                     der_of(&root.certificate)?;
                 }
             }
+            root.anchors()?;
+            ders_of(&root.above.chain)?;
         }
         Ok(())
     }
 
-    /// The active root's certificate and key.
-    pub(super) fn active(&self) -> Result<(CertificateDer<'static>, KeyPair), RootError> {
+    /// The active root's certificate and key, and what is sent along with what it signs.
+    pub(super) fn active(&self) -> Result<(CertificateDer<'static>, KeyPair, String), RootError> {
         let active = self.roots.iter().find_map(|root| match &root.life {
-            Life::Active { key } => Some((&root.certificate, key)),
+            Life::Active { key } => Some((root, key)),
             Life::Announced { .. } | Life::Retiring { .. } => None,
         });
-        let (certificate, key) = active.ok_or(RootError::Phases { active: 0, announced: 0 })?;
-        key_of(certificate, key)
+        let (root, key) = active.ok_or(RootError::Phases { active: 0, announced: 0 })?;
+        let (certificate, key) = key_of(&root.certificate, key)?;
+        Ok((certificate, key, root.above.chain.clone()))
     }
 
     /// Every root in force.
     pub(super) fn bundle(&self) -> Result<TrustBundle, RootError> {
-        let roots = self.roots.iter().map(|root| der_of(&root.certificate)).collect::<Result<Vec<_>, _>>()?;
-        TrustBundle::from_der(roots).map_err(|error| RootError::Certificate(error.to_string()))
+        let roots = self.roots.iter().map(RootRecord::anchors).collect::<Result<Vec<_>, _>>()?;
+        TrustBundle::from_der(roots.concat()).map_err(|error| RootError::Certificate(error.to_string()))
     }
 
     pub(super) fn announced(&self) -> Option<&RootRecord> {
@@ -191,17 +219,47 @@ impl State {
         self.longest_lifetime = self.longest_lifetime.max(lifetime.as_secs());
     }
 
-    /// Takes in the next root, unless it is here already or another is on its way.
+    /// Takes in the next root, unless it is here already or another is on its way. One whose roots everybody trusts already
+    /// (a new intermediate) signs at once.
     pub(super) fn announce(&mut self, next: &NewRoot, now: SystemTime, overlap: Duration) -> Option<Step> {
         if self.announced().is_some() || self.roots.iter().any(|root| root.certificate == next.certificate) {
             return None;
         }
-        let signs_from = seconds(now + overlap);
-        self.roots.push(RootRecord {
+        let mut record = RootRecord {
             certificate: next.certificate.clone(),
-            life: Life::Announced { key: next.key.clone(), signs_from },
-        });
+            above: next.above.clone(),
+            life: Life::Announced { key: next.key.clone(), signs_from: 0 },
+        };
+        let known = self.bundle().ok()?;
+        let is_known = record.anchors().ok()?.iter().all(|anchor| known.roots().contains(anchor));
+        let signs_from = seconds(if is_known { now } else { now + overlap });
+        record.life = Life::Announced { key: next.key.clone(), signs_from };
+        self.roots.push(record);
         Some(Step::Announced { signs_from: at(signs_from) })
+    }
+
+    /// Everything that is due at `now`. `next` is what was put down to be the next root; `is_public` says whether others can
+    /// see a bundle's roots.
+    pub(super) fn due(
+        &self,
+        next: Option<&NewRoot>,
+        is_public: impl Fn(&[CertificateDer<'static>]) -> bool,
+        now: SystemTime,
+        overlap: Duration,
+    ) -> Result<(Self, Vec<Step>), RootError> {
+        let mut state = self.clone();
+        let mut steps = Vec::new();
+        if let Some(next) = next {
+            steps.extend(state.announce(next, now, overlap));
+        }
+        // It may have been taken in just before a crash.
+        let announced = state.announced().map(RootRecord::anchors).transpose()?;
+        let hidden = announced.is_some_and(|anchors| !is_public(&anchors));
+        if hidden {
+            state.announce_again(now, overlap);
+        }
+        steps.extend(state.advance(now));
+        Ok((state, steps))
     }
 
     /// The announced root was not to be seen by others until now: its overlap starts anew.
@@ -242,6 +300,12 @@ impl State {
     }
 }
 
+/// Every certificate of a PEM text.
+pub(super) fn ders_of(pem: &str) -> Result<Vec<CertificateDer<'static>>, RootError> {
+    let all = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    all.map_err(|error| RootError::Certificate(format!("{error:?}")))
+}
+
 pub(super) fn der_of(pem: &str) -> Result<CertificateDer<'static>, RootError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| RootError::Certificate(format!("{error:?}")))
@@ -254,7 +318,7 @@ pub(super) fn end_of(der: &CertificateDer<'_>) -> Result<SystemTime, RootError> 
     Ok(at(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0)))
 }
 
-fn key_of(certificate: &str, key: &str) -> Result<(CertificateDer<'static>, KeyPair), RootError> {
+pub(super) fn key_of(certificate: &str, key: &str) -> Result<(CertificateDer<'static>, KeyPair), RootError> {
     let der = der_of(certificate)?;
     let key = KeyPair::from_pem(key).map_err(|error| RootError::Key(error.to_string()))?;
     let (_, parsed) =

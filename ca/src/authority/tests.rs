@@ -44,7 +44,7 @@ impl World {
     fn try_keeper(&self, trust_domain: &str, after: Duration) -> Result<Keeper, KeeperError> {
         let trust_domain: TrustDomain = trust_domain.parse().unwrap();
         let store = Store::open(&self.data())?;
-        Keeper::start(store, &trust_domain, TIMING, self.published(), self.start + after)
+        Keeper::start(store, &trust_domain, TIMING, None, self.published(), self.start + after)
     }
 }
 

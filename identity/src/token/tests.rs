@@ -144,3 +144,19 @@ fn a_file_without_usable_keys_is_an_error_that_names_it() {
     std::fs::write(&path, "[]").unwrap();
     assert!(open().contains("not a JSON Web Key Set"));
 }
+
+#[test]
+fn what_is_plainly_no_token_for_us_is_found_without_asking() {
+    let world = world();
+    let now = SystemTime::now();
+    let token = world.issuer.sign(&claims()).unwrap();
+    assert_eq!(claimed(&token).unwrap().check(AUDIENCE, now), Ok(()));
+    assert_eq!(claimed(&token).unwrap().check("other", now), Err(TokenError::Audience));
+    assert_eq!(
+        claimed(&token).unwrap().check(AUDIENCE, now + Duration::from_secs(601)),
+        Err(TokenError::Expired)
+    );
+    for garbage in ["", "a.b.c", "a.b", "a.b.c.d", "e30.e30.e30", &"x".repeat(100_000)] {
+        assert!(matches!(claimed(garbage), Err(TokenError::Malformed(_))), "{garbage:.20}");
+    }
+}

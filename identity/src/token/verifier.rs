@@ -15,7 +15,7 @@ use crate::files::Stamp;
 /// Clocks may differ by this many seconds.
 const LEEWAY_SECONDS: u64 = 5;
 /// No service account token is longer; a bound on what strangers make us parse.
-const LONGEST_TOKEN: usize = 16 * 1024;
+pub(super) const LONGEST_TOKEN: usize = 16 * 1024;
 
 /// Why a key file cannot be used.
 #[derive(Debug, Error)]
@@ -51,6 +51,12 @@ pub enum TokenError {
     Audience,
     #[error("the token's subject does not agree with its service account")]
     Subject,
+    /// Judged by the API server.
+    #[error("the API server does not accept the token: {0}")]
+    NotAuthenticated(String),
+    /// No verdict on the token.
+    #[error("the token cannot be checked at present: {0}; ask again")]
+    Unavailable(String),
 }
 
 /// Judges tokens by the keys of a JWKS file. Only ES256 and RS256 with a key id.

@@ -16,6 +16,8 @@ pub const SYSTEM_NAMESPACE: &str = "culvert-system";
 pub const NODE_PROXY_SERVICE_ACCOUNT: &str = "culvert-node-proxy";
 /// Service account of the controller.
 pub const CONTROLLER_SERVICE_ACCOUNT: &str = "culvert-controller";
+/// The Service of the controller, in the mesh's namespace; its replicas find each other by it.
+pub const CONTROLLER_SERVICE: &str = "culvert-controller";
 /// Service account of the CA.
 pub const CA_SERVICE_ACCOUNT: &str = "culvert-ca";
 /// Audience of the tokens that the controller and the CA accept.

@@ -313,8 +313,8 @@ fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
     documents
 }
 
-/// An explicit null is an absent field to the API server.
-fn drop_nulls(value: &mut Value) {
+/// Takes out explicit nulls: to the API server they are absent fields.
+pub fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|_, value| !value.is_null());

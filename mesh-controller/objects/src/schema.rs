@@ -18,6 +18,18 @@ use crate::types::{
 
 /// Everything that is wrong with an object; empty when it is valid.
 pub fn check(object: &Object) -> Vec<FieldError> {
+    faults_of(object).all
+}
+
+/// The fields of an object that cannot be read. For objects that an API server has accepted: what they say is valid, also
+/// where it is news to us.
+pub fn unreadable(object: &Object) -> Vec<FieldError> {
+    let Faults { mut all, unreadable } = faults_of(object);
+    all.retain(|fault| unreadable.contains(&fault.field));
+    all
+}
+
+fn faults_of(object: &Object) -> Faults {
     let mut faults = Faults::default();
     metadata(object, &mut faults);
     match object.kind {
@@ -60,7 +72,7 @@ pub fn check(object: &Object) -> Vec<FieldError> {
         kind if Kind::ROUTES.contains(&kind) => drop(faults.read::<RouteSpec>(object, "spec")),
         _ => {}
     }
-    faults.all
+    faults
 }
 
 #[derive(Default)]

@@ -31,6 +31,18 @@ impl Board {
         }
     }
 
+    /// Wants everything again. `existing` are the objects that say something of ours now.
+    pub fn rewrite(&self, existing: Vec<ObjectKey>) {
+        for key in existing.into_iter().filter(|key| !self.current.contains_key(key)) {
+            self.queue.put(key, None);
+        }
+        for (key, status) in &self.current {
+            if let Some(status) = status {
+                self.queue.put(key.clone(), Some(status.clone()));
+            }
+        }
+    }
+
     /// What is wanted of an object.
     pub fn wanted(&self, key: &ObjectKey) -> Option<&DesiredStatus> {
         self.current.get(key)?.as_deref()

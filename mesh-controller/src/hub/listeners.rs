@@ -45,6 +45,21 @@ impl Listeners {
         (differs, ignored)
     }
 
+    /// What is known, as it was reported.
+    pub fn reported(&self) -> impl Iterator<Item = pb::WorkloadListeners> {
+        let line = |(listener, state): (&String, &State)| pb::ListenerState {
+            listener: listener.clone(),
+            failure: match state {
+                State::Open => String::new(),
+                State::Failed(why) => why.clone(),
+            },
+        };
+        self.workloads.iter().map(move |(uid, states)| pb::WorkloadListeners {
+            uid: uid.clone(),
+            listeners: states.iter().map(line).collect(),
+        })
+    }
+
     /// Forgets workloads that are gone.
     pub fn follow(&mut self, facts: &BTreeMap<String, Facts>) {
         self.workloads

@@ -6,6 +6,7 @@ pub mod enrolment;
 mod listeners;
 mod overview;
 mod pod_status;
+mod replicas;
 mod state;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,6 +60,14 @@ pub enum Event {
         node: String,
         report: pb::ListenerReport,
     },
+    /// What node proxies have told another replica.
+    Replica {
+        reports: Vec<pb::NodeReport>,
+    },
+    /// Another replica wants to be told what this one's node proxies have reported, and report.
+    Follower {
+        reports: mpsc::Sender<pb::ReplicaReports>,
+    },
     /// It refused a resource; without a reason: a refused resource was replaced or is gone.
     Refused {
         stream: StreamId,
@@ -72,6 +81,10 @@ pub enum Event {
     },
     Closed {
         stream: StreamId,
+    },
+    /// Every status wanted is to be put in the queue again; `existing` are the objects that say something of Culvert's now.
+    Rewrite {
+        existing: Vec<ObjectKey>,
     },
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::board::Board;
 use super::enrolment::{Book, Decision, Touched};
 use super::listeners::Listeners;
+use super::replicas::{self, Followers};
 use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
 use crate::snapshot::{Builder, Key, Sealed, Snapshot};
@@ -28,6 +29,7 @@ pub struct State {
     told: BTreeMap<String, Told>,
     pub(super) book: Book,
     listeners: Listeners,
+    followers: Followers,
     pub(super) streams: BTreeMap<StreamId, Stream>,
     builder: Builder,
     pub(super) generation: u64,
@@ -70,6 +72,7 @@ impl State {
             told: BTreeMap::new(),
             book: Book::default(),
             listeners: Listeners::default(),
+            followers: Followers::default(),
             streams: BTreeMap::new(),
             builder: Builder::default(),
             generation: 0,
@@ -263,18 +266,27 @@ impl State {
                 }
             }
             Event::Report { node, report } => {
-                let (touched, ignored) = self.book.report(&node, report);
-                (0..ignored).for_each(|_| self.metrics.report_ignored());
-                touched.iter().for_each(|uid| self.touch(uid));
+                self.reported(&node, report.clone());
+                self.followers.tell(&pb::NodeReport { node, enrolment: Some(report), listeners: None });
             }
             Event::Listeners { node, report } => {
-                let (differs, ignored) = self.listeners.report(&node, report, &self.facts);
-                (0..ignored).for_each(|_| self.metrics.report_ignored());
-                if differs {
-                    for (key, status) in self.gateway_statuses() {
-                        self.board.put(&key, Some(status));
+                self.listeners_reported(&node, report.clone());
+                self.followers.tell(&pb::NodeReport { node, enrolment: None, listeners: Some(report) });
+            }
+            Event::Replica { reports } => {
+                for pb::NodeReport { node, enrolment, listeners } in reports {
+                    if let Some(report) = enrolment {
+                        self.reported(&node, report);
+                    }
+                    if let Some(report) = listeners {
+                        self.listeners_reported(&node, report);
                     }
                 }
+            }
+            Event::Follower { reports } => {
+                let nodes = self.streams.values().map(|stream| stream.node.clone()).collect();
+                let standing = replicas::standing(&nodes, &self.book, &self.listeners, &self.facts);
+                self.followers.add(reports, standing);
             }
             Event::Refused { stream, key, reason } => self.refused(stream, key, reason),
             Event::Heartbeat { stream, version } => {
@@ -282,12 +294,29 @@ impl State {
                     stream.version = version;
                 }
             }
+            Event::Rewrite { existing } => self.board.rewrite(existing),
             Event::Closed { stream } => {
                 if let Some(closed) = self.streams.remove(&stream) {
                     self.metrics.stream_closed();
                     // What it refuses it says again when it is back.
                     closed.refused.keys().filter_map(Key::route_name).for_each(|name| self.touch_route(name));
                 }
+            }
+        }
+    }
+
+    fn reported(&mut self, node: &str, report: pb::EnrolmentReport) {
+        let (touched, ignored) = self.book.report(node, report);
+        (0..ignored).for_each(|_| self.metrics.report_ignored());
+        touched.iter().for_each(|uid| self.touch(uid));
+    }
+
+    fn listeners_reported(&mut self, node: &str, report: pb::ListenerReport) {
+        let (differs, ignored) = self.listeners.report(node, report, &self.facts);
+        (0..ignored).for_each(|_| self.metrics.report_ignored());
+        if differs {
+            for (key, status) in self.gateway_statuses() {
+                self.board.put(&key, Some(status));
             }
         }
     }
@@ -313,7 +342,10 @@ impl State {
 
     /// Decides who has left, and makes the next snapshot if anything has changed.
     pub fn publish(&mut self, now: Instant) -> Option<Snapshot> {
-        let applied = self.streams.values().map(|stream| stream.applied).min();
+        self.followers.forget_closed();
+        let own = self.streams.values().map(|stream| stream.applied).min();
+        // What the proxies of other replicas have applied is not known here: they get the whole time.
+        let applied = if self.followers.is_empty() { own } else { Some(0) };
         for uid in self.book.progress(applied, now) {
             self.touch(&uid);
         }

@@ -1,6 +1,7 @@
 //! The stream to node proxies (`culvert.mesh.v1.MeshControl/Follow`).
 
 mod difference;
+mod replicas;
 mod session;
 
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use culvert_api::mesh::mesh_control_server::{MeshControl, MeshControlServer};
 use culvert_api::mesh::{ControllerMessage, ProxyMessage};
 use culvert_api::names::{NODE_PROXY_SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
 use culvert_identity::grpc::bearer;
-use culvert_identity::token::{Caller, Verifier};
+use culvert_identity::token::{Caller, TokenError};
+use culvert_kubernetes::Tokens;
 use culvert_objects::types::PodSpec;
 use culvert_objects::{Kind, Objects};
 use tokio::sync::mpsc;
@@ -21,6 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::hub::Handle;
 use crate::metrics::Metrics;
 
+pub use replicas::Reports;
+
 /// Messages that may wait for a slow proxy before its session waits too.
 const OUTGOING: usize = 4;
 /// Largest message of a proxy, in bytes: pages of what it holds are below 1 MiB.
@@ -29,7 +33,7 @@ const LARGEST_MESSAGE: usize = 4 << 20;
 /// Serves streams; one session each.
 #[derive(Clone)]
 pub struct Streams {
-    verifier: Arc<Verifier>,
+    tokens: Arc<Tokens>,
     hub: Handle,
     metrics: Metrics,
     next: Arc<AtomicU64>,
@@ -42,8 +46,8 @@ struct NodeProxy {
 }
 
 impl Streams {
-    pub fn new(verifier: Arc<Verifier>, hub: Handle, metrics: Metrics) -> Self {
-        Self { verifier, hub, metrics, next: Arc::default() }
+    pub fn new(tokens: Arc<Tokens>, hub: Handle, metrics: Metrics) -> Self {
+        Self { tokens, hub, metrics, next: Arc::default() }
     }
 
     /// The gRPC service.
@@ -51,10 +55,8 @@ impl Streams {
         MeshControlServer::new(self).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
-    fn authorize(&self, token: Option<&str>) -> Result<NodeProxy, Status> {
-        let token = token.ok_or_else(|| Status::unauthenticated("no bearer token"))?;
-        let caller =
-            self.verifier.verify(token).map_err(|error| Status::unauthenticated(error.to_string()))?;
+    async fn authorize(&self, token: Option<&str>) -> Result<NodeProxy, Status> {
+        let caller = caller(&self.tokens, token).await?;
         if !caller.is(SYSTEM_NAMESPACE, NODE_PROXY_SERVICE_ACCOUNT) {
             return Err(Status::permission_denied(format!(
                 "{}/{} is not the service account of node proxies, {SYSTEM_NAMESPACE}/{NODE_PROXY_SERVICE_ACCOUNT}",
@@ -65,6 +67,14 @@ impl Streams {
         let node = node_of(&caller, &objects)?;
         Ok(NodeProxy { node, until: caller.expires })
     }
+}
+
+async fn caller(tokens: &Tokens, token: Option<&str>) -> Result<Caller, Status> {
+    let token = token.ok_or_else(|| Status::unauthenticated("no bearer token"))?;
+    tokens.verify(token).await.map_err(|error| match &error {
+        TokenError::Unavailable(_) => Status::unavailable(error.to_string()),
+        _ => Status::unauthenticated(error.to_string()),
+    })
 }
 
 /// The node that the token proves: its node claim (Kubernetes 1.32 and later), else that of the pod it is bound to.
@@ -99,7 +109,7 @@ impl MeshControl for Streams {
         request: Request<Streaming<ProxyMessage>>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         let peer = request.remote_addr();
-        let proxy = self.authorize(bearer(request.metadata())).inspect_err(|status| {
+        let proxy = self.authorize(bearer(request.metadata())).await.inspect_err(|status| {
             tracing::warn!(?peer, code = ?status.code(), reason = status.message(), "stream refused");
         })?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);

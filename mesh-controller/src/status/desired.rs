@@ -131,7 +131,24 @@ impl DesiredStatus {
     pub fn json(&self, before: Option<&Value>, now: DateTime<Utc>) -> Value {
         let ours =
             |at: &&Value| at.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default() == self.uid;
-        let status = before.filter(ours).and_then(|at| at.get("status"));
+        let body = self.body(before.filter(ours).and_then(|at| at.get("status")), now);
+        let mut metadata = Map::new();
+        if let Some(namespace) = &self.key.namespace {
+            metadata.insert("namespace".to_owned(), namespace.as_str().into());
+        }
+        metadata.insert("name".to_owned(), self.key.name.as_str().into());
+        metadata.insert("uid".to_owned(), self.uid.as_str().into());
+        json!({
+            "apiVersion": self.api_version,
+            "kind": self.key.kind,
+            "metadata": metadata,
+            "status": body,
+        })
+    }
+
+    /// What Culvert says in `status`. `before` is the status that the object has: times of conditions that do not flip are
+    /// kept.
+    pub fn body(&self, before: Option<&Value>, now: DateTime<Utc>) -> Map<String, Value> {
         let list = |value: Option<&Value>, field: &str| -> Vec<Value> {
             value.and_then(|at| at.get(field)).and_then(Value::as_array).cloned().unwrap_or_default()
         };
@@ -140,12 +157,16 @@ impl DesiredStatus {
         };
         let mut body = Map::new();
         if !self.conditions.is_empty() {
-            body.insert("conditions".to_owned(), conditions(&self.conditions, &list(status, "conditions")));
+            body.insert("conditions".to_owned(), conditions(&self.conditions, &list(before, "conditions")));
         }
         if !self.parents.is_empty() {
-            let before = list(status, "parents");
+            let before = list(before, "parents");
             let parent = |parent: &DesiredParent| {
-                let same = before.iter().find(|at| at.get("parentRef") == Some(&parent.parent_ref));
+                // Several controllers may speak about one parent.
+                let same = before.iter().find(|at| {
+                    at.get("parentRef") == Some(&parent.parent_ref)
+                        && at.get("controllerName").and_then(Value::as_str) == Some(&parent.controller_name)
+                });
                 json!({
                     "parentRef": parent.parent_ref,
                     "controllerName": parent.controller_name,
@@ -155,7 +176,7 @@ impl DesiredStatus {
             body.insert("parents".to_owned(), self.parents.iter().map(parent).collect());
         }
         if !self.listeners.is_empty() {
-            let before = list(status, "listeners");
+            let before = list(before, "listeners");
             let listener = |listener: &DesiredListener| {
                 let same = before.iter().find(|at| at.get("name") == Some(&json!(listener.name)));
                 let kind = |kind: &String| json!({"group": GATEWAY_GROUP, "kind": kind});
@@ -169,18 +190,7 @@ impl DesiredStatus {
             body.insert("listeners".to_owned(), self.listeners.iter().map(listener).collect());
         }
         body.extend(self.fields.clone());
-        let mut metadata = Map::new();
-        if let Some(namespace) = &self.key.namespace {
-            metadata.insert("namespace".to_owned(), namespace.as_str().into());
-        }
-        metadata.insert("name".to_owned(), self.key.name.as_str().into());
-        metadata.insert("uid".to_owned(), self.uid.as_str().into());
-        json!({
-            "apiVersion": self.api_version,
-            "kind": self.key.kind,
-            "metadata": metadata,
-            "status": body,
-        })
+        body
     }
 }
 

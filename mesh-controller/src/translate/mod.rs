@@ -7,6 +7,7 @@ mod gateways;
 mod labels;
 mod membership;
 mod mesh;
+mod mesh_object;
 mod probes;
 mod routes;
 mod services;
@@ -82,6 +83,7 @@ pub fn translate_again(
 ) -> Translation {
     let mut statuses = Statuses::new();
     let in_force = mesh::in_force(objects, last, &mut statuses);
+    mesh_object::statuses(objects, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
     let services = services::resources(objects);
     let gateways = Gateways::of(objects, &mut statuses);

@@ -1,6 +1,8 @@
 //! A controller's hub and streams in this process, and scripted node proxies that speak to it over real gRPC on
 //! in-memory connections, so that time can be paused.
 
+#![allow(dead_code, reason = "each test uses a part of this")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,16 +10,18 @@ use std::time::Duration;
 
 use culvert_api::mesh::controller_message::Kind as Out;
 use culvert_api::mesh::mesh_control_client::MeshControlClient;
+use culvert_api::mesh::mesh_replicas_client::MeshReplicasClient;
 use culvert_api::mesh::proxy_message::Kind as In;
 use culvert_api::mesh::resource::Body;
 use culvert_api::mesh::{self as pb, ControllerMessage, ProxyMessage};
-use culvert_controller::hub::{Config, Hub, Overview};
+use culvert_controller::hub::{Config, Event, Handle, Hub, Overview};
 use culvert_controller::metrics::Metrics;
-use culvert_controller::serve::Streams;
+use culvert_controller::serve::{Reports, Streams};
 use culvert_controller::status::StatusWriter;
 use culvert_controller::translate::Environment;
 use culvert_identity::grpc::put_bearer;
 use culvert_identity::token::{Issuer, KubernetesClaims, ObjectRef, Verifier};
+use culvert_kubernetes::Tokens;
 use culvert_objects::{Objects, manifest};
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
@@ -32,6 +36,8 @@ pub const AUDIENCE: &str = "culvert.dev";
 pub struct Mesh {
     pub issuer: Issuer,
     pub overview: Overview,
+    pub hub: Handle,
+    pub replicas: Reports,
     objects: watch::Sender<Arc<Objects>>,
     connect: mpsc::Sender<Result<DuplexStream, std::io::Error>>,
     directory: tempfile::TempDir,
@@ -62,11 +68,13 @@ impl Mesh {
         tokio::spawn(hub.run());
         tokio::spawn(writer.run());
         let verifier = Verifier::open(&keys, ISSUER, AUDIENCE).unwrap();
-        let streams = Streams::new(Arc::new(verifier), handle, Metrics::default());
+        let tokens = Arc::new(Tokens::Keys(verifier));
+        let reports = Reports::new(tokens.clone(), handle.clone(), "this".to_owned());
+        let streams = Streams::new(tokens, handle.clone(), Metrics::default());
         let (connect, connections) = mpsc::channel(16);
-        let server = Server::builder().add_service(streams.service());
+        let server = Server::builder().add_service(streams.service()).add_service(reports.clone().service());
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(connections)));
-        Self { issuer, overview, objects: sender, connect, directory }
+        Self { issuer, overview, hub: handle, replicas: reports, objects: sender, connect, directory }
     }
 
     /// Replaces all objects.
@@ -91,6 +99,22 @@ impl Mesh {
     }
 
     pub async fn client(&self) -> MeshControlClient<tonic::transport::Channel> {
+        MeshControlClient::new(self.channel().await).max_decoding_message_size(4 << 20)
+    }
+
+    /// What this one's node proxies report, as another replica of that name is told it.
+    pub async fn reports(&self, token: &str, replica: &str) -> Result<Streaming<pb::ReplicaReports>, Status> {
+        let mut request = Request::new(pb::ReplicaHello { replica: replica.to_owned() });
+        put_bearer(request.metadata_mut(), token).unwrap();
+        Ok(MeshReplicasClient::new(self.channel().await).reports(request).await?.into_inner())
+    }
+
+    /// Tells this one what another replica's node proxies have reported.
+    pub async fn hear(&self, reports: Vec<pb::NodeReport>) {
+        self.hub.events.send(Event::Replica { reports }).await.unwrap();
+    }
+
+    async fn channel(&self) -> tonic::transport::Channel {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         self.connect.send(Ok(theirs)).await.unwrap();
         let mut ours = Some(ours);
@@ -100,8 +124,7 @@ impl Mesh {
         });
         // Small, so that a proxy that does not read is a slow one at once.
         let endpoint = Endpoint::from_static("http://controller").initial_stream_window_size(65_535);
-        MeshControlClient::new(endpoint.connect_with_connector(connector).await.unwrap())
-            .max_decoding_message_size(4 << 20)
+        endpoint.connect_with_connector(connector).await.unwrap()
     }
 
     pub fn token(&self, node: &str) -> String {
@@ -119,6 +142,14 @@ impl Mesh {
         proxy.introduce(held).await;
         assert!(matches!(proxy.next().await, Ok(Out::Welcome(welcome)) if welcome.node == node));
         proxy
+    }
+}
+
+/// The claims of a controller's token.
+pub fn controller() -> KubernetesClaims {
+    KubernetesClaims {
+        serviceaccount: ObjectRef { name: "culvert-controller".into(), uid: "s".into() },
+        ..node_proxy(None)
     }
 }
 

@@ -20,6 +20,7 @@ use culvert_objects::{Kind, Object, Objects};
 
 use super::Statuses;
 
+pub use class::FEATURES;
 pub use facts::{GatewayFacts, Reported};
 pub use listener::Listener;
 pub use spec::Gateway;

@@ -1,0 +1,160 @@
+//! Two replicas, each with the node proxy of one node: each tells its own what the other's has reported.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy takes helpers of integration tests for code outside tests"
+)]
+
+mod mesh;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_api::mesh as pb;
+use culvert_controller::cluster::Follower;
+use culvert_identity::grpc::{self, TokenFile};
+use culvert_identity::testing::TestAuthority;
+use culvert_identity::tls;
+use mesh::{AUDIENCE, Mesh, Proxy};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::{Code, Streaming};
+
+const OBJECTS: &str = "\
+apiVersion: v1
+kind: Node
+metadata: {name: one}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: two}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {culvert.dev/mesh: enabled}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: cart, namespace: shop, uid: u}
+spec: {nodeName: one, containers: [{name: c}]}
+status: {podIP: 10.1.0.1}
+";
+const UID: &str = "c/n/Pod/shop/cart/u";
+
+fn token(mesh: &Mesh) -> String {
+    mesh.issuer.issue(mesh::controller(), AUDIENCE, Duration::from_secs(3600)).unwrap()
+}
+
+async fn next(reports: &mut Streaming<pb::ReplicaReports>) -> pb::ReplicaReports {
+    reports.message().await.unwrap().unwrap()
+}
+
+/// Waits until a proxy is told this of the pod.
+async fn told(proxy: &mut Proxy, tunnel: pb::Tunnel) {
+    loop {
+        let batch = proxy.follow().await;
+        if batch.upserts.contains_key(UID) && batch.workload("cart").tunnel() == tunnel {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_replica_is_reported_the_others_tell_their_node_proxies() {
+    let (first, second) = (Mesh::start(OBJECTS).await, Mesh::start(OBJECTS).await);
+    let mut one = first.proxy("one", &[]).await;
+    let mut two = second.proxy("two", &[]).await;
+    one.follow().await;
+    told(&mut two, pb::Tunnel::Unspecified).await;
+    let mut reports = first.reports(&token(&first), "second").await.unwrap();
+    assert_eq!(next(&mut reports).await.replica, "this");
+
+    one.report(UID, pb::EnrolmentPhase::Enrolled).await;
+    let said = next(&mut reports).await;
+    assert_eq!((said.nodes.len(), said.nodes[0].node.as_str()), (1, "one"));
+    second.hear(said.nodes).await;
+    told(&mut two, pb::Tunnel::Hbone).await;
+
+    // One that comes later is told what stands; the first message is the name alone.
+    let mut late = first.reports(&token(&first), "third").await.unwrap();
+    next(&mut late).await;
+    let standing = next(&mut late).await.nodes;
+    assert_eq!(standing[0].enrolment.as_ref().unwrap().workloads[0].uid, UID);
+    let third = Mesh::start(OBJECTS).await;
+    third.hear(standing).await;
+    let mut other = third.proxy("two", &[]).await;
+    told(&mut other, pb::Tunnel::Hbone).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_controllers_are_told_and_nobody_follows_itself() {
+    let mesh = Mesh::start(OBJECTS).await;
+    let refused = mesh.reports(&mesh.token("one"), "x").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let mut own = mesh.reports(&token(&mesh), "this").await.unwrap();
+    assert_eq!(next(&mut own).await.replica, "this");
+    assert!(own.message().await.unwrap().is_none(), "it ends");
+    // A report of a pod that is not of the node is nobody's word.
+    let mut two = mesh.proxy("two", &[]).await;
+    told(&mut two, pb::Tunnel::Unspecified).await;
+    let line = pb::WorkloadEnrolment {
+        uid: UID.to_owned(),
+        phase: pb::EnrolmentPhase::Enrolled.into(),
+        ..Default::default()
+    };
+    let report = pb::EnrolmentReport { complete: false, workloads: vec![line] };
+    mesh.hear(vec![pb::NodeReport { node: "two".to_owned(), enrolment: Some(report), listeners: None }])
+        .await;
+    two.hears_nothing().await;
+}
+
+/// Serves the other replicas over TLS until the test ends.
+async fn serve(mesh: &Mesh, authority: &TestAuthority) -> SocketAddr {
+    let certificate = authority.leaf("spiffe://cluster.local/ns/culvert-system/sa/culvert-controller");
+    let (held, config) = watch::channel(tls::grpc_server_config(&certificate).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = mesh.replicas.clone().service();
+    tokio::spawn(async move {
+        let _held = held;
+        grpc::server().add_service(service).serve_with_incoming(grpc::incoming(listener, config)).await
+    });
+    address
+}
+
+#[tokio::test]
+async fn replicas_find_each_other_by_the_service_and_speak_tls() {
+    let (first, second) = (Mesh::start(OBJECTS).await, Mesh::start(OBJECTS).await);
+    let authority = TestAuthority::new("root");
+    let address = serve(&first, &authority).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    std::fs::write(&path, token(&first)).unwrap();
+    let (_bundle, bundle) = watch::channel(Arc::new(authority.bundle()));
+    let (_domain, trust_domain) = watch::channel("cluster.local".to_owned());
+    let follower = Follower {
+        replica: "second".to_owned(),
+        token: TokenFile::new(&path),
+        bundle,
+        trust_domain,
+        hub: second.hub.clone(),
+    };
+    tokio::spawn(follower.run());
+    let mut one = first.proxy("one", &[]).await;
+    one.follow().await;
+    one.report(UID, pb::EnrolmentPhase::Enrolled).await;
+    let mut two = second.proxy("two", &[]).await;
+    // Found when it appears among the Service's addresses.
+    let slice = format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {{name: a, namespace: culvert-system, labels: {{kubernetes.io/service-name: culvert-controller}}}}\n\
+         ports: [{{name: stream, port: {}, protocol: TCP}}]\nendpoints: [{{addresses: ['127.0.0.1']}}]\n",
+        address.port()
+    );
+    second.set(&format!("{OBJECTS}---\n{slice}"));
+    let told = tokio::time::timeout(Duration::from_secs(50), told(&mut two, pb::Tunnel::Hbone)).await;
+    assert!(told.is_ok(), "not told of the pod that the other's node proxy has enrolled");
+}
