@@ -3,5 +3,5 @@
 mod desired;
 mod writer;
 
-pub use desired::{DesiredCondition, DesiredListener, DesiredParent, DesiredStatus};
+pub use desired::{DesiredAncestor, DesiredCondition, DesiredListener, DesiredParent, DesiredStatus};
 pub use writer::{StatusQueue, StatusWriter};

@@ -3,6 +3,7 @@
 //! Two passes over the same objects. [`translate`] makes what concerns the whole mesh; [`workloads`] makes one
 //! workload per pod and per endpoint without a pod, so that a pod's change resends nothing but that pod.
 
+mod budgets;
 mod gateways;
 mod labels;
 mod membership;
@@ -80,7 +81,8 @@ pub fn translate_again(
     let mut statuses = Statuses::new();
     let in_force = mesh::in_force(objects, last, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
-    let services = services::resources(objects);
+    let budgets = budgets::of(objects, &mut statuses);
+    let services = services::resources(objects, &budgets);
     let gateways = Gateways::of(objects, &mut statuses);
     let (routes, attached) = routes::translate(objects, &gateways, memory, &mut statuses);
     Translation {

@@ -35,6 +35,7 @@ use services::Services;
 
 pub use emit::object;
 pub use memory::Memory;
+pub use normalize::duration;
 pub use status::add_refusals;
 
 /// Route resources by name.
