@@ -110,13 +110,12 @@ pub enum Step {
     Mirror(usize),
 }
 
+/// The mirror's number, path and header lines.
+pub type Copied = (usize, String, Vec<(String, String)>);
+
 /// What each mirror of a list is sent: path and header lines. "Implementations SHOULD implement filters in the order they are
 /// specified", so a copy is the request after the filters before it, worked out from the start for every mirror.
-pub fn copies(
-    path: &str,
-    lines: &[(String, String)],
-    steps: &[Step],
-) -> Vec<(usize, String, Vec<(String, String)>)> {
+pub fn copies(path: &str, lines: &[(String, String)], steps: &[Step]) -> Vec<Copied> {
     let mirrors = steps.iter().enumerate().filter_map(|(place, step)| match step {
         Step::Mirror(number) => Some((place, *number)),
         _ => None,

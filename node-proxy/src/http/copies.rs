@@ -154,7 +154,7 @@ impl CopyReader {
 
     /// Of the whole.
     pub fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -136,6 +136,6 @@ impl Replay {
 
     /// Of the whole.
     pub fn size_hint(&self) -> SizeHint {
-        self.state.borrow().hint.clone()
+        self.state.borrow().hint
     }
 }
