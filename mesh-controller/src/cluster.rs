@@ -50,6 +50,7 @@ const WRITTEN: &[Kind] = &[
     Kind::Gateway,
     Kind::ListenerSet,
     Kind::XListenerSet,
+    Kind::XBackendTrafficPolicy,
     Kind::HttpRoute,
     Kind::GrpcRoute,
     Kind::TlsRoute,

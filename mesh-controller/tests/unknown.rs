@@ -32,9 +32,13 @@ fn http_route() -> Value {
                     "filters": [
                         {"type": "RequestHeaderModifier", "requestHeaderModifier": headers},
                         {"type": "ResponseHeaderModifier", "responseHeaderModifier": headers},
-                        {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}}],
+                        {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/b"}}},
+                        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "cart", "port": 80},
+                            "fraction": {"numerator": 1, "denominator": 2}}},
+                        {"type": "CORS", "cors": {"allowOrigins": ["https://a.example"], "allowMethods": ["PUT"]}}],
                     "backendRefs": [{"group": "", "kind": "Service", "name": "cart", "port": 80, "weight": 1, "filters": [
                         {"type": "RequestHeaderModifier", "requestHeaderModifier": headers}]}],
+                    "retry": {"codes": [500], "attempts": 2, "backoff": "1s"},
                     "timeouts": {"request": "1s", "backendRequest": "1s"}},
                 {"matches": [{"path": {"type": "Exact", "value": "/c"}}],
                     "filters": [{"type": "RequestRedirect", "requestRedirect": {"scheme": "https", "hostname": "b.example",
@@ -51,7 +55,8 @@ fn grpc_route() -> Value {
                 {"matches": [{"method": {"type": "Exact", "service": "a.B", "method": "C"},
                         "headers": [{"type": "RegularExpression", "name": "a", "value": "b"}]}],
                     "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": headers},
-                        {"type": "ResponseHeaderModifier", "responseHeaderModifier": headers}],
+                        {"type": "ResponseHeaderModifier", "responseHeaderModifier": headers},
+                        {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "cart", "port": 80}, "percent": 1}}],
                     "backendRefs": [{"group": "", "kind": "Service", "name": "cart", "port": 80, "filters": [
                         {"type": "ResponseHeaderModifier", "responseHeaderModifier": headers}]}]}]}})
 }

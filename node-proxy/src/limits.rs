@@ -90,6 +90,18 @@ impl WorkloadLimits {
         Ok(RequestPermit { limits: self.clone(), _head: self.charge(head_bytes) })
     }
 
+    /// Whether less than half of the memory is in use: what may be left out asks this, so that it never takes the place of
+    /// what may not.
+    pub fn has_to_spare(&self) -> bool {
+        self.memory() < self.max_memory.load(Ordering::Relaxed) / 2
+    }
+
+    /// A place for a request that may be left out: none once half of the places, or of the memory, is in use.
+    pub fn spare_request(self: &Arc<Self>, head_bytes: u64) -> Option<RequestPermit> {
+        let few = self.requests() < self.max_requests.load(Ordering::Relaxed) / 2;
+        if few && self.has_to_spare() { self.request(head_bytes).ok() } else { None }
+    }
+
     /// Requests under way.
     pub fn requests(&self) -> u32 {
         self.requests.load(Ordering::Relaxed)
@@ -241,6 +253,17 @@ mod tests {
         drop(charge);
         assert!(limits.request(1).is_ok());
         assert_eq!((limits.requests(), limits.memory()), (1, 30), "a place that is not kept is given back");
+    }
+
+    #[test]
+    fn what_may_be_left_out_takes_at_most_half() {
+        let limits = limits(4, 100);
+        let kept: Vec<_> = (0..2).map(|_| limits.spare_request(10).unwrap()).collect();
+        assert!(limits.spare_request(10).is_none(), "half of the places");
+        drop(kept);
+        let _charge = limits.charge(50);
+        assert!(!limits.has_to_spare() && limits.spare_request(10).is_none(), "half of the memory");
+        assert!(limits.request(10).is_ok());
     }
 
     #[test]

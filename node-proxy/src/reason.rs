@@ -66,12 +66,18 @@ pub enum Reason {
     BadResponse,
     /// The client gave the request up before its response was complete.
     ClientCancelled,
+    /// The origin of a preflight is not among those that the rule allows.
+    OriginNotAllowed,
+    /// The copy of a request for a mirror was cut because the mirror did not take it in time.
+    MirrorSlow,
+    /// The request failed and was not sent again, for too many were of late.
+    RetryBudget,
     /// An input or output error of this node.
     Local,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 32] = [
+    pub const ALL: [Reason; 35] = [
         Self::Connect,
         Self::TlsHandshake,
         Self::PeerIdentity,
@@ -103,6 +109,9 @@ impl Reason {
         Self::BackendReset,
         Self::BadResponse,
         Self::ClientCancelled,
+        Self::OriginNotAllowed,
+        Self::MirrorSlow,
+        Self::RetryBudget,
         Self::Local,
     ];
 
@@ -139,6 +148,9 @@ impl Reason {
             Self::BackendReset => "BackendReset",
             Self::BadResponse => "BadResponse",
             Self::ClientCancelled => "ClientCancelled",
+            Self::OriginNotAllowed => "OriginNotAllowed",
+            Self::MirrorSlow => "MirrorSlow",
+            Self::RetryBudget => "RetryBudget",
             Self::Local => "Local",
         }
     }

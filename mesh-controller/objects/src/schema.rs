@@ -11,9 +11,9 @@ use crate::kinds::Kind;
 use crate::object::{FieldError, Object};
 use crate::reading::{Reading, read_all};
 use crate::types::{
-    ConfigMap, Container, DeploymentSpec, EndpointSlice, GatewayClassSpec, GatewaySpec, GrpcRouteRule,
-    HttpRouteRule, NodeSpec, NodeStatus, PodSpec, PodStatus, Probe, ReferenceGrantSpec, RouteSpec, Secret,
-    ServiceSpec, ServiceType, XMeshSpec,
+    BackendTrafficPolicySpec, ConfigMap, Container, DeploymentSpec, EndpointSlice, GatewayClassSpec,
+    GatewaySpec, GrpcRouteRule, HttpRouteRule, NodeSpec, NodeStatus, PodSpec, PodStatus, Probe,
+    ReferenceGrantSpec, RouteSpec, Secret, ServiceSpec, ServiceType, XMeshSpec,
 };
 
 /// Everything that is wrong with an object; empty when it is valid.
@@ -64,6 +64,7 @@ fn faults_of(object: &Object) -> Faults {
         Kind::Secret => drop(faults.read_root::<Secret>(object)),
         Kind::MeshConfig => faults.all.extend(crate::mesh_config::check(object)),
         Kind::XMesh => drop(faults.read::<XMeshSpec>(object, "spec")),
+        Kind::XBackendTrafficPolicy => drop(faults.read::<BackendTrafficPolicySpec>(object, "spec")),
         Kind::GatewayClass => drop(faults.read::<GatewayClassSpec>(object, "spec")),
         Kind::Gateway => drop(faults.read::<GatewaySpec>(object, "spec")),
         Kind::ReferenceGrant => drop(faults.read::<ReferenceGrantSpec>(object, "spec")),

@@ -88,6 +88,10 @@ pub fn service(service: &pb::Service) -> Value {
         "internalTrafficPolicy": if local { "Local" } else { "" },
         "clientIpAffinitySeconds": service.client_ip_affinity_seconds,
         "trafficDistribution": service.traffic_distribution,
+        "retryBudget": service.retry_budget.map(|budget| {
+            format!("{} % of {} ms, at least {} in {} ms", budget.percent, budget.interval_ms, budget.min_retries,
+                budget.min_interval_ms)
+        }),
     }))
 }
 

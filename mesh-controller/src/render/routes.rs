@@ -49,7 +49,14 @@ fn rule(rule: &pb::RouteRule) -> Value {
         "refuse": rule.refuse,
         "requestTimeoutMs": rule.request_timeout_ms,
         "backendRequestTimeoutMs": rule.backend_request_timeout_ms,
+        "retry": rule.retry.as_ref().map(retry).unwrap_or_default(),
     })
+}
+
+fn retry(of: &pb::Retry) -> String {
+    let codes: Vec<String> = of.codes.iter().map(ToString::to_string).collect();
+    let codes = if codes.is_empty() { String::new() } else { format!(" after {}", codes.join(" ")) };
+    format!("{} times, {} ms apart{codes}", of.attempts, of.backoff_ms)
 }
 
 fn one_match(of: &pb::RouteMatch) -> String {
@@ -95,8 +102,36 @@ fn filter(filter: &pb::RouteFilter) -> String {
         Some(Kind::Rewrite(to)) => {
             format!("rewrite {} {}", to.hostname, path_edit(to.path.as_ref())).trim().to_owned()
         }
+        Some(Kind::Mirror(of)) => mirror(of),
+        Some(Kind::Cors(of)) => cors(of),
         None => "nothing".to_owned(),
     }
+}
+
+fn mirror(of: &pb::Mirror) -> String {
+    use pb::mirror::Target;
+    let target = match &of.target {
+        Some(Target::Service(to)) => format!("{}:{}", to.service, to.port),
+        Some(Target::Invalid(why)) => format!("nobody ({why})"),
+        None => "nobody".to_owned(),
+    };
+    format!("mirror {} of {} to {target}", of.numerator, of.denominator)
+}
+
+fn cors(of: &pb::Cors) -> String {
+    let list = |what: &str, list: &[String]| match list {
+        [] => String::new(),
+        list => format!(" {what} {}", list.join(" ")),
+    };
+    let credentials = if of.credentials { " with credentials" } else { "" };
+    format!(
+        "CORS{}{}{}{}{credentials} for {} s",
+        list("origins", &of.origins),
+        list("methods", &of.methods),
+        list("headers", &of.headers),
+        list("exposing", &of.exposed),
+        of.max_age_seconds
+    )
 }
 
 fn header_edit(edit: &pb::HeaderEdit) -> String {

@@ -22,6 +22,8 @@ pub struct DesiredStatus {
     pub parents: Vec<DesiredParent>,
     /// Entries of a Gateway's `status.listeners`.
     pub listeners: Vec<DesiredListener>,
+    /// Entries of a policy's `status.ancestors`.
+    pub ancestors: Vec<DesiredAncestor>,
     /// Further fields of `status`.
     pub fields: Map<String, Value>,
 }
@@ -44,6 +46,14 @@ pub struct DesiredParent {
     pub conditions: Vec<DesiredCondition>,
     /// Names of what proxies get of the route at this parent; not written. Their refusal concerns this entry.
     pub resources: Vec<String>,
+}
+
+/// One entry of a policy's `status.ancestors`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredAncestor {
+    pub ancestor_ref: Value,
+    pub controller_name: String,
+    pub conditions: Vec<DesiredCondition>,
 }
 
 /// One entry of a Gateway's `status.listeners`.
@@ -103,6 +113,7 @@ impl DesiredStatus {
             conditions: Vec::new(),
             parents: Vec::new(),
             listeners: Vec::new(),
+            ancestors: Vec::new(),
             fields: Map::new(),
         }
     }
@@ -119,11 +130,18 @@ impl DesiredStatus {
         self
     }
 
+    #[must_use]
+    pub fn with_ancestors(mut self, ancestors: Vec<DesiredAncestor>) -> Self {
+        self.ancestors = ancestors;
+        self
+    }
+
     /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
         self.conditions.is_empty()
             && self.parents.is_empty()
             && self.listeners.is_empty()
+            && self.ancestors.is_empty()
             && self.fields.is_empty()
     }
 
@@ -188,6 +206,21 @@ impl DesiredStatus {
                 })
             };
             body.insert("listeners".to_owned(), self.listeners.iter().map(listener).collect());
+        }
+        if !self.ancestors.is_empty() {
+            let before = list(before, "ancestors");
+            let ancestor = |ancestor: &DesiredAncestor| {
+                let same = before.iter().find(|at| {
+                    at.get("ancestorRef") == Some(&ancestor.ancestor_ref)
+                        && at.get("controllerName").and_then(Value::as_str) == Some(&ancestor.controller_name)
+                });
+                json!({
+                    "ancestorRef": ancestor.ancestor_ref,
+                    "controllerName": ancestor.controller_name,
+                    "conditions": conditions(&ancestor.conditions, &list(same, "conditions")),
+                })
+            };
+            body.insert("ancestors".to_owned(), self.ancestors.iter().map(ancestor).collect());
         }
         body.extend(self.fields.clone());
         body

@@ -24,8 +24,8 @@ pub enum Change {
 enum Owner {
     /// Conditions of Culvert's own among those of others.
     Others,
-    /// One entry per controller in `parents`.
-    Shared,
+    /// Entries of several controllers in the list named.
+    Shared(&'static str),
     /// Culvert alone, but for conditions with the prefix of somebody else.
     Culvert,
 }
@@ -33,7 +33,8 @@ enum Owner {
 fn owner(kind: Kind) -> Owner {
     match kind {
         Kind::Pod | Kind::Namespace => Owner::Others,
-        kind if Kind::ROUTES.contains(&kind) => Owner::Shared,
+        kind if Kind::ROUTES.contains(&kind) => Owner::Shared("parents"),
+        Kind::XBackendTrafficPolicy => Owner::Shared("ancestors"),
         _ => Owner::Culvert,
     }
 }
@@ -42,7 +43,7 @@ fn owner(kind: Kind) -> Owner {
 pub fn is_ours(kind: Kind, current: &CurrentStatus) -> bool {
     match owner(kind) {
         Owner::Others => !list(&current.status, "conditions").is_empty(),
-        Owner::Shared => list(&current.status, "parents").iter().any(is_own_parent),
+        Owner::Shared(entries) => list(&current.status, entries).iter().any(is_own),
         // The object is somebody else's now, and so is what it says.
         Owner::Culvert => false,
     }
@@ -62,11 +63,11 @@ pub fn change(
     let body = wanted.map(|wanted| wanted.body(Some(&current.status), now)).unwrap_or_default();
     match owner(kind) {
         Owner::Others => conditions(kind, &body, current),
-        Owner::Shared => {
-            let before = list(&current.status, "parents");
-            let foreign = before.iter().filter(|parent| !is_own_parent(parent)).cloned();
-            let parents: Vec<Value> = foreign.chain(items(&body, "parents")).collect();
-            (parents != before).then(|| whole(current, json!({"parents": parents})))
+        Owner::Shared(entries) => {
+            let before = list(&current.status, entries);
+            let foreign = before.iter().filter(|entry| !is_own(entry)).cloned();
+            let wanted: Vec<Value> = foreign.chain(items(&body, entries)).collect();
+            (wanted != before).then(|| whole(current, json!({entries: wanted})))
         }
         Owner::Culvert => {
             wanted?;
@@ -138,15 +139,15 @@ fn type_of(condition: &Value) -> &str {
     condition.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn is_own_parent(parent: &Value) -> bool {
-    let controller = parent.get("controllerName").and_then(Value::as_str);
+fn is_own(entry: &Value) -> bool {
+    let controller = entry.get("controllerName").and_then(Value::as_str);
     controller.is_some_and(|name| [CONTROLLER_NAME, GATEWAY_CONTROLLER].contains(&name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{DesiredCondition, DesiredParent};
+    use crate::status::{DesiredAncestor, DesiredCondition, DesiredParent};
     use culvert_objects::{Object, ObjectKey};
 
     fn object(kind: Kind) -> Object {
@@ -209,6 +210,26 @@ mod tests {
         let gone = status_of(change(Kind::HttpRoute, None, &now, at(3)));
         assert_eq!(gone, json!({"parents": [foreign]}));
         assert_eq!(change(Kind::HttpRoute, None, &current(gone), at(3)), None);
+    }
+
+    #[test]
+    fn a_policys_entries_of_other_controllers_stay() {
+        let ancestor = json!({"group": "", "kind": "Service", "name": "cart"});
+        let foreign = json!({"controllerName": "example.com/x", "ancestorRef": ancestor, "conditions": []});
+        let own = DesiredAncestor {
+            ancestor_ref: ancestor.clone(),
+            controller_name: CONTROLLER_NAME.to_owned(),
+            conditions: vec![DesiredCondition::yes("Accepted", "Accepted", "")],
+        };
+        let kind = Kind::XBackendTrafficPolicy;
+        let wanted = DesiredStatus::of(&object(kind)).with_ancestors(vec![own]);
+        let first = status_of(change(kind, Some(&wanted), &current(json!({"ancestors": [foreign]})), at(1)));
+        assert_eq!(first["ancestors"][0], foreign);
+        assert_eq!(first["ancestors"][1]["controllerName"], CONTROLLER_NAME);
+        let now = current(first);
+        assert_eq!(change(kind, Some(&wanted), &now, at(2)), None);
+        assert!(is_ours(kind, &now));
+        assert_eq!(status_of(change(kind, None, &now, at(3))), json!({"ancestors": [foreign]}));
     }
 
     #[test]

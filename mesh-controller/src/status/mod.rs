@@ -6,6 +6,6 @@ mod merge;
 mod writer;
 
 pub use api_server::{ApiStatuses, lead};
-pub use desired::{DesiredCondition, DesiredListener, DesiredParent, DesiredStatus};
+pub use desired::{DesiredAncestor, DesiredCondition, DesiredListener, DesiredParent, DesiredStatus};
 pub use merge::is_ours;
 pub use writer::{StatusQueue, StatusWriter};

@@ -3,6 +3,7 @@
 //! Two passes over the same objects. [`translate`] makes what concerns the whole mesh; [`workloads`] makes one
 //! workload per pod and per endpoint without a pod, so that a pod's change resends nothing but that pod.
 
+mod budgets;
 mod gateways;
 mod labels;
 mod membership;
@@ -28,7 +29,7 @@ use gateways::Gateways;
 pub use gateways::{GatewayFacts, Reported};
 pub use mesh::InForce;
 pub use routes::outcomes;
-pub use routes::{Memory, add_refusals as add_route_refusals, is_granted, object as route_object};
+pub use routes::{Memory, add_refusals as add_route_refusals, object as route_object};
 pub use workloads::{Facts, PodFacts, Workloads, workloads};
 
 /// Statuses wanted, by object.
@@ -85,7 +86,8 @@ pub fn translate_again(
     let in_force = mesh::in_force(objects, last, &mut statuses);
     mesh_object::statuses(objects, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
-    let services = services::resources(objects);
+    let budgets = budgets::of(objects, &mut statuses);
+    let services = services::resources(objects, &budgets);
     let gateways = Gateways::of(objects, &mut statuses);
     let (routes, attached, outcomes) = routes::translate(objects, &gateways, memory, &mut statuses);
     Translation {

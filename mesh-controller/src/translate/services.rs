@@ -7,12 +7,14 @@ use culvert_api::mesh as pb;
 use culvert_objects::types::{Protocol, ServicePort, ServiceSpec, ServiceType};
 use culvert_objects::{Kind, Object, Objects};
 
+use super::budgets::Budgets;
+
 /// Every Service that carries TCP, by `namespace/name`. An ExternalName is only a name for resolvers.
-pub fn resources(objects: &Objects) -> BTreeMap<String, pb::Service> {
-    objects.of_kind(Kind::Service).filter_map(|service| resource(service)).collect()
+pub fn resources(objects: &Objects, budgets: &Budgets) -> BTreeMap<String, pb::Service> {
+    objects.of_kind(Kind::Service).filter_map(|service| resource(service, budgets)).collect()
 }
 
-fn resource(service: &Object) -> Option<(String, pb::Service)> {
+fn resource(service: &Object, budgets: &Budgets) -> Option<(String, pb::Service)> {
     let spec: ServiceSpec = service.spec().ok()?;
     if spec.kind == ServiceType::ExternalName {
         return None;
@@ -29,6 +31,7 @@ fn resource(service: &Object) -> Option<(String, pb::Service)> {
         internal_traffic_policy: policy.into(),
         client_ip_affinity_seconds: spec.client_ip_affinity_seconds().unwrap_or(0),
         traffic_distribution: spec.traffic_distribution.clone(),
+        retry_budget: budgets.get(&(service.namespace().to_owned(), service.name().to_owned())).copied(),
     };
     Some((key(service.namespace(), service.name()), resource))
 }

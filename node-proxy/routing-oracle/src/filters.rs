@@ -100,3 +100,42 @@ pub fn location(redirect: &Redirect, origin: &Origin) -> String {
     };
     format!("{scheme}://{hostname}{port}{path}{query}")
 }
+
+/// One filter of a list that changes a request or copies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Headers(HeaderEdit),
+    Path(PathEdit),
+    /// A mirror, by a number of the test's own.
+    Mirror(usize),
+}
+
+/// The mirror's number, path and header lines.
+pub type Copied = (usize, String, Vec<(String, String)>);
+
+/// What each mirror of a list is sent: path and header lines. "Implementations SHOULD implement filters in the order they are
+/// specified", so a copy is the request after the filters before it, worked out from the start for every mirror.
+pub fn copies(path: &str, lines: &[(String, String)], steps: &[Step]) -> Vec<Copied> {
+    let mirrors = steps.iter().enumerate().filter_map(|(place, step)| match step {
+        Step::Mirror(number) => Some((place, *number)),
+        _ => None,
+    });
+    let copy = |(place, number): (usize, usize)| {
+        let (mut path, mut lines) = (path.to_owned(), lines.to_vec());
+        for step in &steps[..place] {
+            match step {
+                Step::Headers(edit) => lines = edit_headers(&lines, edit),
+                Step::Path(edit) => path = rewrite(&path, edit),
+                Step::Mirror(_) => {}
+            }
+        }
+        (number, path, lines)
+    };
+    mirrors.map(copy).collect()
+}
+
+/// How many of the first `requests` a share allows: no whole request more or less than its part.
+pub fn copied(requests: u64, numerator: u64, denominator: u64) -> std::ops::RangeInclusive<u64> {
+    let product = requests * numerator;
+    product / denominator..=product.div_ceil(denominator)
+}

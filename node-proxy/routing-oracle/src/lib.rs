@@ -2,10 +2,12 @@
 //! without a line in common with `culvert-routing`, whose property tests are held against it. Where the specification
 //! leaves a choice, it is marked *ours*.
 
+pub mod cors;
 pub mod filters;
 pub mod hostname;
 pub mod matching;
 pub mod path;
+pub mod retry;
 pub mod select;
 
 /// What a route asks for. The order of routes in a list means nothing.

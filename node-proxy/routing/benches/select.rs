@@ -39,6 +39,7 @@ fn routes(
         filters: vec![],
         action: Action::Forward(vec![]),
         timeouts: Timeouts::default(),
+        retry: None,
     };
     let route = |index: usize| Route {
         key: RouteKey { kind, namespace: "shop".into(), name: format!("route-{index:04}").into() },

@@ -93,6 +93,8 @@ pub enum FilterKind {
     ResponseHeaderModifier,
     RequestRedirect,
     UrlRewrite,
+    RequestMirror,
+    Cors,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +138,8 @@ impl fmt::Display for FilterKind {
             FilterKind::ResponseHeaderModifier => "ResponseHeaderModifier",
             FilterKind::RequestRedirect => "RequestRedirect",
             FilterKind::UrlRewrite => "URLRewrite",
+            FilterKind::RequestMirror => "RequestMirror",
+            FilterKind::Cors => "CORS",
         })
     }
 }

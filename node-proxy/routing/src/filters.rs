@@ -2,15 +2,20 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use crate::cors::Preflight;
 use crate::error::FilterKind;
-use crate::model::{Filter, HeaderEdit, PathEdit, PathMatch, Redirect, RedirectStatus, Rewrite, Scheme};
+use crate::model::{
+    Filter, HeaderEdit, Mirror, PathEdit, PathMatch, Redirect, RedirectStatus, Rewrite, Scheme,
+};
 use crate::path::push_escape;
 
 /// The parts of a request that filters read and change.
 #[derive(Debug)]
 pub struct FilteredRequest<'a> {
+    /// Never changed.
+    pub method: &'a Method,
     /// How the client spoke to the parent.
     pub scheme: Scheme,
     /// The listener's, or the port of the Service.
@@ -32,32 +37,62 @@ pub struct Redirection {
     pub location: HeaderValue,
 }
 
+/// An answer that filters give in a backend's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Redirection(Redirection),
+    Preflight(Preflight),
+}
+
 /// Applies the filters for requests of a rule or of a backend in the order given. `matched` is the path that the rule
-/// matched with, for replacements of its prefix. After a redirect the rest no longer counts.
+/// matched with, for replacements of its prefix. After a redirect the rest no longer counts. A preflight is answered wherever
+/// the filter stands: it is not the request that the others are for, and no browser follows a redirect of one. `mirrors` is
+/// shown each mirror by its place among the filters, with the request as it stands there: copies are what the filters
+/// before them made.
 pub fn apply_to_request(
     filters: &[Filter],
     matched: &PathMatch,
     request: &mut FilteredRequest<'_>,
-) -> Option<Redirection> {
-    for filter in filters {
+    mut mirrors: impl FnMut(usize, &Mirror, &FilteredRequest<'_>),
+) -> Option<Answer> {
+    let preflight = filters.iter().find_map(|filter| match filter {
+        Filter::Cors(cors) => cors.preflight(request.method, request.headers),
+        _ => None,
+    });
+    if let Some(preflight) = preflight {
+        return Some(Answer::Preflight(preflight));
+    }
+    for (index, filter) in filters.iter().enumerate() {
         match filter {
+            Filter::Mirror(mirror) => mirrors(index, mirror, request),
             Filter::RequestHeaders(edit) => edit.apply(request.headers),
-            Filter::ResponseHeaders(_) => {}
+            Filter::ResponseHeaders(_) | Filter::Cors(_) => {}
             Filter::Rewrite(rewrite) => rewrite.apply(matched, request),
             Filter::Redirect(redirect) => {
                 let location = redirect.location(matched, request);
-                return Some(Redirection { status: redirect.status.code(), location });
+                return Some(Answer::Redirection(Redirection { status: redirect.status.code(), location }));
             }
         }
     }
     None
 }
 
-/// Applies the filters for responses in the order given.
-pub fn apply_to_response(filters: &[Filter], headers: &mut HeaderMap) {
+/// Applies the filters for responses in the order given. `origin` is the request's, as it came.
+pub fn apply_to_response(filters: &[Filter], origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     for filter in filters {
-        if let Filter::ResponseHeaders(edit) = filter {
-            edit.apply(headers);
+        match filter {
+            Filter::ResponseHeaders(edit) => edit.apply(headers),
+            Filter::Cors(cors) => cors.apply(origin, headers),
+            Filter::RequestHeaders(_) | Filter::Redirect(_) | Filter::Rewrite(_) | Filter::Mirror(_) => {}
+        }
+    }
+}
+
+/// Lets a page read what a proxy answers itself in a backend's place; other filters are for responses of backends.
+pub fn apply_to_own_answer(filters: &[Filter], origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    for filter in filters {
+        if let Filter::Cors(cors) = filter {
+            cors.apply(origin, headers);
         }
     }
 }
@@ -68,6 +103,8 @@ pub(crate) fn filter_kind(filter: &Filter) -> FilterKind {
         Filter::ResponseHeaders(_) => FilterKind::ResponseHeaderModifier,
         Filter::Redirect(_) => FilterKind::RequestRedirect,
         Filter::Rewrite(_) => FilterKind::UrlRewrite,
+        Filter::Mirror(_) => FilterKind::RequestMirror,
+        Filter::Cors(_) => FilterKind::Cors,
     }
 }
 
@@ -117,7 +154,7 @@ impl Scheme {
         }
     }
 
-    fn well_known_port(self) -> u16 {
+    pub(crate) fn well_known_port(self) -> u16 {
         match self {
             Scheme::Http => 80,
             Scheme::Https => 443,

@@ -8,6 +8,7 @@
 
 pub mod compile;
 mod conditions;
+pub mod cors;
 mod error;
 pub mod filters;
 pub mod host;
@@ -19,11 +20,12 @@ pub mod path;
 mod pattern;
 pub mod precedence;
 pub mod request;
+pub mod retry;
 pub mod table;
 mod text;
 pub mod weights;
 
-pub use compile::{CompiledRoute, CompiledRule};
+pub use compile::{CompiledRoute, CompiledRule, MirrorPlace};
 pub use error::CompileError;
 pub use mismatch::Mismatch;
 pub use request::RequestView;

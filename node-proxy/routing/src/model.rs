@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub use crate::cors::Cors;
+pub use crate::retry::Retry;
+
 /// The kind of a route object. The first wins over the second for the requests that both match (GEP-1686).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
@@ -49,6 +52,8 @@ pub struct Rule {
     pub filters: Vec<Filter>,
     pub action: Action,
     pub timeouts: Timeouts,
+    /// None: what fails is not sent again, but for connections that nothing was sent on.
+    pub retry: Option<Retry>,
 }
 
 /// What a rule does with a request that its filters let pass.
@@ -141,6 +146,44 @@ pub enum Filter {
     ResponseHeaders(HeaderEdit),
     Redirect(Redirect),
     Rewrite(Rewrite),
+    Mirror(Mirror),
+    Cors(Cors),
+}
+
+/// A copy of requests, as they stand at the place of this filter, for a backend whose answers nobody sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    pub target: Target,
+    pub share: Share,
+}
+
+/// A part of all requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Share {
+    numerator: u32,
+    denominator: u32,
+}
+
+impl Share {
+    pub const ALL: Share = Share { numerator: 1, denominator: 1 };
+
+    /// None for more than all, or without a denominator.
+    pub fn new(numerator: u32, denominator: u32) -> Option<Share> {
+        (denominator > 0 && numerator <= denominator).then_some(Share { numerator, denominator })
+    }
+
+    pub fn numerator(self) -> u32 {
+        self.numerator
+    }
+
+    pub fn denominator(self) -> u32 {
+        self.denominator
+    }
+
+    /// From 0 to 1.
+    pub fn as_fraction(self) -> f64 {
+        f64::from(self.numerator) / f64::from(self.denominator)
+    }
 }
 
 /// Set, then add, then remove; the names are disjoint.

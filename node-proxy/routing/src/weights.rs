@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::compile::CompiledRoute;
+use crate::compile::{self, CompiledRoute, MirrorPlace};
 use crate::model::{Action, RouteKey, Target};
 
 /// A choice among backends by weight. Picks are numbered from a phase on. Of the first `n` picks the heaviest backend has
@@ -87,7 +87,16 @@ struct WheelKey {
     parent: Arc<str>,
     route: RouteKey,
     rule: RuleName,
-    backends: Vec<(Target, u32)>,
+    choice: Choice,
+    parts: Vec<(Target, u32)>,
+}
+
+/// What is chosen by a wheel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Choice {
+    Backend,
+    /// Whether a request is copied.
+    Mirror(MirrorPlace),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,19 +120,31 @@ impl Wheels {
         let mut wheels = self.wheels.lock();
         for rule in route.rules() {
             let Action::Forward(backends) = rule.action() else { continue };
-            let key = WheelKey {
-                parent: Arc::clone(parent),
-                route: rule.key().clone(),
-                rule: rule
-                    .name()
-                    .map_or(RuleName::Index(rule.index()), |name| RuleName::Given(Arc::clone(name))),
-                backends: backends.iter().map(|backend| (backend.target.clone(), backend.weight)).collect(),
-            };
-            let slot = wheels.entry(key).or_default();
-            let wheel = rule
-                .wheel
-                .get_or_init(|| slot.upgrade().unwrap_or_else(|| Arc::new(Wheel::new(rule.weights()))));
-            *slot = Arc::downgrade(wheel);
+            let backends = backends.iter().map(|backend| (backend.target.clone(), backend.weight)).collect();
+            let mirrors = compile::mirrors(rule.rule()).map(|(place, mirror)| {
+                (
+                    Choice::Mirror(place),
+                    mirror.weights().map(|weight| (mirror.target.clone(), weight)).to_vec(),
+                )
+            });
+            let slots = std::iter::once(&rule.wheel).chain(rule.mirrors.iter().map(|(_, wheel)| wheel));
+            let choices = std::iter::once((Choice::Backend, backends)).chain(mirrors);
+            for ((choice, parts), of_rule) in choices.zip(slots) {
+                let key = WheelKey {
+                    parent: Arc::clone(parent),
+                    route: rule.key().clone(),
+                    rule: rule
+                        .name()
+                        .map_or(RuleName::Index(rule.index()), |name| RuleName::Given(Arc::clone(name))),
+                    choice,
+                    parts,
+                };
+                let weights: Vec<u32> = key.parts.iter().map(|(_, weight)| *weight).collect();
+                let slot = wheels.entry(key).or_default();
+                let wheel =
+                    of_rule.get_or_init(|| slot.upgrade().unwrap_or_else(|| Arc::new(Wheel::new(weights))));
+                *slot = Arc::downgrade(wheel);
+            }
         }
     }
 

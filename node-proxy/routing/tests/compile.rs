@@ -8,8 +8,9 @@ use std::time::Duration;
 use culvert_routing::CompileError;
 use culvert_routing::CompiledRoute;
 use culvert_routing::model::{
-    Action, Backend, Filter, HeaderEdit, HeaderMatch, Hostname, Match, PathEdit, PathMatch, QueryMatch,
-    Redirect, RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Target, Timeouts, ValueMatch,
+    Action, Backend, Filter, HeaderEdit, HeaderMatch, Hostname, Match, Mirror, PathEdit, PathMatch,
+    QueryMatch, Redirect, RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Share, Target, Timeouts,
+    ValueMatch,
 };
 use http::{HeaderName, HeaderValue, Method};
 
@@ -265,6 +266,12 @@ fn filters() {
         refused(RouteKind::Grpc, at, "HeaderModifier after rules[1].filters[0]", |rule| {
             rule.filters = vec![filter.clone(), filter];
         });
+    }
+    for kind in [RouteKind::Http, RouteKind::Grpc] {
+        let mirror = || Filter::Mirror(Mirror { target: Target::Invalid("none".into()), share: Share::ALL });
+        let mut route = route(kind);
+        route.rules[1].filters = vec![mirror(), Filter::RequestHeaders(HeaderEdit::default()), mirror()];
+        CompiledRoute::compile(route).unwrap();
     }
     refused(RouteKind::Http, at, "a second filter RequestRedirect", |rule| {
         rule.filters = vec![redirect(None), redirect(None)];

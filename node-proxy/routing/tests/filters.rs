@@ -5,12 +5,12 @@ mod common;
 
 use std::borrow::Cow;
 
-use culvert_routing::filters::{FilteredRequest, apply_to_request, apply_to_response, rewrite_path};
+use culvert_routing::filters::{Answer, FilteredRequest, apply_to_request, apply_to_response, rewrite_path};
 use culvert_routing::model::{
-    Filter, HeaderEdit, PathEdit, PathMatch, Redirect, RedirectStatus, Rewrite, Scheme,
+    Filter, HeaderEdit, Mirror, PathEdit, PathMatch, Redirect, RedirectStatus, Rewrite, Scheme, Share, Target,
 };
 use culvert_routing_oracle::filters as oracle;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -159,6 +159,7 @@ proptest! {
         };
         let mut headers = HeaderMap::new();
         let mut request = FilteredRequest {
+            method: &Method::GET,
             scheme: own,
             port: listener_port,
             host: Cow::Borrowed("host.example"),
@@ -168,7 +169,7 @@ proptest! {
         };
         let after = Filter::RequestHeaders(HeaderEdit { set: pairs(&[("x-a".into(), "1".into())]), ..HeaderEdit::default() });
         let matched = PathMatch::Prefix(prefix.as_str().into());
-        let redirection = apply_to_request(&[Filter::Redirect(redirect), after], &matched, &mut request).unwrap();
+        let redirection = apply_to_request(&[Filter::Redirect(redirect), after], &matched, &mut request, |_, _, _| {}).unwrap();
         let wanted = oracle::location(
             &oracle::Redirect {
                 scheme: scheme.map(|scheme| scheme.as_str().to_owned()),
@@ -184,6 +185,7 @@ proptest! {
                 query: query.clone(),
             },
         );
+        let Answer::Redirection(redirection) = redirection else { panic!("{redirection:?}") };
         prop_assert_eq!(redirection.location.to_str().unwrap(), wanted);
         prop_assert_eq!(redirection.status.as_u16(), status);
         prop_assert!(headers.is_empty(), "filters after a redirect do not count");
@@ -205,6 +207,7 @@ proptest! {
         let of_response = Filter::ResponseHeaders(model);
         let filters = [of_request, of_response];
         let mut filtered = FilteredRequest {
+            method: &Method::GET,
             scheme: Scheme::Http,
             port: 80,
             host: Cow::Borrowed("host"),
@@ -212,8 +215,8 @@ proptest! {
             query: None,
             headers: &mut request,
         };
-        prop_assert_eq!(apply_to_request(&filters, &PathMatch::Prefix("/".into()), &mut filtered), None);
-        apply_to_response(&filters, &mut response);
+        prop_assert_eq!(apply_to_request(&filters, &PathMatch::Prefix("/".into()), &mut filtered, |_, _, _| {}), None);
+        apply_to_response(&filters, None, &mut response);
         let wanted = header_map(&oracle::edit_headers(&lines, &edit));
         prop_assert_eq!(&request, &wanted);
         prop_assert_eq!(&response, &wanted);
@@ -231,6 +234,7 @@ fn filters_are_applied_in_the_order_given() {
     });
     let mut headers = HeaderMap::new();
     let mut request = FilteredRequest {
+        method: &Method::GET,
         scheme: Scheme::Http,
         port: 80,
         host: Cow::Borrowed("old.example"),
@@ -239,7 +243,10 @@ fn filters_are_applied_in_the_order_given() {
         headers: &mut headers,
     };
     let filters = [set("1".into()), rewrite, set("2".into())];
-    assert_eq!(apply_to_request(&filters, &PathMatch::Prefix("/old".into()), &mut request), None);
+    assert_eq!(
+        apply_to_request(&filters, &PathMatch::Prefix("/old".into()), &mut request, |_, _, _| {}),
+        None
+    );
     assert_eq!((&*request.host, &*request.path, request.query), ("new.example", "/new/a", Some("q")));
     assert_eq!(headers["x-a"], "2");
 }
@@ -248,6 +255,7 @@ fn filters_are_applied_in_the_order_given() {
 fn a_rewrite_leaves_alone_what_it_does_not_name() {
     let mut headers = HeaderMap::new();
     let mut request = FilteredRequest {
+        method: &Method::GET,
         scheme: Scheme::Http,
         port: 80,
         host: Cow::Borrowed("old.example"),
@@ -256,7 +264,10 @@ fn a_rewrite_leaves_alone_what_it_does_not_name() {
         headers: &mut headers,
     };
     let nothing = Filter::Rewrite(Rewrite { hostname: None, path: None });
-    assert_eq!(apply_to_request(&[nothing], &PathMatch::Prefix("/old".into()), &mut request), None);
+    assert_eq!(
+        apply_to_request(&[nothing], &PathMatch::Prefix("/old".into()), &mut request, |_, _, _| {}),
+        None
+    );
     assert_eq!((&*request.host, &*request.path), ("old.example", "/old/a"));
 }
 
@@ -268,6 +279,7 @@ fn locations_are_header_values_whatever_the_request_has() {
     let mut headers = HeaderMap::new();
     let mut location = |host: &str, query: &str| {
         let request = FilteredRequest {
+            method: &Method::GET,
             scheme: Scheme::Https,
             port: 443,
             host: Cow::Owned(host.to_owned()),
@@ -280,4 +292,72 @@ fn locations_are_header_values_whatever_the_request_has() {
     assert_eq!(location("a.example", "q=ü ~\r\n\u{7f}"), "https://a.example/a?q=%C3%BC%20~%0D%0A%7F");
     assert_eq!(location("[::1]", "q"), "https://[::1]/a?q");
     assert_eq!(location("", "q"), "/a?q");
+}
+
+fn mirror(number: usize) -> Filter {
+    let target = Target::Service { namespace: "n".into(), name: number.to_string().into(), port: 80 };
+    Filter::Mirror(Mirror { target, share: Share::ALL })
+}
+
+/// A list of filters in both forms, of at most one of each kind but mirrors.
+fn any_steps() -> impl Strategy<Value = (String, Vec<(Filter, oracle::Step)>)> {
+    let edits = (any_header_edit(), any_filter_path(), 0..4_usize);
+    edits.prop_flat_map(|(headers, (_, path, edit), mirrors)| {
+        let model = HeaderEdit {
+            set: pairs(&headers.set),
+            add: pairs(&headers.add),
+            remove: headers.remove.iter().map(|name| name.parse().unwrap()).collect(),
+        };
+        let mut steps = vec![(Filter::RequestHeaders(model), oracle::Step::Headers(headers))];
+        steps.extend(edit.map(|(model, naive)| {
+            let rewrite = Rewrite { hostname: None, path: Some(model) };
+            (Filter::Rewrite(rewrite), oracle::Step::Path(naive))
+        }));
+        steps.extend((0..mirrors).map(|number| (mirror(number), oracle::Step::Mirror(number))));
+        (Just(path), Just(steps).prop_shuffle())
+    })
+}
+
+fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut lines: Vec<_> =
+        headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    lines.sort();
+    lines
+}
+
+proptest! {
+    #[test]
+    fn a_mirror_is_sent_what_the_filters_before_it_made((path, steps) in any_steps(), sent in vec((select(vec!["x-a", "x-b", "x-c"]), text(&["1", "2"])), 0..4)) {
+        let sent: Vec<(String, String)> = sent.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let (filters, naive): (Vec<Filter>, Vec<oracle::Step>) = steps.into_iter().unzip();
+        // The prefix that an edit of the path replaces.
+        let matched = naive.iter().find_map(|step| match step {
+            oracle::Step::Path(oracle::PathEdit::Prefix { prefix, .. }) => Some(prefix.clone()),
+            _ => None,
+        });
+        let matched = PathMatch::Prefix(matched.unwrap_or_else(|| "/".to_owned()).as_str().into());
+        let mut headers = header_map(&sent);
+        let mut request = FilteredRequest {
+            method: &Method::GET,
+            scheme: Scheme::Http,
+            port: 80,
+            host: Cow::Borrowed("a.example"),
+            path: Cow::Borrowed(&path),
+            query: None,
+            headers: &mut headers,
+        };
+        let mut copies = Vec::new();
+        let redirected = apply_to_request(&filters, &matched, &mut request, |place, mirror, copy| {
+            assert!(matches!(&filters[place], Filter::Mirror(at) if at == mirror));
+            let Target::Service { name, .. } = &mirror.target else { panic!("{mirror:?}") };
+            copies.push((name.parse::<usize>().unwrap(), copy.path.to_string(), lines(copy.headers)));
+        });
+        prop_assert_eq!(redirected, None);
+        let mut expected = oracle::copies(&path, &sent, &naive);
+        for (.., lines) in &mut expected {
+            lines.iter_mut().for_each(|(name, _)| name.make_ascii_lowercase());
+            lines.sort();
+        }
+        prop_assert_eq!(copies, expected);
+    }
 }

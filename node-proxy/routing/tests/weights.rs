@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::thread;
 
-use culvert_routing::CompiledRoute;
 use culvert_routing::model::{
-    Action, Backend, Match, PathMatch, Route, RouteKey, RouteKind, Rule, Target, Timeouts,
+    Action, Backend, Filter, Match, Mirror, PathMatch, Route, RouteKey, RouteKind, Rule, Share, Target,
+    Timeouts,
 };
 use culvert_routing::weights::{Wheel, Wheels};
+use culvert_routing::{CompiledRoute, MirrorPlace};
+use culvert_routing_oracle::filters::copied;
 use proptest::prelude::*;
 
 /// Ten phases spread over a wheel, whose sum is at most 10,000 here.
@@ -170,6 +172,7 @@ fn route(name: &str, rule: Option<&str>, backends: Vec<Backend>) -> CompiledRout
         filters: vec![],
         action: Action::Forward(backends),
         timeouts: Timeouts::default(),
+        retry: None,
     };
     let key = RouteKey { kind: RouteKind::Http, namespace: "shop".into(), name: name.into() };
     CompiledRoute::compile(Route { key, created: 0, hostnames: vec![], rules: vec![rule] }).unwrap()
@@ -239,4 +242,56 @@ fn a_rule_without_backends_picks_none() {
     let route = route("cart", None, vec![backend("stable", 0), backend("canary", 2)]);
     let (index, picked) = route.rules()[0].pick_backend().unwrap();
     assert_eq!((index, picked), (1, &backend("canary", 2)));
+}
+
+fn mirrored(shares: &[(u32, u32)]) -> CompiledRoute {
+    let filters = shares.iter().map(|(numerator, denominator)| {
+        let share = Share::new(*numerator, *denominator).unwrap();
+        Filter::Mirror(Mirror { target: backend("copies", 1).target, share })
+    });
+    let mut route = Route::clone(route("cart", None, canary()).route());
+    route.rules[0].filters = filters.clone().collect();
+    if let Action::Forward(backends) = &mut route.rules[0].action {
+        backends[1].filters = filters.collect();
+    }
+    CompiledRoute::compile(route).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_mirror_keeps_its_share_to_the_request(numerator in 0..=100_u32, more in 0..=100_u32, requests in 1..400_u64) {
+        let (denominator, route) = (numerator + more.max(1), mirrored(&[(numerator, numerator + more.max(1)), (1, 1)]));
+        for backend in [None, Some(1)] {
+            let picks = (0..requests).filter(|_| route.rules()[0].is_mirrored(MirrorPlace { backend, filter: 0 })).count();
+            let (least, most) = copied(requests, numerator.into(), denominator.into()).into_inner();
+            prop_assert!((least.saturating_sub(1)..=most + 1).contains(&(picks as u64)), "{picks}");
+            prop_assert!(route.rules()[0].is_mirrored(MirrorPlace { backend, filter: 1 }), "all of them");
+        }
+        let nowhere = MirrorPlace { backend: Some(0), filter: 0 };
+        prop_assert!(!route.rules()[0].is_mirrored(nowhere), "the other backend has no mirror");
+    }
+}
+
+#[test]
+fn mirrors_go_on_counting_when_another_route_is_edited() {
+    let (parent, wheels): (Arc<str>, _) = ("a".into(), Wheels::default());
+    let place = MirrorPlace { backend: None, filter: 0 };
+    let mut before = mirrored(&[(1, 100)]);
+    wheels.adopt(&parent, &before);
+    let mut copies = 0;
+    for _ in 0..100 {
+        let next = mirrored(&[(1, 100)]);
+        wheels.adopt(&parent, &next);
+        before = next;
+        copies += u32::from(before.rules()[0].is_mirrored(place));
+    }
+    assert_eq!(copies, 1);
+    assert_eq!(wheels.len(), 3, "the backends' and two of mirrors");
+}
+
+#[test]
+fn a_share_is_at_most_all() {
+    assert_eq!(Share::new(2, 1), None);
+    assert_eq!(Share::new(0, 0), None);
+    assert_eq!(Share::new(3, 3).map(Share::as_fraction), Some(1.0));
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::state::model::WorkloadUid;
+use super::budget::Budget;
+use crate::state::model::{Service, ServiceKey, WorkloadUid};
 
 /// An endpoint that refused a connection is avoided for this long.
 const FAILED_FOR: Duration = Duration::from_secs(5);
@@ -141,6 +142,8 @@ impl Drop for InFlight {
 #[derive(Debug, Default)]
 pub struct Endpoints {
     all: Mutex<Known>,
+    /// Of Services; read as rarely.
+    budgets: Mutex<HashMap<ServiceKey, Weak<Budget>>>,
 }
 
 #[derive(Debug, Default)]
@@ -166,6 +169,19 @@ impl Endpoints {
         let load = Arc::new(EndpointLoad::default());
         known.loads.insert(key, Arc::downgrade(&load));
         load
+    }
+
+    /// The budget of a Service with its settings as they are now; with other settings it is another one.
+    pub(super) fn budget(&self, service: &Service) -> Arc<Budget> {
+        let mut known = self.budgets.lock();
+        let budget = known.get(&service.key).and_then(Weak::upgrade);
+        if let Some(budget) = budget.filter(|budget| budget.settings() == service.retry_budget) {
+            return budget;
+        }
+        known.retain(|_, budget| budget.strong_count() > 0);
+        let budget = Arc::new(Budget::new(service.retry_budget, tokio::time::Instant::now()));
+        known.insert(service.key.clone(), Arc::downgrade(&budget));
+        budget
     }
 
     #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Chooses an endpoint of a Service: two random ones, the less loaded of them. What is known of endpoints is shared by
 //! all workers and outlives snapshots; which of them may be used is worked out once per version of the endpoint set.
 
+mod budget;
 mod load;
 mod usable;
 
@@ -17,6 +18,7 @@ use thiserror::Error;
 use crate::state::model::{Service, ServiceKey, Workload, WorkloadUid};
 use crate::state::{EndpointSet, Snapshot};
 
+pub use budget::Budget;
 pub use load::{Carried, EndpointLoad, Endpoints, InFlight};
 pub use usable::{Family, Place, select as usable_endpoints};
 
@@ -70,6 +72,8 @@ pub struct Balancer {
     endpoints: Arc<Endpoints>,
     node: Arc<str>,
     usable: RefCell<HashMap<(ServiceKey, u16, Family, Carried), Usable>>,
+    /// Of Services whose routes ask for retries.
+    budgets: RefCell<HashMap<ServiceKey, Arc<Budget>>>,
     random: RefCell<SmallRng>,
 }
 
@@ -79,6 +83,7 @@ impl Balancer {
             endpoints,
             node,
             usable: RefCell::new(HashMap::new()),
+            budgets: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
         }
     }
@@ -121,8 +126,22 @@ impl Balancer {
         index.map(|index| usable.candidates[index].clone()).ok_or_else(exhausted)
     }
 
+    /// The retry budget of a Service, which its workers share.
+    pub fn budget(&self, service: &Service) -> Arc<Budget> {
+        let mut known = self.budgets.borrow_mut();
+        match known.get(&service.key).filter(|budget| budget.settings() == service.retry_budget) {
+            Some(budget) => budget.clone(),
+            None => {
+                let budget = self.endpoints.budget(service);
+                known.insert(service.key.clone(), budget.clone());
+                budget
+            }
+        }
+    }
+
     /// Forgets Services that are gone.
     pub fn maintain(&self, snapshot: &Snapshot) {
+        self.budgets.borrow_mut().retain(|service, _| snapshot.service(service).is_some());
         self.usable.borrow_mut().retain(|(service, ..), _| snapshot.service(service).is_some());
     }
 

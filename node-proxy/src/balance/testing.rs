@@ -50,6 +50,7 @@ pub fn service(name: &str, ports: &[(u16, &str)]) -> Service {
         local_only: false,
         client_ip_affinity: None,
         traffic_distribution: None,
+        retry_budget: Default::default(),
     }
 }
 

@@ -42,9 +42,11 @@ pub fn face(reason: Reason) -> Face {
         Reason::RouteUnsupported | Reason::NoBackend | Reason::InvalidBackend => {
             (500, Internal, "proxy_configuration_error")
         }
-        Reason::NoEndpoint | Reason::NoServicePort | Reason::UnknownDestination | Reason::Tunnel => {
-            (503, Unavailable, "destination_unavailable")
-        }
+        Reason::NoEndpoint
+        | Reason::NoServicePort
+        | Reason::UnknownDestination
+        | Reason::Tunnel
+        | Reason::RetryBudget => (503, Unavailable, "destination_unavailable"),
         Reason::Connect => (503, Unavailable, "connection_refused"),
         Reason::TlsHandshake => (503, Unavailable, "tls_protocol_error"),
         Reason::PeerIdentity => (503, Unavailable, "tls_certificate_error"),
@@ -65,6 +67,8 @@ pub fn face(reason: Reason) -> Face {
         Reason::BadResponse => (502, Internal, "http_protocol_error"),
         // Never sent, for nobody is there to read it; logs and metrics show it.
         Reason::ClientCancelled => (499, Cancelled, "connection_terminated"),
+        Reason::MirrorSlow => (503, ResourceExhausted, "connection_write_timeout"),
+        Reason::OriginNotAllowed => (403, PermissionDenied, "http_request_denied"),
         Reason::Local => (500, Internal, "proxy_internal_error"),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -111,6 +115,15 @@ pub fn redirect(status: StatusCode, location: HeaderValue) -> Response<Bytes> {
     response.headers_mut().insert(LOCATION, location);
     response.headers_mut().insert(PROXY_STATUS, HeaderValue::from_static("culvert"));
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// What a browser asked before the request proper (204).
+pub fn preflight(headers: HeaderMap) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = headers;
+    response.headers_mut().insert(PROXY_STATUS, HeaderValue::from_static("culvert"));
     response
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_routing::model::Retry;
 use http::header::UPGRADE;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
@@ -15,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::body::Deadline;
 use super::client::{self, Switched};
 use super::flow::{Flow, Way};
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Told};
 use super::pool::{Held, Needs, Peer};
 use super::request_body::{Progress, RequestBody};
 use super::respond::Instead;
@@ -42,6 +43,8 @@ pub struct Destination<'d> {
     pub request_deadline: Option<(Instant, Duration)>,
     /// Of one try.
     pub backend_limit: Option<Duration>,
+    /// When a request that failed is sent again.
+    pub retry: Option<&'d Retry>,
 }
 
 /// A backend's response, and what is held until it is complete.
@@ -85,26 +88,48 @@ impl ClientConnection {
         outgoing: Outgoing,
         record: &mut RequestRecord,
     ) -> Result<Forwarded, Instead> {
-        let client = match parts.version {
-            HttpVersion::HTTP_2 => Version::Http2,
-            _ => Version::Http1,
-        };
-        let version = endpoint_version(destination.service, destination.port, client);
-        let gate = outgoing.prepare(&mut parts, &body, version, self)?;
+        let version = destination.version(parts.version);
+        let retry = destination.retry.filter(|_| !outgoing.wants_upgrade());
+        // Of attempts that come to nothing the client is told nothing.
+        let told = if retry.is_some() { Told::Nobody } else { Told::Client };
+        let gate = outgoing.prepare(&mut parts, &body, version, self, told)?;
         body.set_gate(gate);
-        let progress = body.progress();
-        let mut request = Request::from_parts(parts, body);
+        let request = Request::from_parts(parts, body);
+        let sent = match retry {
+            Some(retry) => self.send_with_retries(&destination, version, request, retry, record).await,
+            None => self.try_endpoints(&destination, version, request, record, &mut Vec::new()).await,
+        };
+        Ok(sent?)
+    }
+
+    /// Sends a request that is ready to be sent to an endpoint, which none of those `tried` is, if there is another. Adds what
+    /// it tries.
+    pub(super) async fn try_endpoints(
+        &self,
+        destination: &Destination<'_>,
+        version: Version,
+        mut request: Request<RequestBody>,
+        record: &mut RequestRecord,
+        tried: &mut Vec<Candidate>,
+    ) -> Result<Forwarded, Failure> {
+        let progress = request.body().progress();
         let end = self.outbound.connect_deadline();
-        let mut tried: Vec<Candidate> = Vec::new();
+        let mut tries = 0;
         let mut last: Option<Failure> = None;
         loop {
-            let candidate = match self.pick(&destination, &tried) {
+            let candidate = match self.pick(destination, tried) {
                 Ok(candidate) => candidate,
-                Err(failure) => return Err(last.unwrap_or(failure).into()),
+                Err(_) if last.is_none() && !tried.is_empty() => {
+                    tried.clear();
+                    continue;
+                }
+                Err(failure) => return Err(last.unwrap_or(failure)),
             };
+            tried.push(candidate.clone());
+            tries += 1;
             let in_flight = candidate.load.begin();
             let limit = destination.limit();
-            let attempt = self.attempt(&destination, &candidate, version, request, end, record);
+            let attempt = self.attempt(destination, &candidate, version, request, end, record);
             let result = within(limit, attempt).await;
             let lost = match result {
                 Ok(got) => {
@@ -117,12 +142,11 @@ impl ClientConnection {
             };
             let failure = explain(lost.failure, &progress);
             match lost.request {
-                Some(again) if lost.is_unreached && tried.len() + 1 < TRIES && Instant::now() < end => {
+                Some(again) if lost.is_unreached && tries < TRIES && Instant::now() < end => {
                     request = *again;
                     last = Some(failure);
-                    tried.push(candidate);
                 }
-                _ => return Err(failure.into()),
+                _ => return Err(failure),
             }
         }
     }
@@ -247,6 +271,15 @@ impl ClientConnection {
 }
 
 impl Destination<'_> {
+    /// What its endpoints are spoken to in.
+    pub fn version(&self, client: HttpVersion) -> Version {
+        let client = match client {
+            HttpVersion::HTTP_2 => Version::Http2,
+            _ => Version::Http1,
+        };
+        endpoint_version(self.service, self.port, client)
+    }
+
     /// When a try that begins now must be over, by the limit that comes first.
     fn limit(&self) -> Option<Deadline> {
         let limit = |at, reason, after| Deadline { at, reason, after };

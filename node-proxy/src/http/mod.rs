@@ -4,7 +4,7 @@
 //! endpoint. Below them: `reader`, `head` and `chunks` (what is let in of
 //! HTTP/1), `frames`,
 //! `heads` and `blocks` (of HTTP/2), `target` (host and path), `hop` (what does not cross
-//! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `request_body` and
+//! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `mirror` and `copies` (what nobody waits for), `retry` and `replay` (sending again), `request_body` and
 //! `body` (where a request ends), `flow` (what counts as
 //! buffered), `stream` (a stream whose client stalls), `answer` (what
 //! Culvert says itself). `route` is the pure part that `culvert explain` shares.
@@ -14,6 +14,7 @@ pub mod blocks;
 mod body;
 pub mod chunks;
 mod client;
+mod copies;
 pub mod edge;
 mod expect;
 mod flow;
@@ -23,13 +24,16 @@ pub mod head;
 mod heads;
 pub mod hop;
 mod interim;
+mod mirror;
 mod names;
 mod outgoing;
 mod parent;
 mod pool;
 pub mod reader;
+mod replay;
 mod request_body;
 mod respond;
+mod retry;
 pub mod route;
 mod serve;
 mod stream;

@@ -39,7 +39,26 @@ impl Outgoing {
     }
 }
 
+/// Who is told of interim responses, and whose expectation is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Client,
+    /// Of a mirror's answers.
+    Nobody,
+}
+
 impl Outgoing {
+    /// The same for a copy, as it stood at its mirror.
+    pub fn copied(&self, host: Option<String>, path: Option<String>) -> Self {
+        let path = path.or_else(|| self.path.clone());
+        Self { authority: self.authority.clone(), host, path, upgrade: None }
+    }
+
+    /// Whether the connection is to carry another protocol.
+    pub fn wants_upgrade(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
     /// Makes the head what the endpoint's version of HTTP wants; says whether the body waits for the server.
     pub fn prepare(
         self,
@@ -47,6 +66,7 @@ impl Outgoing {
         body: &RequestBody,
         version: Version,
         connection: &ClientConnection,
+        told: Told,
     ) -> Result<Option<Gate>, Instead> {
         let client = parts.version;
         let bad = |error: &dyn std::fmt::Display| {
@@ -60,6 +80,7 @@ impl Outgoing {
         let waits = parts
             .headers
             .get(EXPECT)
+            .filter(|_| told == Told::Client)
             .is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         parts.headers.remove(EXPECT);
         let mut expectation = None;
@@ -97,7 +118,7 @@ impl Outgoing {
         }
         parts.extensions.clear();
         let (gate, opener) = expectation.unzip();
-        if version == Version::Http1 && client == HttpVersion::HTTP_11 {
+        if version == Version::Http1 && client == HttpVersion::HTTP_11 && told == Told::Client {
             connection.interim.open();
             let tell = callback(connection.interim.clone(), opener);
             let mut request = Request::new(());

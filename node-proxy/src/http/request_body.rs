@@ -12,10 +12,12 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::BodyError;
+use super::copies::{CopyReader, CopyWriter};
 use super::expect::Gate;
 use super::flow::Way;
 use super::heads::Receives;
 use super::hop::strip_trailers;
+use super::replay::Replay;
 use super::timer::Patience;
 use crate::reason::Reason;
 use crate::telemetry::Failure;
@@ -28,10 +30,15 @@ pub struct Progress {
     ended: Cell<bool>,
     touched: Cell<bool>,
     /// Something of the request or of its response was passed on.
-    moved: Cell<Option<Instant>>,
+    moved: Rc<Cell<Option<Instant>>>,
 }
 
 impl Progress {
+    /// Of one attempt to send what comes of this body. What moves in one moves in both.
+    fn of_attempt(&self) -> Self {
+        Self { moved: self.moved.clone(), ..Self::default() }
+    }
+
     pub fn lost(&self) -> Option<Failure> {
         self.lost.borrow().clone()
     }
@@ -54,8 +61,9 @@ impl Progress {
 
 /// A request's body on its way to an endpoint.
 pub struct RequestBody {
-    /// `None`: there is none.
-    inner: Option<Incoming>,
+    source: Source,
+    /// For mirrors; they get what is read.
+    copies: Vec<CopyWriter>,
     counted: Rc<Cell<u64>>,
     progress: Rc<Progress>,
     /// Closed until the server asks for the body.
@@ -63,6 +71,17 @@ pub struct RequestBody {
     /// Over HTTP/2; what reads HTTP/1 has its own.
     client: Option<Http2Client>,
     way: Way,
+}
+
+/// Where a body comes from.
+enum Source {
+    /// There is none.
+    Nothing,
+    Client(Incoming),
+    /// A mirror's copy.
+    Copy(CopyReader),
+    /// What an attempt sends of a body that is kept.
+    Replay(Replay),
 }
 
 /// The client's part of a request's body over HTTP/2.
@@ -95,13 +114,51 @@ impl RequestBody {
         let is_empty = inner.is_end_stream();
         progress.ended.set(is_empty);
         let client = client.filter(|_| !is_empty);
-        Self { inner: (!is_empty).then_some(inner), counted, progress, gate: None, client, way: Way::Nowhere }
+        let source = if is_empty { Source::Nothing } else { Source::Client(inner) };
+        Self { source, copies: Vec::new(), counted, progress, gate: None, client, way: Way::Nowhere }
+    }
+
+    /// Of a mirror's request.
+    pub fn of_copy(copy: Option<CopyReader>, counted: Rc<Cell<u64>>) -> Self {
+        let progress = Rc::new(Progress::default());
+        progress.ended.set(copy.is_none());
+        Self {
+            source: copy.map_or(Source::Nothing, Source::Copy),
+            copies: Vec::new(),
+            counted,
+            progress,
+            gate: None,
+            client: None,
+            way: Way::Nowhere,
+        }
+    }
+
+    /// Of one attempt to send a client's body; none for one that is empty.
+    pub fn of_attempt(replay: Option<Replay>, of: &Self) -> Self {
+        let progress = Rc::new(of.progress.of_attempt());
+        progress.ended.set(replay.is_none());
+        Self {
+            source: replay.map_or(Source::Nothing, Source::Replay),
+            copies: Vec::new(),
+            // What is read is counted where it is read.
+            counted: Rc::default(),
+            progress,
+            gate: None,
+            client: None,
+            way: Way::Nowhere,
+        }
+    }
+
+    /// Writes what is read to a copy, too.
+    pub fn copy_to(&mut self, copy: CopyWriter) {
+        self.copies.push(copy);
     }
 
     /// The same, for a request that is sent again; only one without a body can be.
     pub fn again(&self) -> Option<Self> {
-        self.inner.is_none().then(|| Self {
-            inner: None,
+        matches!(self.source, Source::Nothing).then(|| Self {
+            source: Source::Nothing,
+            copies: Vec::new(),
             counted: self.counted.clone(),
             progress: self.progress.clone(),
             gate: None,
@@ -118,6 +175,26 @@ impl RequestBody {
     /// Goes that way from now on.
     pub fn set_way(&mut self, way: Way) {
         self.way = way;
+    }
+
+    /// What comes from another body of this process.
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        ready!(self.way.poll_room(cx));
+        let frame = match &mut self.source {
+            Source::Copy(copy) => ready!(copy.poll_frame(cx)),
+            Source::Replay(replay) => ready!(replay.poll_frame(cx)),
+            Source::Nothing | Source::Client(_) => return Poll::Ready(None),
+        };
+        self.progress.touched.set(true);
+        self.progress.ended.set(self.is_end_stream());
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(frame) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.counted.set(self.counted.get() + length as u64);
+                Ok(frame.map_data(|data| self.way.carry(data)))
+            }
+            Err(failure) => Err(self.lose(failure)),
+        }))
     }
 
     fn lose(&self, failure: Failure) -> BodyError {
@@ -139,7 +216,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let inner = match &mut this.source {
+            Source::Nothing => return Poll::Ready(None),
+            Source::Copy(_) | Source::Replay(_) => return this.poll_inner(cx),
+            Source::Client(inner) => inner,
+        };
         if let Some(gate) = &mut this.gate {
             ready!(gate.poll_open(cx));
             this.gate = None;
@@ -158,6 +239,7 @@ impl Body for RequestBody {
             Some(Ok(mut frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.counted.set(this.counted.get() + data.len() as u64);
+                    this.copies.iter().for_each(|copy| copy.data(data));
                     if let Some(client) = &mut this.client {
                         client.receives.took(data.len());
                         client.waits_since = None;
@@ -165,8 +247,13 @@ impl Body for RequestBody {
                     }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     strip_trailers(trailers);
+                    this.copies.iter().for_each(|copy| copy.trailers(trailers));
                 }
-                this.progress.ended.set(inner.is_end_stream());
+                let has_ended = inner.is_end_stream();
+                this.progress.ended.set(has_ended);
+                if has_ended {
+                    this.copies.iter().for_each(CopyWriter::finish);
+                }
                 Poll::Ready(Some(Ok(frame.map_data(|data| this.way.carry(data)))))
             }
             Some(Err(error)) => {
@@ -175,16 +262,27 @@ impl Body for RequestBody {
             }
             None => {
                 this.progress.ended.set(true);
+                this.copies.iter().for_each(CopyWriter::finish);
                 Poll::Ready(None)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Nothing => true,
+            Source::Client(inner) => inner.is_end_stream(),
+            Source::Copy(copy) => copy.is_end_stream(),
+            Source::Replay(replay) => replay.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::Nothing => SizeHint::with_exact(0),
+            Source::Client(inner) => inner.size_hint(),
+            Source::Copy(copy) => copy.size_hint(),
+            Source::Replay(replay) => replay.size_hint(),
+        }
     }
 }

@@ -5,13 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request, apply_to_response};
+use culvert_routing::MirrorPlace;
+use culvert_routing::cors::Preflight;
+use culvert_routing::filters::{
+    Answer, FilteredRequest, Redirection, apply_to_own_answer, apply_to_request, apply_to_response,
+};
 use culvert_routing::model::{Action, PathMatch, Scheme, Timeouts};
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView};
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{Method, Request, Response, Version};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -22,6 +26,7 @@ use super::flow::{Flow, Way};
 use super::forward::{Destination, Forwarded};
 use super::heads::{self, Read, RefusedHead};
 use super::hop;
+use super::mirror::{Copy, Original};
 use super::names::{REQUEST_ID, TRACEPARENT, named, new_traceparent};
 use super::outgoing::Outgoing;
 use super::parent::Parent;
@@ -58,11 +63,26 @@ impl Drop for UnderWay<'_> {
 pub enum Instead {
     Refused(Failure),
     Redirect(Redirection),
+    /// What is said to a browser before the request proper.
+    Preflight(HeaderMap),
 }
 
 impl From<Failure> for Instead {
     fn from(failure: Failure) -> Self {
         Self::Refused(failure)
+    }
+}
+
+impl From<Answer> for Instead {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Preflight(Preflight::Refused) => refuse(
+                Reason::OriginNotAllowed,
+                "no allowOrigins of the rule has the origin of this preflight",
+            ),
+            Answer::Preflight(Preflight::Granted(headers)) => Self::Preflight(headers),
+            Answer::Redirection(to) => Self::Redirect(to),
+        }
     }
 }
 
@@ -98,6 +118,9 @@ struct Decision {
     /// Place of the backend in its rule.
     backend: Option<usize>,
     timeouts: Timeouts,
+    /// Rewritten.
+    host: Option<String>,
+    path: Option<String>,
 }
 
 impl ClientConnection {
@@ -170,6 +193,7 @@ impl ClientConnection {
             version: parts.version,
             request_id: named(&mut parts.headers, REQUEST_ID, || format!("{:032x}", rand::random::<u128>())),
             traceparent: named(&mut parts.headers, TRACEPARENT, new_traceparent),
+            origin: parts.headers.get(ORIGIN).cloned(),
         };
         let protocol = if is_call { RequestProtocol::Grpc } else { RequestProtocol::Http };
         let telemetry = self.outbound.context.shared.telemetry.clone();
@@ -177,9 +201,9 @@ impl ClientConnection {
     }
 
     async fn exchange(
-        &self,
+        self: &Rc<Self>,
         mut parts: Parts,
-        body: RequestBody,
+        mut body: RequestBody,
         record: &mut RequestRecord,
     ) -> Result<Forwarded, Instead> {
         if parts.method == Method::CONNECT {
@@ -197,31 +221,39 @@ impl ClientConnection {
         if let Parent::Gateway(_) = self.parent {
             edge::introduce(&mut parts.headers, self.outbound.client.ip());
         }
-        let decision = match chosen {
+        let (decision, copies) = match chosen {
             Chosen::Rule(rule, matched) => {
                 record.set_rule(rule.clone());
-                self.filter(&snapshot, &rule, &matched, &target, &mut parts, &mut outgoing)?
+                self.filter(&snapshot, &rule, &matched, &target, &mut parts)?
             }
-            Chosen::Endpoints(service) => self.pass_through(&snapshot, service)?,
+            Chosen::Endpoints(service) => (self.pass_through(&snapshot, service)?, Vec::new()),
         };
         record.set_backend(decision.service.key.clone(), decision.port);
+        let request_deadline = decision.timeouts.request.map(|limit| (started + limit, limit));
+        let original =
+            Original { parts: &parts, outgoing: &outgoing, snapshot: &snapshot, deadline: request_deadline };
+        self.mirror(copies, &original, &mut body, record);
+        outgoing.host = decision.host;
+        outgoing.path = decision.path.or(outgoing.path);
         let destination = Destination {
             service: &decision.service,
             port: decision.port,
             snapshot: &snapshot,
-            request_deadline: decision.timeouts.request.map(|limit| (started + limit, limit)),
+            request_deadline,
             backend_limit: decision.timeouts.backend_request,
+            retry: decision.rule.as_ref().and_then(|rule| rule.retry()),
         };
         let mut forwarded = self.forward(destination, parts, body, outgoing, record).await?;
         if forwarded.agreed.is_none() {
             leave_connection(&mut forwarded.response);
         }
         if let Some(rule) = &decision.rule {
+            let origin = record.head().origin.as_ref();
             // From the inside out: what the backend's filters say is said before what the rule's say.
             if let (Action::Forward(backends), Some(index)) = (rule.action(), decision.backend) {
-                apply_to_response(&backends[index].filters, forwarded.response.headers_mut());
+                apply_to_response(&backends[index].filters, origin, forwarded.response.headers_mut());
             }
-            apply_to_response(rule.filters(), forwarded.response.headers_mut());
+            apply_to_response(rule.filters(), origin, forwarded.response.headers_mut());
         }
         Ok(forwarded)
     }
@@ -269,12 +301,14 @@ impl ClientConnection {
                 port: self.port,
                 backend: None,
                 timeouts: Timeouts::default(),
+                host: None,
+                path: None,
             }),
             None => Err(refuse(Reason::NoEndpoint, format!("{called} is gone"))),
         }
     }
 
-    /// Applies what the rule says about requests; says where it goes.
+    /// Applies what the rule says about requests; says where it goes, and what mirrors are sent of it.
     fn filter(
         &self,
         snapshot: &Snapshot,
@@ -282,13 +316,14 @@ impl ClientConnection {
         matched: &PathMatch,
         target: &Target<'_>,
         parts: &mut Parts,
-        outgoing: &mut Outgoing,
-    ) -> Result<Decision, Instead> {
+    ) -> Result<(Decision, Vec<Copy>), Instead> {
         let backends = match rule.action() {
             Action::Forward(backends) => backends,
             Action::Refuse(why) => return Err(refuse(Reason::RouteUnsupported, why)),
         };
+        let mut copies = Vec::new();
         let mut request = FilteredRequest {
+            method: &parts.method,
             scheme: Scheme::Http,
             port: self.port,
             host: (&*target.host).into(),
@@ -296,31 +331,40 @@ impl ClientConnection {
             query: target.query,
             headers: &mut parts.headers,
         };
-        if let Some(redirection) = apply_to_request(rule.filters(), matched, &mut request) {
-            return Err(Instead::Redirect(redirection));
+        let answer = apply_to_request(rule.filters(), matched, &mut request, |filter, mirror, request| {
+            let place = MirrorPlace { backend: None, filter };
+            copies.extend(rule.is_mirrored(place).then(|| Copy::of(mirror, request)));
+        });
+        if let Some(answer) = answer {
+            return Err(answer.into());
         }
         let (index, backend) = rule
             .pick_backend()
             .ok_or_else(|| refuse(Reason::NoBackend, "the rule has no backend of weight above 0"))?;
         debug_assert!(index < backends.len());
-        let (service, port) = route::backend_service(snapshot, backend)?;
-        if let Some(redirection) = apply_to_request(&backend.filters, matched, &mut request) {
-            return Err(Instead::Redirect(redirection));
+        let (service, port) = route::backend_service(snapshot, &backend.target)?;
+        let answer = apply_to_request(&backend.filters, matched, &mut request, |filter, mirror, request| {
+            let place = MirrorPlace { backend: Some(index), filter };
+            copies.extend(rule.is_mirrored(place).then(|| Copy::of(mirror, request)));
+        });
+        if let Some(answer) = answer {
+            return Err(answer.into());
         }
         // What is owned was made by a rewrite.
-        if let Cow::Owned(host) = request.host {
-            outgoing.host = Some(host);
-        }
-        if let Cow::Owned(path) = request.path {
-            outgoing.path = Some(path);
-        }
-        Ok(Decision {
+        let rewritten = |text: Cow<'_, str>| match text {
+            Cow::Owned(text) => Some(text),
+            Cow::Borrowed(_) => None,
+        };
+        let decision = Decision {
             rule: Some(rule.clone()),
             service,
             port,
             backend: Some(index),
             timeouts: rule.timeouts(),
-        })
+            host: rewritten(request.host),
+            path: rewritten(request.path),
+        };
+        Ok((decision, copies))
     }
 
     /// Makes the backend's response the client's.
@@ -389,12 +433,13 @@ fn own_answer(
     mut record: RequestRecord,
 ) -> Response<ResponseBody> {
     let mut response = match instead {
+        Instead::Preflight(headers) => answer::preflight(headers),
+        Instead::Redirect(to) => readable(answer::redirect(to.status, to.location), &record),
         Instead::Refused(failure) => {
-            let response = answer::refusal(failure.reason, asked);
+            let response = readable(answer::refusal(failure.reason, asked), &record);
             record.fail(failure);
             response
         }
-        Instead::Redirect(Redirection { status, location }) => answer::redirect(status, location),
     };
     if closes {
         answer::close_after(&mut response);
@@ -406,4 +451,12 @@ fn own_answer(
     record.sent(response.body().len());
     record.finish();
     response.map(ResponseBody::own)
+}
+
+/// An own answer that a page of another origin can read where the rule lets it.
+fn readable(mut response: Response<Bytes>, record: &RequestRecord) -> Response<Bytes> {
+    if let Some(rule) = record.rule() {
+        apply_to_own_answer(rule.filters(), record.head().origin.as_ref(), response.headers_mut());
+    }
+    response
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use culvert_routing::model::{Backend, Target};
+use culvert_routing::model::Target;
 use culvert_routing::{RequestView, Selected};
 
 use crate::outbound::protocol::Version;
@@ -69,12 +69,12 @@ pub fn select_at<'s>(
     })
 }
 
-/// The Service that a backend names, as it is now, and its port.
+/// The Service that a backend or a mirror names, as it is now, and its port.
 ///
 /// # Errors
 /// `InvalidBackend` when the reference cannot be followed, or there is no such Service or port.
-pub fn backend_service(snapshot: &Snapshot, backend: &Backend) -> Result<(Arc<Service>, u16), Failure> {
-    let (namespace, name, port) = match &backend.target {
+pub fn backend_service(snapshot: &Snapshot, target: &Target) -> Result<(Arc<Service>, u16), Failure> {
+    let (namespace, name, port) = match target {
         Target::Service { namespace, name, port } => (namespace, name, *port),
         Target::Invalid(why) => return Err(Failure::new(Reason::InvalidBackend, why)),
     };

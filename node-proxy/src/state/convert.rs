@@ -14,9 +14,9 @@ use thiserror::Error;
 use super::intern::Interner;
 use super::model::{
     AccessLog, AccessLogFilter, AccessLogFormat, AppProtocol, Enrolment, InboundMode, Interception, Limits,
-    Membership, MeshSettings, OutboundPolicy, OwnWorkload, PortRange, Probe, ProbeCheck, Service, ServiceKey,
-    ServicePort, Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadLabels, WorkloadSettings,
-    WorkloadUid,
+    Membership, MeshSettings, OutboundPolicy, OwnWorkload, PortRange, Probe, ProbeCheck, RetryBudget,
+    Service, ServiceKey, ServicePort, Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadLabels,
+    WorkloadSettings, WorkloadUid,
 };
 use super::snapshot::address_from_bytes;
 
@@ -169,6 +169,7 @@ impl Converter {
             },
             client_ip_affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
             traffic_distribution: Some(service.traffic_distribution).filter(|text| !text.is_empty()),
+            retry_budget: service.retry_budget.map(retry_budget).unwrap_or_default(),
         })
     }
 
@@ -176,6 +177,15 @@ impl Converter {
     pub fn prune(&mut self) {
         self.texts.prune();
         self.labels.prune();
+    }
+}
+
+fn retry_budget(wire: wire::RetryBudget) -> RetryBudget {
+    RetryBudget {
+        percent: wire.percent,
+        interval: Duration::from_millis(wire.interval_ms),
+        min_retries: wire.min_retries,
+        min_interval: Duration::from_millis(wire.min_interval_ms),
     }
 }
 

@@ -224,6 +224,29 @@ pub struct Service {
     /// `sessionAffinity: ClientIP` with its timeout.
     pub client_ip_affinity: Option<Duration>,
     pub traffic_distribution: Option<String>,
+    pub retry_budget: RetryBudget,
+}
+
+/// How much of the requests to a Service may be ones that are sent again (GEP-3388).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of the requests of `interval`.
+    pub percent: u32,
+    pub interval: Duration,
+    /// Allowed in each `min_interval`, however few requests there are.
+    pub min_retries: u32,
+    pub min_interval: Duration,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_retries: 10,
+            min_interval: Duration::from_secs(1),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

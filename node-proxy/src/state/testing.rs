@@ -98,6 +98,7 @@ pub(crate) fn service(key: &str, vips: &[u8]) -> Service {
         local_only: false,
         client_ip_affinity: None,
         traffic_distribution: None,
+        retry_budget: Default::default(),
     }
 }
 

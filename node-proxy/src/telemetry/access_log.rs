@@ -15,7 +15,7 @@ use culvert_routing::model::RouteKind;
 use serde_json::{Map, Value};
 
 use super::connection::{ConnectionMeta, Failure};
-use super::request::EndedRequest;
+use super::request::{EndedRequest, Role};
 use crate::state::model::{self, AccessLogFilter, AccessLogFormat, Workload};
 
 /// Lines that may wait to be written.
@@ -200,6 +200,7 @@ fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Valu
     fields.maybe("route", routed.rule.as_ref().map(|rule| route_name(rule)));
     fields.maybe("rule", routed.rule.as_ref().map(|rule| rule.label()));
     fields.maybe("backend", routed.backend.as_ref().map(|(service, port)| format!("{service}:{port}")));
+    fields.maybe("mirror", (ended.role == Role::Mirrored).then_some(true));
     fields.put("attempts", routed.attempts);
     fields.put("response_code", ended.status.as_u16());
     fields.maybe("grpc_status", ended.grpc_status);

@@ -131,16 +131,24 @@ fn or_unknown(value: &str) -> &str {
 
 impl EncodeLabelSet for TcpLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        self.encode_as("tcp", encoder)
+        self.encode_as(self.reporter(), "tcp", encoder)
     }
 }
 
 impl TcpLabels {
-    pub fn encode_as(&self, protocol: &str, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        let reporter = match self.reporter {
+    pub fn reporter(&self) -> &'static str {
+        match self.reporter {
             Reporter::Source => "source",
             Reporter::Destination => "destination",
-        };
+        }
+    }
+
+    pub fn encode_as(
+        &self,
+        reporter: &str,
+        protocol: &str,
+        encoder: &mut LabelSetEncoder<'_>,
+    ) -> Result<(), fmt::Error> {
         let (namespace, name) =
             self.service.as_ref().and_then(|key| key.0.split_once('/')).unwrap_or_default();
         let host =

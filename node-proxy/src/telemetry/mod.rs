@@ -17,7 +17,7 @@ mod spec;
 pub use access_log::AccessLog;
 pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
 pub use registry::{Carrier, Direction, OpenTunnel, Outcome, Telemetry};
-pub use request::{Ending, RequestHead, RequestRecord, Routed};
+pub use request::{Ending, Mirrored, RequestHead, RequestRecord, Retried, Routed};
 pub use request_series::{RequestProtocol, SeriesCache};
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::access_log::{self, AccessLog, Ended};
 use super::connection::{ConnectionMeta, ConnectionRecord, Failure, Security, WhyPlaintext};
 use super::labels::TcpLabels;
 use super::live::Live;
-use super::request::EndedRequest;
+use super::request::{EndedRequest, Mirrored, Retried};
 use super::request_series::{RequestSeriesSet, SeriesCache};
 use super::scrape::{counters, gauges};
 use super::series::{TcpSeries, TcpSeriesSet};
@@ -106,7 +106,7 @@ fn securities() -> impl Iterator<Item = Security> {
 struct Counts {
     connections: [[Counter; SECURITIES]; 2],
     connections_open: [[Gauge; 2]; 2],
-    refused: [Counter; Reason::ALL.len()],
+    refused: Refusals,
     tunnels_open: [Gauge; 2],
     handshakes: [[Counter; 2]; 2],
     pool_streams: [Counter; 2],
@@ -114,10 +114,22 @@ struct Counts {
     handed_over: Counter,
     past_routes: Counter,
     request_streams: [Counter; 2],
+    mirrors: [Counter; Mirrored::ALL.len()],
+    retries: [Counter; Retried::ALL.len()],
     rule_repairs: [Counter; 2],
     control_connects: [Counter; 2],
     certificate_requests: [Counter; 2],
     snapshots: Counter,
+}
+
+/// By reason.
+#[derive(Debug)]
+struct Refusals([Counter; Reason::ALL.len()]);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
 }
 
 /// What is read when it is scraped.
@@ -191,7 +203,7 @@ impl Telemetry {
 
     /// Counts and logs a connection that was refused before it was open.
     pub fn refused(&self, meta: ConnectionMeta, reason: Reason, message: &dyn fmt::Display) {
-        self.inner.counts.refused[reason as usize].inc();
+        self.inner.counts.refused.0[reason as usize].inc();
         self.inner.series.touch(TcpLabels::new(&meta, Some(reason))).failed.inc();
         let failure = Failure::new(reason, message);
         let settings = self.inner.snapshots.load().mesh().access_log;
@@ -208,7 +220,7 @@ impl Telemetry {
                 series.closed.inc();
             }
             Some(failure) => {
-                counts.refused[failure.reason as usize].inc();
+                counts.refused.0[failure.reason as usize].inc();
                 let failed = self.inner.series.touch(TcpLabels::new(meta, Some(failure.reason)));
                 failed.closed.inc();
                 failed.failed.inc();
@@ -222,7 +234,7 @@ impl Telemetry {
     /// Counts and logs a request.
     pub(super) fn request_ended(&self, cache: &SeriesCache, ended: &EndedRequest<'_>) {
         if let Some(failure) = ended.failure {
-            self.inner.counts.refused[failure.reason as usize].inc();
+            self.inner.counts.refused.0[failure.reason as usize].inc();
         }
         self.inner.requests.count(cache, ended);
         let settings = self.inner.snapshots.load().mesh().access_log;
@@ -271,6 +283,16 @@ impl Telemetry {
     /// Counts a request by the inner connection that carries it.
     pub fn request_carried(&self, carrier: Carrier) {
         self.inner.counts.request_streams[carrier as usize].inc();
+    }
+
+    /// Counts what became of the wish to send a request again.
+    pub fn retried(&self, how: Retried) {
+        self.inner.counts.retries[how as usize].inc();
+    }
+
+    /// Counts what became of a copy for a mirror.
+    pub fn mirrored(&self, how: Mirrored) {
+        self.inner.counts.mirrors[how as usize].inc();
     }
 
     /// Counts interception rules that were missing or changed, put back or not.
@@ -371,7 +393,7 @@ impl Inner {
             })
         });
         gauges(encoder, &spec::CONNECTIONS_OPEN, open)?;
-        let refused = Reason::ALL.map(|reason| ([reason.as_str()], counts.refused[reason as usize].get()));
+        let refused = Reason::ALL.map(|reason| ([reason.as_str()], counts.refused.0[reason as usize].get()));
         counters(encoder, &spec::REFUSED, refused)?;
         let tunnels = Direction::ALL.map(|way| ([way.as_str()], counts.tunnels_open[way as usize].get()));
         gauges(encoder, &spec::TUNNELS_OPEN, tunnels)?;
@@ -390,6 +412,10 @@ impl Inner {
         let carried =
             Carrier::ALL.map(|carrier| ([carrier.as_str()], counts.request_streams[carrier as usize].get()));
         counters(encoder, &spec::REQUEST_CONNECTIONS, carried)?;
+        let retries = Retried::ALL.map(|how| ([how.as_str()], counts.retries[how as usize].get()));
+        counters(encoder, &spec::RETRIES, retries)?;
+        let mirrors = Mirrored::ALL.map(|how| ([how.as_str()], counts.mirrors[how as usize].get()));
+        counters(encoder, &spec::MIRRORS, mirrors)?;
         counters(encoder, &spec::RULE_REPAIRS, outcomes(&counts.rule_repairs))?;
         counters(encoder, &spec::CONTROL_CONNECTS, outcomes(&counts.control_connects))?;
         counters(encoder, &spec::CERTIFICATE_REQUESTS, outcomes(&counts.certificate_requests))?;

@@ -33,6 +33,69 @@ pub struct RequestHead {
     pub version: Version,
     pub request_id: HeaderValue,
     pub traceparent: HeaderValue,
+    /// Of the page that asks, by a browser.
+    pub origin: Option<HeaderValue>,
+}
+
+/// What a request is to the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It waits for the answer.
+    #[default]
+    Asked,
+    /// A copy for a mirror, of which it knows nothing.
+    Mirrored,
+}
+
+/// What became of a copy for a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mirrored {
+    Complete,
+    /// The mirror did not take all of it.
+    Cut,
+    Failed,
+    /// The workload's limits leave no room for it.
+    Skipped,
+    /// There is no such backend.
+    Unresolved,
+}
+
+impl Mirrored {
+    pub const ALL: [Self; 5] = [Self::Complete, Self::Cut, Self::Failed, Self::Skipped, Self::Unresolved];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Cut => "cut",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// What became of the wish to send a request again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retried {
+    Sent,
+    OverBudget,
+    /// Its body was not kept.
+    Body,
+    /// The time of the whole request would have been up first.
+    Deadline,
+}
+
+impl Retried {
+    pub const ALL: [Self; 4] = [Self::Sent, Self::OverBudget, Self::Body, Self::Deadline];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::OverBudget => "over_budget",
+            Self::Body => "body",
+            Self::Deadline => "deadline",
+        }
+    }
 }
 
 /// Where a request went.
@@ -86,6 +149,7 @@ struct Open {
     telemetry: Telemetry,
     head: RequestHead,
     protocol: RequestProtocol,
+    role: Role,
     routed: Routed,
     meta: Rc<ConnectionMeta>,
     series: Rc<SeriesCache>,
@@ -105,6 +169,7 @@ struct Open {
 pub(super) struct EndedRequest<'a> {
     pub head: &'a RequestHead,
     pub protocol: RequestProtocol,
+    pub role: Role,
     pub routed: &'a Routed,
     pub meta: &'a ConnectionMeta,
     pub received: u64,
@@ -137,6 +202,7 @@ impl RequestRecord {
             telemetry,
             head,
             protocol,
+            role: Role::Asked,
             routed: Routed::default(),
             meta,
             series,
@@ -149,6 +215,24 @@ impl RequestRecord {
             ending,
             is_counted: false,
         }))
+    }
+
+    /// The account of a copy of this request for a mirror.
+    pub fn mirrored(&self, backend: ServiceKey, port: u16, meta: Rc<ConnectionMeta>) -> Self {
+        let of = &self.0;
+        let ending = Rc::new(Ending::new(of.ending.cut.clone()));
+        let (head, telemetry) = (of.head.clone(), of.telemetry.clone());
+        let mut record = Self::begin(telemetry, head, of.protocol, meta, Rc::default(), ending);
+        record.0.role = Role::Mirrored;
+        record.0.routed.listener = of.routed.listener.clone();
+        record.0.routed.rule = of.routed.rule.clone();
+        record.set_backend(backend, port);
+        record
+    }
+
+    /// The rule that takes the request.
+    pub fn rule(&self) -> Option<&Arc<CompiledRule>> {
+        self.0.routed.rule.as_ref()
     }
 
     pub fn head(&self) -> &RequestHead {
@@ -223,6 +307,7 @@ impl Open {
         let ended = EndedRequest {
             head: &self.head,
             protocol: self.protocol,
+            role: self.role,
             routed: &self.routed,
             meta: &self.meta,
             received: self.received.get(),

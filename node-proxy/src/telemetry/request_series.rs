@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::labels::TcpLabels;
-use super::request::EndedRequest;
+use super::request::{EndedRequest, Role};
 use super::scrape::descriptor;
 use super::series::{Uses, is_kept};
 use super::spec::{self, REQUEST_BOUNDS, Spec};
@@ -40,6 +40,7 @@ impl RequestProtocol {
 /// What differs between requests of one connection's labels. All of it is bounded: nothing that a client chooses freely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Outcome {
+    role: Role,
     protocol: RequestProtocol,
     code: u16,
     grpc_status: Option<u8>,
@@ -55,7 +56,11 @@ struct RequestLabels {
 
 impl EncodeLabelSet for RequestLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
-        self.connection.encode_as(self.outcome.protocol.as_str(), encoder)?;
+        let reporter = match self.outcome.role {
+            Role::Asked => self.connection.reporter(),
+            Role::Mirrored => "mirror",
+        };
+        self.connection.encode_as(reporter, self.outcome.protocol.as_str(), encoder)?;
         let grpc_status = self.outcome.grpc_status.map(|status| status.to_string()).unwrap_or_default();
         ("response_code", self.outcome.code.to_string()).encode(encoder.encode_label())?;
         ("grpc_response_status", grpc_status).encode(encoder.encode_label())
@@ -135,6 +140,7 @@ impl RequestSeriesSet {
 
     fn find(&self, cache: &SeriesCache, ended: &EndedRequest<'_>) -> Arc<RequestSeries> {
         let outcome = Outcome {
+            role: ended.role,
             protocol: ended.protocol,
             code: ended.status.as_u16(),
             grpc_status: ended.grpc_status,

@@ -114,7 +114,11 @@ pub(super) const TCP_RECEIVED: Spec = counter(
 /// The labels of Istio's request metrics: those of TCP and how the request was answered.
 pub(super) const REQUEST_LABELS: &[&str] = istio_labels!("response_code", "grpc_response_status");
 
-pub(super) const REQUESTS: Spec = counter("istio_requests_total", REQUEST_LABELS, "Requests answered.");
+pub(super) const REQUESTS: Spec = counter(
+    "istio_requests_total",
+    REQUEST_LABELS,
+    "Requests answered. Copies for mirrors count apart from them, with `reporter` `mirror`.",
+);
 pub(super) const REQUEST_DURATION: Spec = histogram(
     "istio_request_duration_milliseconds",
     REQUEST_LABELS,
@@ -168,6 +172,18 @@ pub(super) const REQUEST_CONNECTIONS: Spec = counter(
     "culvert_request_connections_total",
     &["connection"],
     "Requests by the connection to the endpoint that carries them: `reused` or `new`.",
+);
+pub(super) const RETRIES: Spec = counter(
+    "culvert_retries_total",
+    &["result"],
+    "Requests that failed and whose rule asks for another attempt: `sent` again, or not because that would be `over_budget`, their \
+     body was too large to be kept (`body`) or there was no time left (`deadline`).",
+);
+pub(super) const MIRRORS: Spec = counter(
+    "culvert_mirrors_total",
+    &["result"],
+    "Copies of requests for mirrors: `complete`, `cut` before the mirror had taken all of it, `failed` otherwise, `skipped` because \
+     the workload's limits leave no room, `unresolved` because there is no such backend.",
 );
 pub(super) const RULE_REPAIRS: Spec = counter(
     "culvert_rule_repairs_total",
@@ -257,6 +273,8 @@ pub(super) const ALL: &[&Spec] = &[
     &HANDED_OVER,
     &PAST_ROUTES,
     &REQUEST_CONNECTIONS,
+    &RETRIES,
+    &MIRRORS,
     &RULE_REPAIRS,
     &ENROLLED_PODS,
     &UNCAPTURED,

@@ -71,6 +71,7 @@ fn samples(text: &str, parts: &[&str]) -> Vec<f64> {
 fn request(telemetry: &Telemetry, snapshots: &Snapshots, host: &str) -> RequestRecord {
     let value = |text: &str| http::HeaderValue::from_str(text).unwrap();
     let head = RequestHead {
+        origin: None,
         source_addr: "10.0.0.1:40000".parse().unwrap(),
         service: Some(ServiceKey("shop/cart".into())),
         method: http::Method::GET,

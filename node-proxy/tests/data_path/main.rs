@@ -7,11 +7,13 @@
 mod bounds;
 mod cases;
 mod endpoints;
+mod filters;
 mod gateway;
 mod mesh;
 mod messages;
 mod metrics;
 mod protocols;
+mod retries;
 mod routes;
 mod smuggling;
 mod web;
@@ -39,6 +41,8 @@ fn all() -> impl Iterator<Item = &'static (&'static str, Case)> {
     cases::ALL
         .iter()
         .chain(routes::ALL)
+        .chain(filters::ALL)
+        .chain(retries::ALL)
         .chain(protocols::ALL)
         .chain(messages::ALL)
         .chain(endpoints::ALL)

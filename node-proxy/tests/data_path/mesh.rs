@@ -175,6 +175,7 @@ pub fn service(name: &str, vip: IpAddr) -> Service {
         local_only: false,
         client_ip_affinity: None,
         traffic_distribution: None,
+        retry_budget: Default::default(),
     }
 }
 

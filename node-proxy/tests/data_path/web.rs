@@ -37,6 +37,7 @@ const SOON: Duration = Duration::from_secs(5);
 /// `/continue` refuses an expectation; all others say what came.
 pub struct Server {
     seen: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
     pub connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
@@ -47,26 +48,32 @@ impl Server {
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         let (seen, connections) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicUsize>::default());
+        let received = Arc::<Mutex<Vec<String>>>::default();
         let mut tasks = JoinSet::new();
-        let (all, count) = (seen.clone(), connections.clone());
+        let (all, whole, count) = (seen.clone(), received.clone(), connections.clone());
         tasks.spawn(async move {
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                let (all, requests) = (all.clone(), Arc::new(AtomicUsize::new(0)));
+                let (all, whole, requests) = (all.clone(), whole.clone(), Arc::new(AtomicUsize::new(0)));
                 open.spawn(async move {
                     let service = service_fn(move |request: Request<Incoming>| {
                         let number = requests.fetch_add(1, Ordering::Relaxed);
                         all.lock().unwrap().push(format!("{} {}", request.method(), request.uri()));
-                        answer(request, name, number)
+                        answer(request, name, number, whole.clone())
                     });
                     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self { seen, connections, _tasks: tasks }
+        Self { seen, received, connections, _tasks: tasks }
+    }
+
+    /// Requests that came whole, as they are answered.
+    pub fn received(&self) -> Vec<String> {
+        self.received.lock().unwrap().clone()
     }
 
     /// Requests so far: `METHOD URI`.
@@ -85,7 +92,12 @@ fn full(text: impl Into<Bytes>) -> UnsyncBoxBody<Bytes, std::io::Error> {
     Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
-async fn answer(mut request: Request<Incoming>, name: &str, number: usize) -> Result<Answer, std::io::Error> {
+async fn answer(
+    mut request: Request<Incoming>,
+    name: &str,
+    number: usize,
+    received: Arc<Mutex<Vec<String>>>,
+) -> Result<Answer, std::io::Error> {
     let path = request.uri().path().to_owned();
     let mut parts = path.trim_start_matches('/').split('/');
     let (verb, argument) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -106,6 +118,7 @@ async fn answer(mut request: Request<Incoming>, name: &str, number: usize) -> Re
     let collected = body.collect().await.map_err(std::io::Error::other)?;
     let trailers = collected.trailers().cloned();
     let text = describe(name, &head, &collected.to_bytes(), trailers.as_ref());
+    received.lock().unwrap().push(text.clone());
     let mut response = match verb {
         "late-body" => {
             let wait = Duration::from_millis(number_of(argument));
@@ -371,6 +384,7 @@ pub fn rule(path: PathMatch, backends: &[(&str, u32)]) -> Rule {
                 .collect(),
         ),
         timeouts: Timeouts::default(),
+        retry: None,
     }
 }
 

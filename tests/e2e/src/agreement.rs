@@ -85,6 +85,7 @@ impl Happened {
                 self.has_status(u64::from(*status), None)?;
                 same("location", self.location.as_deref(), Some(location))
             }
+            End::Preflight { status, .. } => self.has_status(u64::from(*status), None),
             End::Answered { status, grpc_status, reason, .. } => {
                 self.has_status(u64::from(*status), grpc_status.map(u64::from))?;
                 same("reason", self.reason.as_deref(), Some(reason))

@@ -171,6 +171,7 @@ fn route(matches: Vec<Match>) -> Route {
         filters: Vec::new(),
         action: Action::Forward(Vec::new()),
         timeouts: Timeouts::default(),
+        retry: None,
     };
     let key = RouteKey { kind: RouteKind::Http, namespace: "n".into(), name: "r".into() };
     Route { key, created: 0, hostnames: Vec::new(), rules: matches.into_iter().map(rule).collect() }

@@ -28,6 +28,8 @@ pub struct Explanation {
     pub rule: Option<Rule>,
     /// Who may get the request; without routes the Service or pod that was called.
     pub backends: Vec<Backend>,
+    /// Who gets copies of the request beside them.
+    pub mirrors: Vec<Mirror>,
     /// Everything that may come of it. Shares add up to 1.
     pub outcomes: Vec<Outcome>,
 }
@@ -199,6 +201,17 @@ pub struct Rule {
     pub request_timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_request_timeout_ms: Option<u64>,
+    /// When what failed is sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Retry {
+    /// Beside lost connections and tries whose time is up.
+    pub codes: Vec<u16>,
+    pub attempts: u32,
+    pub backoff_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -211,6 +224,37 @@ pub struct Backend {
     pub share: f64,
     pub filters: Vec<String>,
     /// Absent where none is sent to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<SentRequest>,
+    /// How much of the requests to it may be sent again, if the rule asks for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Per node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RetryBudget {
+    pub percent: u32,
+    pub interval_ms: u64,
+    pub min_retries: u32,
+    pub min_interval_ms: u64,
+}
+
+/// Gets copies, and nobody sees its answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mirror {
+    /// `namespace/name:port`; what was asked for, where that cannot be followed.
+    pub mirror: String,
+    /// Of the requests that reach it, from 0 to 1.
+    pub share: f64,
+    /// Only of requests for this backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Why nothing is copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<String>,
+    /// As the mirror sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<SentRequest>,
     pub endpoints: Vec<Endpoint>,
@@ -284,6 +328,11 @@ pub enum End {
     Redirected {
         status: u16,
         location: String,
+    },
+    /// What a browser asks before the request proper (CORS) is granted.
+    Preflight {
+        status: u16,
+        headers: Vec<Header>,
     },
     /// Culvert answers itself.
     Answered {

@@ -1,7 +1,8 @@
 //! Matches and filters in words.
 
+use culvert_routing::cors::Credentials;
 use culvert_routing::model::{
-    Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, Rewrite, ValueMatch,
+    Cors, Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, Rewrite, Target, ValueMatch,
 };
 use http::{HeaderName, HeaderValue};
 
@@ -47,7 +48,42 @@ pub fn filter(filter: &Filter) -> String {
         Filter::ResponseHeaders(edit) => format!("response headers: {}", header_edit(edit)),
         Filter::Redirect(redirect) => self::redirect(redirect),
         Filter::Rewrite(rewrite) => self::rewrite(rewrite),
+        Filter::Mirror(mirror) => {
+            let percent = mirror.share.as_fraction() * 100.0;
+            let nobody = if matches!(mirror.target, Target::Invalid(_)) { "nobody: " } else { "" };
+            format!("mirror {percent} % to {nobody}{}", target(&mirror.target))
+        }
+        Filter::Cors(cors) => self::cors(cors),
     }
+}
+
+/// `namespace/name:port`, or why it cannot be followed.
+pub fn target(target: &Target) -> String {
+    match target {
+        Target::Service { namespace, name, port } => format!("{namespace}/{name}:{port}"),
+        Target::Invalid(why) => why.to_string(),
+    }
+}
+
+fn cors(cors: &Cors) -> String {
+    let list = |what: &str, texts: Vec<String>| match texts.is_empty() {
+        true => String::new(),
+        false => format!(", {what} {}", texts.join(" ")),
+    };
+    let origins = match cors.origins.texts() {
+        none if none.is_empty() => "nobody".to_owned(),
+        origins => origins.join(" "),
+    };
+    let credentials = match cors.credentials {
+        Credentials::Allowed => ", with credentials",
+        Credentials::Omitted => "",
+    };
+    format!(
+        "CORS for {origins}{}{}{}{credentials}",
+        list("methods", cors.methods.texts()),
+        list("headers", cors.headers.texts()),
+        list("exposing", cors.exposed.texts())
+    )
 }
 
 fn header_edit(edit: &HeaderEdit) -> String {

@@ -114,6 +114,7 @@ fn blank(facts: &Facts, question: &Question) -> Explanation {
         candidates: Vec::new(),
         rule: None,
         backends: Vec::new(),
+        mirrors: Vec::new(),
         outcomes: Vec::new(),
     }
 }
@@ -309,6 +310,7 @@ pub(super) fn unrouted(to: &str, endpoints: Vec<Endpoint>) -> Backend {
         share: 1.0,
         filters: Vec::new(),
         request: None,
+        retry_budget: None,
         endpoints,
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 
 use super::data::{
-    Backend, Candidate, End, Endpoint, EndpointState, Explanation, GroupKind, Header, Layer, Parent,
-    SentRequest, Transport, Verdict,
+    Backend, Candidate, End, Endpoint, EndpointState, Explanation, GroupKind, Header, Layer, Mirror, Parent,
+    Retry, RetryBudget, SentRequest, Transport, Verdict,
 };
 
 /// Candidates that lost are shown up to this many; `-o json` has all.
@@ -29,6 +29,9 @@ fn write(out: &mut String, explanation: &Explanation) -> fmt::Result {
     rules(out, explanation)?;
     for backend in &explanation.backends {
         self::backend(out, backend)?;
+    }
+    for mirror in &explanation.mirrors {
+        self::mirror(out, mirror)?;
     }
     writeln!(out, "\noutcome")?;
     for outcome in &explanation.outcomes {
@@ -125,6 +128,15 @@ fn rules(out: &mut String, explanation: &Explanation) -> fmt::Result {
                 writeln!(out, "timeout      {what} {limit} ms")?;
             }
         }
+        if let Some(Retry { codes, attempts, backoff_ms }) = &rule.retry {
+            let codes: Vec<String> = codes.iter().map(ToString::to_string).collect();
+            let codes =
+                if codes.is_empty() { String::new() } else { format!(", status {}", codes.join(" ")) };
+            writeln!(
+                out,
+                "retry        {attempts} times, {backoff_ms} ms apart at least, after a lost connection or a try's timeout{codes}"
+            )?;
+        }
     }
     Ok(())
 }
@@ -147,17 +159,43 @@ fn backend(out: &mut String, backend: &Backend) -> fmt::Result {
     for filter in &backend.filters {
         writeln!(out, "  filter     {filter}")?;
     }
-    if let Some(SentRequest { method, path, host, headers }) = &backend.request {
+    if let Some(RetryBudget { percent, interval_ms, min_retries, min_interval_ms }) = &backend.retry_budget {
+        writeln!(
+            out,
+            "  retries    at most {percent} % of the requests of {interval_ms} ms, and {min_retries} in {min_interval_ms} ms in any case"
+        )?;
+    }
+    request_and_endpoints(out, backend.request.as_ref(), &backend.endpoints)
+}
+
+fn mirror(out: &mut String, mirror: &Mirror) -> fmt::Result {
+    let of = mirror.backend.as_ref().map(|backend| format!(" for {backend}")).unwrap_or_default();
+    let share = percent(mirror.share);
+    match &mirror.why_not {
+        Some(why) => writeln!(out, "\nmirror       nobody gets a copy of {share} of the requests{of}: {why}"),
+        None => {
+            writeln!(out, "\nmirror       {} gets a copy of {share} of the requests{of}", mirror.mirror)?;
+            request_and_endpoints(out, mirror.request.as_ref(), &mirror.endpoints)
+        }
+    }
+}
+
+fn request_and_endpoints(
+    out: &mut String,
+    request: Option<&SentRequest>,
+    endpoints: &[Endpoint],
+) -> fmt::Result {
+    if let Some(SentRequest { method, path, host, headers }) = request {
         writeln!(out, "  request    {method} {path}")?;
         writeln!(out, "             host: {host}")?;
         for Header { name, value } in headers {
             writeln!(out, "             {name}: {value}")?;
         }
     }
-    if backend.endpoints.is_empty() {
+    if endpoints.is_empty() {
         writeln!(out, "  endpoints  none")?;
     }
-    for endpoint in &backend.endpoints {
+    for endpoint in endpoints {
         self::endpoint(out, endpoint)?;
     }
     Ok(())
@@ -188,6 +226,11 @@ fn end(end: &End) -> String {
     match end {
         End::Forwarded { backend } => format!("goes to {backend}"),
         End::Redirected { status, location } => format!("{status} to {location}"),
+        End::Preflight { status, headers } => {
+            let headers: Vec<String> =
+                headers.iter().map(|header| format!("{}: {}", header.name, header.value)).collect();
+            format!("{status} to a preflight, {}", headers.join("; "))
+        }
         End::Answered { status, grpc_status, reason, message } => {
             let grpc = grpc_status.map(|code| format!(", grpc-status {code}")).unwrap_or_default();
             format!("{status}{grpc} {reason}: {message}")

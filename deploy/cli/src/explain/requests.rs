@@ -7,15 +7,20 @@ use culvert_node_proxy::http::{edge, hop, route};
 use culvert_node_proxy::reason::Reason;
 use culvert_node_proxy::state::RouteGroup;
 use culvert_node_proxy::state::model::Service;
-use culvert_routing::filters::{FilteredRequest, Redirection, apply_to_request};
-use culvert_routing::model::{Action, Backend as Weighted, PathMatch, Scheme, Target as Named};
+use culvert_routing::cors::Preflight;
+use culvert_routing::filters::{Answer, FilteredRequest, apply_to_request};
+use culvert_routing::model::{Action, Backend as Weighted, Mirror as Mirroring, PathMatch, Scheme};
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView, Selected};
 use http::{HeaderMap, HeaderValue, header};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::data::{Backend, End, Explanation, Group, GroupKind, Header, Outcome, Parent, Rule, SentRequest};
+use super::data::{
+    Backend, End, Explanation, Group, GroupKind, Header, Mirror, Outcome, Parent, Retry, RetryBudget, Rule,
+    SentRequest,
+};
 use super::describe;
 use super::endpoints::{self, Chooser};
 use super::groups::{candidates, names_in, route_name};
@@ -117,6 +122,10 @@ fn passed_on(sent: &Sent, asked: &Asked<'_>) -> HeaderMap {
     headers
 }
 
+fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn by_rule(
     explanation: &mut Explanation,
     sent: &Sent,
@@ -126,7 +135,6 @@ fn by_rule(
     matched: &PathMatch,
 ) {
     let timeouts = rule.timeouts();
-    let millis = |limit: std::time::Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     explanation.rule = Some(Rule {
         route: route_name(rule.key()),
         rule: rule.label(),
@@ -134,6 +142,11 @@ fn by_rule(
         filters: rule.filters().iter().map(describe::filter).collect(),
         request_timeout_ms: timeouts.request.map(millis),
         backend_request_timeout_ms: timeouts.backend_request.map(millis),
+        retry: rule.retry().map(|retry| Retry {
+            codes: retry.codes.iter().map(http::StatusCode::as_u16).collect(),
+            attempts: retry.attempts.get(),
+            backoff_ms: millis(retry.backoff),
+        }),
     });
     let backends = match rule.action() {
         Action::Forward(backends) => backends,
@@ -144,11 +157,16 @@ fn by_rule(
         }
     };
     let mut headers = passed_on(sent, asked);
-    let mut request = filtered(target, asked.port, &mut headers);
-    if let Some(redirection) = apply_to_request(rule.filters(), matched, &mut request) {
-        explanation.outcomes = vec![redirected(1.0, &redirection)];
+    let mut request = filtered(sent, target, asked.port, &mut headers);
+    let mut mirrors = Vec::new();
+    let answer = apply_to_request(rule.filters(), matched, &mut request, |_, mirror, request| {
+        mirrors.push(self::mirror(sent, target, asked, mirror, request));
+    });
+    if let Some(answer) = answer {
+        explanation.outcomes = vec![Outcome { share: 1.0, end: by_filter(answer, sent.is_call()) }];
         return;
     }
+    explanation.mirrors = mirrors;
     let after = Filtered::of(&request);
     let sum: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
     if sum == 0 {
@@ -157,8 +175,11 @@ fn by_rule(
     }
     for backend in backends {
         let share = if sum == 0 { 0.0 } else { f64::from(backend.weight) / sum as f64 };
-        let (described, end) = self::backend(sent, target, asked, (matched, &after), (backend, share));
-        explanation.backends.push(described);
+        let (described, mirrors, end) =
+            self::backend(sent, target, asked, (matched, &after), (backend, share));
+        let retry_budget = described.retry_budget.filter(|_| rule.retry().is_some());
+        explanation.backends.push(Backend { retry_budget, ..described });
+        explanation.mirrors.extend(mirrors);
         if share > 0.0 {
             explanation.outcomes.push(Outcome { share, end });
         }
@@ -183,8 +204,14 @@ impl Filtered {
     }
 }
 
-fn filtered<'a>(target: &'a Target<'_>, port: u16, headers: &'a mut HeaderMap) -> FilteredRequest<'a> {
+fn filtered<'a>(
+    sent: &'a Sent,
+    target: &'a Target<'_>,
+    port: u16,
+    headers: &'a mut HeaderMap,
+) -> FilteredRequest<'a> {
     FilteredRequest {
+        method: &sent.method,
         scheme: Scheme::Http,
         port,
         host: (&*target.host).into(),
@@ -200,38 +227,77 @@ fn backend(
     asked: &Asked<'_>,
     (matched, after): (&PathMatch, &Filtered),
     (backend, share): (&Weighted, f64),
-) -> (Backend, End) {
+) -> (Backend, Vec<Mirror>, End) {
     let mut described = Backend {
-        backend: backend_name(backend),
+        backend: describe::target(&backend.target),
         weight: Some(backend.weight),
         share,
         filters: backend.filters.iter().map(describe::filter).collect(),
         request: None,
+        retry_budget: None,
         endpoints: Vec::new(),
     };
-    let (service, port) = match route::backend_service(asked.chooser.snapshot, backend) {
+    let mut mirrors = Vec::new();
+    let (service, port) = match route::backend_service(asked.chooser.snapshot, &backend.target) {
         Ok(found) => found,
         Err(failure) => {
             let end = answer(failure.reason, failure.message, sent.is_call());
-            return (described, end);
+            return (described, mirrors, end);
         }
     };
     let mut headers = after.headers.clone();
-    let mut request = filtered(target, asked.port, &mut headers);
+    let mut request = filtered(sent, target, asked.port, &mut headers);
     if let Some(host) = &after.host {
         request.host = host.clone().into();
     }
     if let Some(path) = &after.path {
         request.path = path.clone().into();
     }
-    if let Some(redirection) = apply_to_request(&backend.filters, matched, &mut request) {
-        return (described, redirected(share, &redirection).end);
+    let answer = apply_to_request(&backend.filters, matched, &mut request, |_, mirror, request| {
+        let of_backend = Some(described.backend.clone());
+        mirrors.push(Mirror { backend: of_backend, ..self::mirror(sent, target, asked, mirror, request) });
+    });
+    if let Some(answer) = answer {
+        return (described, Vec::new(), by_filter(answer, sent.is_call()));
     }
     let last = Filtered::of(&request);
     described.request = Some(sent_request(sent, target, &last));
     described.endpoints = endpoints::of_service(asked.chooser, &service, port);
+    let budget = service.retry_budget;
+    described.retry_budget = Some(RetryBudget {
+        percent: budget.percent,
+        interval_ms: millis(budget.interval),
+        min_retries: budget.min_retries,
+        min_interval_ms: millis(budget.min_interval),
+    });
     let end = forwarded(&described, sent);
-    (described, end)
+    (described, mirrors, end)
+}
+
+/// Who gets a copy of the request as it stands at a mirror.
+fn mirror(
+    sent: &Sent,
+    target: &Target<'_>,
+    asked: &Asked<'_>,
+    mirror: &Mirroring,
+    request: &FilteredRequest<'_>,
+) -> Mirror {
+    let described = Mirror {
+        mirror: describe::target(&mirror.target),
+        share: mirror.share.as_fraction(),
+        backend: None,
+        why_not: None,
+        request: None,
+        endpoints: Vec::new(),
+    };
+    match route::backend_service(asked.chooser.snapshot, &mirror.target) {
+        Err(failure) => Mirror { why_not: Some(failure.message), ..described },
+        Ok((service, port)) => Mirror {
+            request: Some(sent_request(sent, target, &Filtered::of(request))),
+            endpoints: endpoints::of_service(asked.chooser, &service, port),
+            ..described
+        },
+    }
 }
 
 fn unrouted(
@@ -249,6 +315,7 @@ fn unrouted(
         share: 1.0,
         filters: Vec::new(),
         request: Some(sent_request(sent, target, &unchanged)),
+        retry_budget: None,
         endpoints: endpoints::of_service(asked.chooser, service, port),
     };
     explanation.outcomes = vec![Outcome { share: 1.0, end: forwarded(&backend, sent) }];
@@ -267,10 +334,6 @@ fn sent_request(sent: &Sent, target: &Target<'_>, filtered: &Filtered) -> SentRe
     let path = filtered.path.as_deref().unwrap_or(&target.path);
     let host = filtered.host.clone().unwrap_or_else(|| sent.authority.clone());
     let headers = filtered.headers.iter().filter(|(name, _)| *name != header::HOST);
-    let header = |(name, value): (&http::HeaderName, &HeaderValue)| Header {
-        name: name.to_string(),
-        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
-    };
     SentRequest {
         method: sent.method.to_string(),
         path: target.query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}")),
@@ -279,16 +342,25 @@ fn sent_request(sent: &Sent, target: &Target<'_>, filtered: &Filtered) -> SentRe
     }
 }
 
-fn backend_name(backend: &Weighted) -> String {
-    match &backend.target {
-        Named::Service { namespace, name, port } => format!("{namespace}/{name}:{port}"),
-        Named::Invalid(why) => why.to_string(),
+/// What a filter answers in a backend's place.
+fn by_filter(answer: Answer, is_call: bool) -> End {
+    match answer {
+        Answer::Redirection(to) => End::Redirected {
+            status: to.status.as_u16(),
+            location: String::from_utf8_lossy(to.location.as_bytes()).into_owned(),
+        },
+        Answer::Preflight(Preflight::Granted(headers)) => {
+            End::Preflight { status: 204, headers: headers.iter().map(header).collect() }
+        }
+        Answer::Preflight(Preflight::Refused) => {
+            let message = "no allowOrigins of the rule has the origin of this preflight".to_owned();
+            self::answer(Reason::OriginNotAllowed, message, is_call)
+        }
     }
 }
 
-fn redirected(share: f64, redirection: &Redirection) -> Outcome {
-    let location = String::from_utf8_lossy(redirection.location.as_bytes()).into_owned();
-    Outcome { share, end: End::Redirected { status: redirection.status.as_u16(), location } }
+fn header((name, value): (&http::HeaderName, &HeaderValue)) -> Header {
+    Header { name: name.to_string(), value: String::from_utf8_lossy(value.as_bytes()).into_owned() }
 }
 
 fn answered(share: f64, reason: Reason, message: String, is_call: bool) -> Outcome {

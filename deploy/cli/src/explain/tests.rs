@@ -99,6 +99,60 @@ fn redirects_are_answers() {
     );
 }
 
+/// A Service with a route of its own, beside the mesh of the other tests.
+const API: &str = r#"---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: shop}
+spec: {clusterIP: 10.96.0.120, selector: {app: cart}, ports: [{name: http, port: 80, targetPort: http}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: api, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: api}]
+  rules:
+    - filters:
+        - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-copied, value: "1"}]}}
+        - {type: RequestMirror, requestMirror: {backendRef: {name: canary, port: 80}, percent: 20}}
+        - {type: RequestMirror, requestMirror: {backendRef: {name: missing, port: 80}}}
+        - {type: CORS, cors: {allowOrigins: ["https://*.example.com"], allowMethods: [PUT], allowCredentials: true}}
+        - {type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /inner}}}
+      backendRefs: [{name: cart, port: 80}]
+"#;
+
+#[test]
+fn mirrors_see_the_request_as_it_stands_at_their_place() {
+    let facts = mesh_of(&format!("{MESH}{API}"));
+    let explanation = Ask::get("shop/web", "http://api/outer").of(&facts);
+    golden("mirrors", &explanation);
+    let [canary, missing] = explanation.mirrors.as_slice() else { panic!("{:?}", explanation.mirrors) };
+    assert_eq!((canary.mirror.as_str(), canary.share), ("shop/canary:80", 0.2));
+    let sent = canary.request.as_ref().unwrap();
+    assert_eq!((sent.path.as_str(), sent.headers.iter().any(|one| one.name == "x-copied")), ("/outer", true));
+    assert_eq!(explanation.backends[0].request.as_ref().unwrap().path, "/inner");
+    assert!(missing.why_not.as_ref().unwrap().contains("there is no Service shop/missing"));
+}
+
+#[test]
+fn preflights_are_answers() {
+    let facts = mesh_of(&format!("{MESH}{API}"));
+    const ASKED: &str = "access-control-request-method: PUT";
+    let ask = |origin: &'static [&'static str]| Ask {
+        headers: origin,
+        method: Some(http::Method::OPTIONS),
+        ..Ask::get("shop/web", "http://api/")
+    };
+    let granted = ask(&["origin: https://a.example.com", ASKED]).of(&facts);
+    golden("preflight", &granted);
+    assert!(matches!(only(&granted), End::Preflight { status: 204, .. }));
+    assert!(granted.mirrors.is_empty(), "it is not copied");
+    assert_eq!(
+        reason(&ask(&["origin: https://a.example", ASKED]).of(&facts)),
+        (403, None, "OriginNotAllowed")
+    );
+}
+
 #[test]
 fn statuses_of_culverts_own() {
     let not_found = Ask::get("shop/web", "http://cart/nowhere").explained();

@@ -8,6 +8,8 @@ use culvert_cli::explain::explanation;
 use culvert_cli::explain::facts::Facts;
 use culvert_cli::explain::question::{Question, Spoken};
 use culvert_objects::Kind;
+use culvert_routing::cors::{Allowed, Cors, Credentials, OriginPattern};
+use http::{HeaderMap, HeaderName};
 use pb::route_filter::Kind as Filter;
 
 use crate::table::{Case, Names};
@@ -149,6 +151,12 @@ impl Judge<'_> {
                 self.redirect(location)?;
                 *status
             }
+            End::Preflight { status, headers: answered } => {
+                let mut headers = Headers::default();
+                answered.iter().for_each(|header| headers.add(&header.name, &header.value));
+                self.answered(&headers)?;
+                *status
+            }
             End::Forwarded { .. } if self.is_too_late() => 504,
             End::Forwarded { .. } | End::Carried { .. } => 200,
             End::Refused { .. } | End::Passed { .. } => return Err(format!("{end:?}")),
@@ -251,13 +259,55 @@ impl Judge<'_> {
         for (name, value) in self.case.pairs(self.names, &["BackendSetResponseHeaders"]) {
             headers.add(&name, &value);
         }
-        self.filters().iter().for_each(|edit| headers.edit(edit));
+        let filters = self.filters();
+        for filter in &filters {
+            match filter {
+                Filter::ResponseHeaders(edit) => headers.edit(edit),
+                Filter::Cors(cors) => self.apply_cors(cors, &mut headers),
+                _ => {}
+            }
+        }
+        self.answered(&headers)
+    }
+
+    /// The code of the data path does it; what the suite expects is compared with what comes of it.
+    fn apply_cors(&self, wire: &pb::Cors, headers: &mut Headers) {
+        let list =
+            |texts: &[String]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<HeaderName>>();
+        let cors = Cors {
+            origins: match wire.origins.as_slice() {
+                [any] if any == "*" => Allowed::Any,
+                these => {
+                    Allowed::These(these.iter().map(|text| OriginPattern::parse(text).unwrap()).collect())
+                }
+            },
+            methods: Allowed::Any,
+            headers: Allowed::Any,
+            exposed: Allowed::These(list(&wire.exposed)),
+            credentials: if wire.credentials { Credentials::Allowed } else { Credentials::Omitted },
+            max_age: wire.max_age_seconds,
+        };
+        let sent = self.case.pairs(self.names, &["Request", "Headers"]);
+        let origin = sent.iter().find(|(name, _)| name.eq_ignore_ascii_case("origin"));
+        let mut answered = HeaderMap::new();
+        cors.apply(origin.map(|(_, value)| value.parse().unwrap()).as_ref(), &mut answered);
+        answered.iter().for_each(|(name, value)| headers.add(name.as_str(), value.to_str().unwrap()));
+    }
+
+    fn answered(&self, headers: &Headers) -> Result<(), String> {
         let wanted = self.case.pairs(self.names, &["Response", "Headers"]);
         let absent = self.case.list(self.names, &["Response", "AbsentHeaders"]);
+        for (name, _) in self.case.pairs(self.names, &["Response", "ValidHeaderValues"]) {
+            let valid = self.case.list(self.names, &["Response", "ValidHeaderValues", &name]);
+            let found = headers.0.get(&name.to_ascii_lowercase()).map(|values| values.join(", "));
+            if !found.as_ref().is_some_and(|found| valid.contains(found)) {
+                return Err(format!("{name}: expected one of {valid:?}, found {found:?}"));
+            }
+        }
         headers.judge("response", &wanted, &absent)
     }
 
-    fn filters(&self) -> Vec<pb::HeaderEdit> {
+    fn filters(&self) -> Vec<Filter> {
         let Some(chosen) = &self.explanation.rule else { return Vec::new() };
         let named = |route: &&std::sync::Arc<pb::Route>| {
             chosen.route.ends_with(&format!(" {}/{}", route.namespace, route.name))
@@ -265,11 +315,7 @@ impl Judge<'_> {
         let route = self.facts.translation.routes.values().find(named).unwrap();
         let rule = &route.rules[chosen.rule_index];
         let of_backends = rule.backends.iter().flat_map(|backend| &backend.filters);
-        let all = of_backends.chain(&rule.filters).filter_map(|filter| match &filter.kind {
-            Some(Filter::ResponseHeaders(edit)) => Some(edit.clone()),
-            _ => None,
-        });
-        all.collect()
+        of_backends.chain(&rule.filters).filter_map(|filter| filter.kind.clone()).collect()
     }
 
     fn shares(&self) -> Result<(), String> {

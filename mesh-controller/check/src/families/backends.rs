@@ -1,6 +1,8 @@
 //! Backends that cannot be called, and rules that have none.
 
-use culvert_controller::translate::outcomes::{DraftRule, Outcome, Unresolved, UnresolvedReason};
+use culvert_controller::translate::outcomes::{
+    DraftFilter, DraftRef, DraftRule, Outcome, Site, Unresolved, UnresolvedReason,
+};
 use culvert_objects::{Kind, ObjectKey};
 use culvert_routing::model::{Filter, PathMatch};
 
@@ -20,8 +22,8 @@ pub fn find(context: &Context) -> Vec<Finding> {
 }
 
 fn unresolved(context: &Context, outcome: &Outcome, of: &Unresolved) -> Option<Finding> {
-    let (rule, backend) = of.at;
-    let to = outcome.draft.rules.get(rule)?.backends.get(backend)?;
+    let rule = outcome.draft.rules.get(of.at.rule)?;
+    let to = reference(rule, of.at)?;
     let namespace = to.namespace.as_deref().unwrap_or(&outcome.draft.key.namespace).to_owned();
     let key = ObjectKey::namespaced(Kind::Service, &*namespace, &*to.name);
     let is_written = context.keys.contains(&key);
@@ -49,9 +51,26 @@ fn unresolved(context: &Context, outcome: &Outcome, of: &Unresolved) -> Option<F
         UnresolvedReason::BackendNotFound if is_written && context.written.get(&key).is_none() => return None,
         UnresolvedReason::BackendNotFound => (Code::Unusable, ports(context, &key)),
     };
-    let what = format!("{}{}", of.message, share(&outcome.draft.rules[rule], backend));
-    let field = format!("spec.rules[{rule}].backendRefs[{backend}]");
-    context.finding(code, &object_of(&outcome.draft.key), field, what, remedy)
+    let effect = match of.at {
+        Site { mirror: Some(_), .. } => "; nothing is mirrored".to_owned(),
+        Site { backend: Some(backend), .. } => share(rule, backend),
+        Site { backend: None, mirror: None, .. } => String::new(),
+    };
+    let what = format!("{}{effect}", of.message);
+    context.finding(code, &object_of(&outcome.draft.key), format!("spec.{}", of.at), what, remedy)
+}
+
+fn reference(rule: &DraftRule, at: Site) -> Option<&DraftRef> {
+    let backend = match at.backend {
+        Some(backend) => Some(rule.backends.get(backend)?),
+        None => None,
+    };
+    let Some(index) = at.mirror else { return backend.map(|backend| &backend.to) };
+    let filters = backend.map_or(&rule.filters, |backend| &backend.filters);
+    filters.iter().find_map(|filter| match filter {
+        DraftFilter::Mirror(mirror) if mirror.index == index => Some(&mirror.to),
+        _ => None,
+    })
 }
 
 /// The port is declared to speak TLS, which the API has policies for.
@@ -99,7 +118,7 @@ fn share(rule: &DraftRule, backend: usize) -> String {
 
 fn without_backend(context: &Context, outcome: &Outcome, index: usize, rule: &DraftRule) -> Option<Finding> {
     let is_refused = outcome.in_force.compiled.refused.iter().any(|refused| refused.rule == index);
-    let redirects = |filter: &Filter| matches!(filter, Filter::Redirect(_));
+    let redirects = |filter: &DraftFilter| matches!(filter, DraftFilter::Ready(Filter::Redirect(_)));
     let has_weight = rule.backends.iter().any(|backend| backend.weight > 0);
     if is_refused || has_weight || rule.filters.iter().any(redirects) {
         return None;

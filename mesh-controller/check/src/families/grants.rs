@@ -1,12 +1,8 @@
-//! References into other namespaces that the controller's pass does not follow yet: mirrors and certificates.
+//! References into other namespaces that the controller's pass does not follow yet: certificates.
 
-use culvert_controller::translate::is_granted;
-use culvert_controller::translate::outcomes::{Outcome, Side};
 use culvert_objects::types::{GATEWAY_GROUP, ReferenceGrantSpec};
 use culvert_objects::{Kind, ObjectKey};
 
-use super::backends::grant;
-use super::object_of;
 use crate::code::Code;
 use crate::context::Context;
 use crate::finding::Finding;
@@ -18,7 +14,6 @@ pub fn find(context: &Context) -> Vec<Finding> {
         reference.to.namespace.as_deref().is_some_and(|namespace| namespace != own)
     });
     let ungranted = elsewhere.filter_map(|reference| match (reference.role, reference.to.kind) {
-        (Role::Mirror, Kind::Service) => mirror(context, reference),
         (Role::Certificate, Kind::Secret) => certificate(context, reference),
         _ => None,
     });
@@ -30,21 +25,6 @@ fn code(context: &Context, to: &ObjectKey) -> Code {
     let namespace = to.namespace.clone().unwrap_or_default();
     let is_created = context.keys.contains(&ObjectKey::cluster(Kind::Namespace, namespace));
     if is_created || context.keys.contains(to) { Code::NotGranted } else { Code::NotInFiles }
-}
-
-/// Mirrors follow the rule of backends: a Gateway needs a grant, a Service parent does not.
-fn mirror(context: &Context, mirror: &Reference) -> Option<Finding> {
-    let document = &context.documents[mirror.document];
-    let of_route = |outcome: &&Outcome| document.key.as_ref() == Some(&object_of(&outcome.draft.key));
-    let mut outcomes = context.translation.outcomes.iter().filter(of_route);
-    let outcome = outcomes.find(|outcome| outcome.side == Side::Gateway)?;
-    let namespace = mirror.to.namespace.as_deref()?;
-    if is_granted(&context.objects, &outcome.draft.key, namespace, &mirror.to.name) {
-        return None;
-    }
-    let what = format!("no ReferenceGrant in {namespace} permits {}; nothing is mirrored", mirror.to);
-    let remedy = grant(outcome, namespace, &mirror.to.name);
-    Some(document.finding(code(context, &mirror.to), mirror.field.clone(), what, remedy))
 }
 
 fn certificate(context: &Context, certificate: &Reference) -> Option<Finding> {

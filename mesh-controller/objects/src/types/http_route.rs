@@ -19,6 +19,8 @@ pub struct HttpRouteRule {
     pub backend_refs: Vec<BackendRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<HttpRouteTimeouts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<HttpRouteRetry>,
     #[serde(flatten)]
     pub rest: Unknown,
 }
@@ -48,6 +50,20 @@ pub struct HttpPathMatch {
     /// `/` unless set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteRetry {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub codes: Vec<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// As GEP-2257 writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<String>,
     #[serde(flatten)]
     pub rest: Unknown,
 }

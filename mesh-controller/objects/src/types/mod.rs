@@ -24,7 +24,7 @@ pub use gateway::{
     GatewaySpec, GrantFrom, GrantTo, ParametersRef, ReferenceGrantSpec, RouteGroupKind, RouteNamespaces,
 };
 pub use grpc_route::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule};
-pub use http_route::{HttpPathMatch, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts};
+pub use http_route::{HttpPathMatch, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts};
 pub use node::{NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{
     ConfigMapKeyRef, Container, ContainerPort, ContainerState, ContainerStateRunning,
@@ -33,8 +33,10 @@ pub use pod::{
 };
 pub use probe::{ExecAction, GrpcAction, HttpGetAction, HttpHeader, Probe, TcpSocketAction};
 pub use route::{
-    BackendRef, HeaderLine, HeaderModifier, NamedMatch, ParentKind, ParentRef, PathModifier, RequestRedirect,
-    RouteFilter, RouteSpec, Unknown, UrlRewrite, XMeshParametersRef, XMeshSpec,
+    BackendRef, BackendTrafficPolicySpec, BudgetDetails, CorsFilter, Fraction, HeaderLine, HeaderModifier,
+    MirrorRef, NamedMatch, ParentKind, ParentRef, PathModifier, PolicyTargetRef, RequestMirror, RequestRate,
+    RequestRedirect, RetryConstraint, RouteFilter, RouteSpec, Unknown, UrlRewrite, XMeshParametersRef,
+    XMeshSpec,
 };
 pub use service::{
     ClientIpConfig, ServicePort, ServiceSpec, ServiceType, SessionAffinity, SessionAffinityConfig,

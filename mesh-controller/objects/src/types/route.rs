@@ -101,6 +101,69 @@ pub struct RouteFilter {
     pub request_redirect: Option<RequestRedirect>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_rewrite: Option<UrlRewrite>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_mirror: Option<RequestMirror>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<CorsFilter>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestMirror {
+    pub backend_ref: MirrorRef,
+    /// All requests unless this or `fraction` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fraction: Option<Fraction>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// As a [`BackendRef`], without a weight and filters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MirrorRef {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    pub name: String,
+    #[serde(default, deserialize_with = "optional_port", skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fraction {
+    pub numerator: u32,
+    /// 100 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denominator: Option<u32>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CorsFilter {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_origins: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_methods: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_headers: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expose_headers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_credentials: Option<bool>,
+    /// Seconds; 5 unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<u32>,
     #[serde(flatten)]
     pub rest: Unknown,
 }
@@ -189,6 +252,63 @@ pub struct BackendRef {
     pub weight: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<RouteFilter>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// Of an XBackendTrafficPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTrafficPolicySpec {
+    pub target_refs: Vec<PolicyTargetRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_constraint: Option<RetryConstraint>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+/// An object of the policy's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyTargetRef {
+    pub group: String,
+    pub kind: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetryConstraint {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetDetails>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_retry_rate: Option<RequestRate>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BudgetDetails {
+    /// 20 unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    /// As GEP-2257 writes it; 10 s unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RequestRate {
+    /// 10 unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// As GEP-2257 writes it; 1 s unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
     #[serde(flatten)]
     pub rest: Unknown,
 }

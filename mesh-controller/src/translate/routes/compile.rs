@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use culvert_objects::FieldError;
-use culvert_routing::model::{Action, Backend, Match, Route, Rule};
+use culvert_routing::model::{Action, Match, Route, Rule};
 use culvert_routing::{CompileError, CompiledRoute};
 
 use super::normalize::reader::{Fault, FaultReason};
 use super::normalize::{Draft, everything};
+use super::resolve::ResolvedRule;
 
 /// A route as it is in force.
 #[derive(Debug)]
@@ -34,16 +35,17 @@ impl Refused {
     }
 }
 
-/// Compiles a route with the backends of its rules. `fault` is what stops all of them.
-pub fn compile(draft: &Draft, backends: Vec<Vec<Backend>>, fault: &[Fault]) -> Compiled {
+/// Compiles a route with its rules' references followed. `fault` is what stops all of them.
+pub fn compile(draft: &Draft, resolved: Vec<ResolvedRule>, fault: &[Fault]) -> Compiled {
     let mut faults: Vec<Vec<Fault>> =
         draft.rules.iter().map(|rule| fault.iter().chain(&rule.faults).cloned().collect()).collect();
-    let rules = draft.rules.iter().zip(backends).zip(&faults).map(|((rule, backends), faults)| Rule {
+    let rules = draft.rules.iter().zip(resolved).zip(&faults).map(|((rule, resolved), faults)| Rule {
         name: rule.name.clone(),
         matches: rule.matches.clone(),
-        filters: if faults.is_empty() { rule.filters.clone() } else { Vec::new() },
-        action: if faults.is_empty() { Action::Forward(backends) } else { refuse(faults) },
+        filters: if faults.is_empty() { resolved.filters } else { Vec::new() },
+        action: if faults.is_empty() { Action::Forward(resolved.backends) } else { refuse(faults) },
         timeouts: if faults.is_empty() { rule.timeouts } else { Default::default() },
+        retry: if faults.is_empty() { rule.retry.clone() } else { None },
     });
     let mut route = Route {
         key: draft.key.clone(),
@@ -92,6 +94,7 @@ fn break_down(route: &mut Route, faults: &mut [Vec<Fault>], error: &CompileError
             filters: Vec::new(),
             action: refuse(faults),
             timeouts: Default::default(),
+            retry: None,
         };
     }
 }
@@ -110,6 +113,7 @@ fn make_refuse(route: &mut Route, index: usize, faults: &[Fault], error: &Compil
     rule.action = refuse(faults);
     rule.filters.clear();
     rule.timeouts = Default::default();
+    rule.retry = None;
     if matches!(error, CompileError::RuleName { .. }) {
         rule.name = None;
     } else if let Some((index, place)) = match_of(error.at()) {

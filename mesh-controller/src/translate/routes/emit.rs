@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::{Kind, ObjectKey};
+use culvert_routing::cors::Credentials;
 use culvert_routing::model::{
-    Action, Backend, Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, RedirectStatus,
-    Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Target, ValueMatch,
+    Action, Backend, Cors, Filter, HeaderEdit, Hostname, Match, Mirror, PathEdit, PathMatch, Redirect,
+    RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Target, ValueMatch,
 };
 use http::{HeaderName, HeaderValue};
 use pb::route::Parent;
@@ -62,6 +63,11 @@ fn rule(rule: &Rule) -> pb::RouteRule {
         refuse,
         request_timeout_ms: millis(rule.timeouts.request),
         backend_request_timeout_ms: millis(rule.timeouts.backend_request),
+        retry: rule.retry.as_ref().map(|retry| pb::Retry {
+            codes: retry.codes.iter().map(|code| u32::from(code.as_u16())).collect(),
+            attempts: retry.attempts.get(),
+            backoff_ms: millis(Some(retry.backoff)),
+        }),
     }
 }
 
@@ -106,8 +112,32 @@ fn filter(filter: &Filter) -> pb::RouteFilter {
         Filter::ResponseHeaders(edit) => Kind::ResponseHeaders(header_edit(edit)),
         Filter::Redirect(to) => Kind::Redirect(redirect(to)),
         Filter::Rewrite(to) => Kind::Rewrite(rewrite(to)),
+        Filter::Mirror(of) => Kind::Mirror(mirror(of)),
+        Filter::Cors(of) => Kind::Cors(cors(of)),
     };
     pb::RouteFilter { kind: Some(kind) }
+}
+
+fn mirror(of: &Mirror) -> pb::Mirror {
+    use pb::mirror::Target as To;
+    let target = match &of.target {
+        Target::Service { namespace, name, port } => {
+            To::Service(pb::ServiceTarget { service: format!("{namespace}/{name}"), port: u32::from(*port) })
+        }
+        Target::Invalid(why) => To::Invalid(why.to_string()),
+    };
+    pb::Mirror { target: Some(target), numerator: of.share.numerator(), denominator: of.share.denominator() }
+}
+
+fn cors(of: &Cors) -> pb::Cors {
+    pb::Cors {
+        origins: of.origins.texts(),
+        methods: of.methods.texts(),
+        headers: of.headers.texts(),
+        exposed: of.exposed.texts(),
+        credentials: of.credentials == Credentials::Allowed,
+        max_age_seconds: of.max_age,
+    }
 }
 
 fn header_edit(edit: &HeaderEdit) -> pb::HeaderEdit {

@@ -15,7 +15,7 @@ use pb::route::Parent;
 use super::compile::{Compiled, compile};
 use super::emit;
 use super::normalize::reader::Fault;
-use super::normalize::{Draft, normalize};
+use super::normalize::{Draft, DraftRule, normalize};
 use super::policies::Policies;
 use super::resolve::{Resolver, Side, Unresolved};
 
@@ -81,11 +81,11 @@ struct Emitted {
 impl Entry {
     fn new(object: &Arc<Object>, kind: RouteKind) -> Self {
         let draft = normalize(object, kind);
-        let backends = draft.rules.iter().flat_map(|rule| &rule.backends);
-        let references: BTreeSet<(String, String)> = backends
-            .map(|backend| {
-                let namespace = backend.namespace.as_deref().unwrap_or(&draft.key.namespace);
-                (namespace.to_owned(), backend.name.clone())
+        let named = draft.rules.iter().flat_map(DraftRule::references);
+        let references: BTreeSet<(String, String)> = named
+            .map(|to| {
+                let namespace = to.namespace.as_deref().unwrap_or(&draft.key.namespace);
+                (namespace.to_owned(), to.name.clone())
             })
             .collect();
         Self {
@@ -107,8 +107,8 @@ impl Entry {
     ) -> Arc<InForce> {
         let make = |resolver: &mut Resolver<'_>, draft: &Draft, of_parents: Vec<Fault>| {
             let fault: Vec<Fault> = draft.faults.iter().cloned().chain(of_parents).collect();
-            let (backends, unresolved) = resolver.backends(draft, side);
-            Arc::new(InForce { compiled: compile(draft, backends, &fault), unresolved, fault })
+            let (rules, unresolved) = resolver.rules(draft, side);
+            Arc::new(InForce { compiled: compile(draft, rules, &fault), unresolved, fault })
         };
         if !of_parents.is_empty() {
             return make(resolver, &self.draft, of_parents);

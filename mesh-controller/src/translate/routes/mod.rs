@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::{Kind, Object, Objects};
-use culvert_routing::model::{RouteKey, RouteKind};
+use culvert_routing::model::RouteKind;
 
 use super::Statuses;
 use super::gateways::{Attached, Gateways};
@@ -38,6 +38,7 @@ use services::Services;
 
 pub use emit::object;
 pub use memory::Memory;
+pub use normalize::duration;
 pub use status::add_refusals;
 
 /// Route resources by name.
@@ -98,11 +99,6 @@ fn nowhere(pass: &mut Pass<'_>, entry: &mut Entry) {
     let attached = Err(Refusal::new("NoMatchingParent", "no parent of it is Culvert's"));
     let draft = entry.draft.clone();
     pass.outcomes.push(Outcome { draft, parent: None, side: Side::Mesh, attached, in_force });
-}
-
-/// Whether a ReferenceGrant lets a route refer to a Service of another namespace.
-pub fn is_granted(objects: &Objects, route: &RouteKey, namespace: &str, service: &str) -> bool {
-    Policies::of(objects).grants.allow(route, namespace, service)
 }
 
 /// What one pass over all routes knows.

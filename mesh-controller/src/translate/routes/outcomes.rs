@@ -9,8 +9,8 @@ pub use super::attach::{Group, Refusal, ServiceName};
 pub use super::compile::Refused;
 pub use super::memory::InForce;
 pub use super::normalize::reader::Fault;
-pub use super::normalize::{Draft, DraftBackend, DraftRule};
-pub use super::resolve::{Side, Unresolved, UnresolvedReason};
+pub use super::normalize::{Draft, DraftBackend, DraftFilter, DraftRef, DraftRule};
+pub use super::resolve::{Side, Site, Unresolved, UnresolvedReason};
 
 /// A route at one parent of ours.
 #[derive(Clone, Debug)]

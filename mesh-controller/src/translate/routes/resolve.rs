@@ -5,12 +5,13 @@
 //! for a Service parent the client could have called that Service itself (GEP-1294). So one route resolves differently
 //! for its parents.
 
+use std::fmt;
 use std::sync::Arc;
 
 use culvert_objects::types::Protocol;
-use culvert_routing::model::{Backend, RouteKey, Target};
+use culvert_routing::model::{Backend, Filter, Mirror, RouteKey, Target};
 
-use super::normalize::{Draft, DraftBackend};
+use super::normalize::{Draft, DraftFilter, DraftRef};
 use super::policies::Policies;
 use super::services::{Nature, PortFacts, Services};
 
@@ -43,13 +44,42 @@ impl UnresolvedReason {
     }
 }
 
+/// Where in a route a reference is written. Shown as a field of `spec`, such as `rules[0].backendRefs[1]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    pub rule: usize,
+    /// Of `backendRefs`; none for a mirror of the rule.
+    pub backend: Option<usize>,
+    /// Of the `filters` there, when it is a mirror's.
+    pub mirror: Option<usize>,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rules[{}]", self.rule)?;
+        if let Some(backend) = self.backend {
+            write!(f, ".backendRefs[{backend}]")?;
+        }
+        match self.mirror {
+            Some(filter) => write!(f, ".filters[{filter}].requestMirror.backendRef"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A reference that leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresolved {
     pub reason: UnresolvedReason,
-    /// Of the rule and the backend, from 0.
-    pub at: (usize, usize),
+    pub at: Site,
     pub message: String,
+}
+
+/// A rule with its references followed.
+#[derive(Clone, Debug)]
+pub struct ResolvedRule {
+    pub filters: Vec<Filter>,
+    pub backends: Vec<Backend>,
 }
 
 /// Follows references.
@@ -59,28 +89,66 @@ pub struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// The backends of each rule, and every reference that leads nowhere.
-    pub fn backends(&mut self, draft: &Draft, side: Side) -> (Vec<Vec<Backend>>, Vec<Unresolved>) {
-        let mut problems = Vec::new();
+    /// Every rule, and every reference that leads nowhere.
+    pub fn rules(&mut self, draft: &Draft, side: Side) -> (Vec<ResolvedRule>, Vec<Unresolved>) {
+        let (mut problems, route) = (Vec::new(), &draft.key);
         let mut rules = Vec::with_capacity(draft.rules.len());
         for (rule, of) in draft.rules.iter().enumerate() {
             let mut backends = Vec::with_capacity(of.backends.len());
+            let of_rule = Site { rule, backend: None, mirror: None };
+            let filters = self.filters(route, &of.filters, side, of_rule, &mut problems);
             for (index, backend) in of.backends.iter().enumerate() {
-                let target = self.follow(&draft.key, backend, side).unwrap_or_else(|(reason, message)| {
-                    problems.push(Unresolved { reason, at: (rule, index), message: message.clone() });
-                    Target::Invalid(message.into())
-                });
-                backends.push(Backend { weight: backend.weight, filters: backend.filters.clone(), target });
+                let at = Site { backend: Some(index), ..of_rule };
+                let target = self.target(route, &backend.to, side, at, &mut problems);
+                let filters = self.filters(route, &backend.filters, side, at, &mut problems);
+                backends.push(Backend { weight: backend.weight, filters, target });
             }
-            rules.push(backends);
+            rules.push(ResolvedRule { filters, backends });
         }
         (rules, problems)
+    }
+
+    /// A mirror that leads nowhere stays where it is, and copies nothing (`HTTPRequestMirrorFilter`).
+    fn filters(
+        &mut self,
+        route: &RouteKey,
+        drafts: &[DraftFilter],
+        side: Side,
+        at: Site,
+        problems: &mut Vec<Unresolved>,
+    ) -> Vec<Filter> {
+        let mut filters = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            filters.push(match draft {
+                DraftFilter::Ready(filter) => filter.clone(),
+                DraftFilter::Mirror(mirror) => {
+                    let at = Site { mirror: Some(mirror.index), ..at };
+                    let target = self.target(route, &mirror.to, side, at, problems);
+                    Filter::Mirror(Mirror { target, share: mirror.share })
+                }
+            });
+        }
+        filters
+    }
+
+    fn target(
+        &mut self,
+        route: &RouteKey,
+        to: &DraftRef,
+        side: Side,
+        at: Site,
+        problems: &mut Vec<Unresolved>,
+    ) -> Target {
+        self.follow(route, to, side).unwrap_or_else(|(reason, message)| {
+            problems.push(Unresolved { reason, at, message: message.clone() });
+            Target::Invalid(message.into())
+        })
     }
 
     fn follow(
         &mut self,
         route: &RouteKey,
-        to: &DraftBackend,
+        to: &DraftRef,
         side: Side,
     ) -> Result<Target, (UnresolvedReason, String)> {
         use UnresolvedReason::{BackendNotFound, InvalidKind, RefNotPermitted};

@@ -140,7 +140,7 @@ impl<'a> Facts<'a> {
         let Some(first) = self.unresolved.first() else {
             return DesiredCondition::yes("ResolvedRefs", "ResolvedRefs", "every backend was found");
         };
-        let line = |at: &Unresolved| format!("rules[{}].backendRefs[{}]: {}", at.at.0, at.at.1, at.message);
+        let line = |at: &Unresolved| format!("{}: {}", at.at, at.message);
         let lines: Vec<String> = self.unresolved.iter().map(line).collect();
         DesiredCondition::no("ResolvedRefs", first.reason.as_str(), lines.join("; "))
     }

@@ -103,7 +103,9 @@ fn filter_list(
         let at = at.item("filters", index);
         kind_allows(kind, filter, &at)?;
         let filter_kind = filter_kind(filter);
-        if let Some((_, first)) = seen.iter().find(|(kind, _)| *kind == filter_kind) {
+        let first =
+            seen.iter().find(|(kind, _)| *kind == filter_kind && filter_kind != FilterKind::RequestMirror);
+        if let Some((_, first)) = first {
             let first = first.clone();
             return Err(CompileError::FilterRepeated { at: at.to_string(), filter: filter_kind, first });
         }
@@ -121,6 +123,8 @@ fn filter_list(
                 places.rewritten_hostname = rewrite.hostname.is_some().then(|| at.to_string());
                 places.rewritten_path = rewrite.path.is_some().then(|| at.to_string());
             }
+            // Their parts cannot hold a wrong value.
+            Filter::Mirror(_) | Filter::Cors(_) => {}
         }
     }
     match (&places.redirect, &places.rewrite) {

@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 use crate::conditions::Conditions;
 use crate::error::{At, CompileError};
 use crate::filters::filter_kind;
-use crate::model::{Action, Backend, Filter, Hostname, Match, Route, RouteKey, RouteKind, Rule, Timeouts};
+use crate::model::{
+    Action, Backend, Filter, Hostname, Match, Mirror, Retry, Route, RouteKey, RouteKind, Rule, Timeouts,
+};
 use crate::weights::Wheel;
 
 /// A route that can be honoured to the letter.
@@ -26,6 +28,16 @@ pub struct CompiledRule {
     index: usize,
     conditions: Vec<Conditions>,
     pub(crate) wheel: OnceLock<Arc<Wheel>>,
+    pub(crate) mirrors: Vec<(MirrorPlace, OnceLock<Arc<Wheel>>)>,
+}
+
+/// Where a mirror stands in its rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MirrorPlace {
+    /// Whose filters: the rule's own, or those of one of its backends.
+    pub backend: Option<usize>,
+    /// Among all filters of that list.
+    pub filter: usize,
 }
 
 impl CompiledRoute {
@@ -46,7 +58,9 @@ impl CompiledRoute {
         let route = Arc::new(route);
         let rule = |(index, conditions)| {
             let (route, full_name) = (Arc::clone(&route), Arc::clone(&full_name));
-            Arc::new(CompiledRule { route, full_name, index, conditions, wheel: OnceLock::new() })
+            let places = mirrors(&route.rules[index]).map(|(place, _)| (place, OnceLock::new()));
+            let mirrors = places.collect();
+            Arc::new(CompiledRule { route, full_name, index, conditions, wheel: OnceLock::new(), mirrors })
         };
         let rules = conditions.into_iter().enumerate().map(rule).collect();
         Ok(CompiledRoute { route, rules })
@@ -111,6 +125,10 @@ impl CompiledRule {
         self.rule().timeouts
     }
 
+    pub fn retry(&self) -> Option<&Retry> {
+        self.rule().retry.as_ref()
+    }
+
     /// The hostnames in effect; empty: any.
     pub fn hostnames(&self) -> &[Hostname] {
         &self.route.hostnames
@@ -122,6 +140,14 @@ impl CompiledRule {
         let Action::Forward(backends) = self.action() else { return None };
         let index = self.wheel().pick()?;
         Some((index, backends.get(index)?))
+    }
+
+    /// Whether the next request is copied by the mirror at a place; its share is kept as weights are.
+    pub fn is_mirrored(&self, place: MirrorPlace) -> bool {
+        let Some((_, wheel)) = self.mirrors.iter().find(|(known, _)| *known == place) else { return false };
+        let Some((_, mirror)) = mirrors(self.rule()).find(|(known, _)| *known == place) else { return false };
+        let wheel = wheel.get_or_init(|| Arc::new(Wheel::new(mirror.weights())));
+        wheel.pick() == Some(0)
     }
 
     /// The rule's weighted choice.
@@ -142,9 +168,31 @@ impl CompiledRule {
     }
 }
 
+/// The mirrors of a rule: of its own filters, then of its backends'.
+pub fn mirrors(rule: &Rule) -> impl Iterator<Item = (MirrorPlace, &Mirror)> {
+    let backends: &[Backend] = match &rule.action {
+        Action::Forward(backends) => backends,
+        Action::Refuse(_) => &[],
+    };
+    let of_backends = backends.iter().enumerate().map(|(index, backend)| (Some(index), &backend.filters));
+    std::iter::once((None, &rule.filters)).chain(of_backends).flat_map(|(backend, filters)| {
+        filters.iter().enumerate().filter_map(move |(filter, of)| match of {
+            Filter::Mirror(mirror) => Some((MirrorPlace { backend, filter }, mirror)),
+            _ => None,
+        })
+    })
+}
+
+impl Mirror {
+    /// Copied, then not copied.
+    pub(crate) fn weights(&self) -> [u32; 2] {
+        [self.share.numerator(), self.share.denominator() - self.share.numerator()]
+    }
+}
+
 fn kind_allows(kind: RouteKind, filter: &Filter, at: &At<'_>) -> Result<(), CompileError> {
     match (kind, filter) {
-        (RouteKind::Grpc, Filter::Redirect(_) | Filter::Rewrite(_)) => {
+        (RouteKind::Grpc, Filter::Redirect(_) | Filter::Rewrite(_) | Filter::Cors(_)) => {
             Err(CompileError::FilterOfOtherKind { at: at.to_string(), filter: filter_kind(filter) })
         }
         _ => Ok(()),

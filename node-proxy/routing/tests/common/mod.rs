@@ -56,6 +56,7 @@ pub fn rule(matches: Vec<Match>) -> Rule {
         filters: vec![],
         action: Action::Forward(vec![]),
         timeouts: Timeouts::default(),
+        retry: None,
     }
 }
 

@@ -1,16 +1,18 @@
 //! Routes and listeners: from the contract to the model that crate `routing` compiles.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_api::mesh as wire;
 use culvert_routing::CompiledRoute;
+use culvert_routing::cors::{Allowed, Credentials, OriginPattern};
 use culvert_routing::model::{
-    Action, Backend, Filter, HeaderEdit, HeaderMatch, Hostname, Match, PathEdit, PathMatch, QueryMatch,
-    Redirect, RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Target, Timeouts,
-    ValueMatch,
+    Action, Backend, Cors, Filter, HeaderEdit, HeaderMatch, Hostname, Match, Mirror, PathEdit, PathMatch,
+    QueryMatch, Redirect, RedirectStatus, Retry, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Share,
+    Target, Timeouts, ValueMatch,
 };
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{ConversionError, Result, port, same_name};
 use crate::state::model::{Listener, ServiceKey};
@@ -117,26 +119,37 @@ fn rule(wire: wire::RouteRule) -> Result<Rule> {
             request: limit(wire.request_timeout_ms),
             backend_request: limit(wire.backend_request_timeout_ms),
         },
+        retry: wire.retry.map(retry).transpose()?,
     })
+}
+
+fn retry(wire: wire::Retry) -> Result<Retry> {
+    let code = |code: u32| {
+        let status = u16::try_from(code).ok().and_then(|code| StatusCode::from_u16(code).ok());
+        status.ok_or_else(|| text("rules.retry.codes", code.to_string(), "a status"))
+    };
+    let Some(attempts) = NonZeroU32::new(wire.attempts) else {
+        return Err(text("rules.retry.attempts", "0".to_owned(), "at least 1"));
+    };
+    let codes = wire.codes.into_iter().map(code).collect::<Result<_>>()?;
+    Ok(Retry { codes, attempts, backoff: Duration::from_millis(wire.backoff_ms) })
 }
 
 fn backend(wire: wire::RouteBackend) -> Result<Backend> {
     let target = match wire.target.ok_or(ConversionError::Missing("rules.backends.target"))? {
         wire::route_backend::Target::Invalid(why) => Target::Invalid(why.into()),
-        wire::route_backend::Target::Service(service) => {
-            let Some((namespace, name)) = service.service.split_once('/') else {
-                let expected = "NAMESPACE/NAME";
-                return Err(text("rules.backends.service", service.service, expected));
-            };
-            Target::Service {
-                namespace: namespace.into(),
-                name: name.into(),
-                port: port("rules.backends.port", service.port)?,
-            }
-        }
+        wire::route_backend::Target::Service(service) => self::service(service)?,
     };
     let filters = wire.filters.into_iter().map(filter).collect::<Result<_>>()?;
     Ok(Backend { weight: wire.weight, filters, target })
+}
+
+fn service(wire: wire::ServiceTarget) -> Result<Target> {
+    let Some((namespace, name)) = wire.service.split_once('/') else {
+        return Err(text("rules.backends.service", wire.service, "NAMESPACE/NAME"));
+    };
+    let port = port("rules.backends.port", wire.port)?;
+    Ok(Target::Service { namespace: namespace.into(), name: name.into(), port })
 }
 
 fn one_match(wire: wire::RouteMatch) -> Result<Match> {
@@ -185,7 +198,49 @@ fn filter(wire: wire::RouteFilter) -> Result<Filter> {
             hostname: some_text(rewrite.hostname),
             path: rewrite.path.map(path_edit).transpose()?,
         }),
+        Kind::Mirror(mirror) => Filter::Mirror(self::mirror(mirror)?),
+        Kind::Cors(cors) => Filter::Cors(self::cors(cors)?),
     })
+}
+
+fn mirror(wire: wire::Mirror) -> Result<Mirror> {
+    use wire::mirror::Target as From;
+    let target = match wire.target.ok_or(ConversionError::Missing("filters.mirror.target"))? {
+        From::Invalid(why) => Target::Invalid(why.into()),
+        From::Service(service) => self::service(service)?,
+    };
+    let Some(share) = Share::new(wire.numerator, wire.denominator) else {
+        let given = format!("{} of {}", wire.numerator, wire.denominator);
+        return Err(text("filters.mirror.numerator", given, "at most the denominator"));
+    };
+    Ok(Mirror { target, share })
+}
+
+fn cors(wire: wire::Cors) -> Result<Cors> {
+    let origin = |text: &str| OriginPattern::parse(text);
+    let method = |text: &str| Method::from_bytes(text.as_bytes()).ok();
+    let name = |text: &str| HeaderName::from_bytes(text.as_bytes()).ok();
+    Ok(Cors {
+        origins: allowed("filters.cors.origins", wire.origins, "an origin", origin)?,
+        methods: allowed("filters.cors.methods", wire.methods, "a method", method)?,
+        headers: allowed("filters.cors.headers", wire.headers, "a header name", name)?,
+        exposed: allowed("filters.cors.exposed", wire.exposed, "a header name", name)?,
+        credentials: if wire.credentials { Credentials::Allowed } else { Credentials::Omitted },
+        max_age: wire.max_age_seconds,
+    })
+}
+
+fn allowed<T>(
+    field: &'static str,
+    texts: Vec<String>,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Allowed<T>> {
+    if texts.len() == 1 && texts[0] == "*" {
+        return Ok(Allowed::Any);
+    }
+    let read = |one: String| read(&one).ok_or_else(|| text(field, one, expected));
+    Ok(Allowed::These(texts.into_iter().map(read).collect::<Result<_>>()?))
 }
 
 fn redirect(wire: wire::Redirect) -> Result<Redirect> {

@@ -25,6 +25,7 @@ fn route(name: &str, weight: u32) -> Arc<CompiledRoute> {
             filters: Vec::new(),
             action: Action::Forward(vec![backend("a", weight), backend("b", 1)]),
             timeouts: Timeouts::default(),
+            retry: None,
         }],
     };
     Arc::new(CompiledRoute::compile(route).unwrap())

@@ -6,40 +6,48 @@
 use std::sync::Arc;
 
 use culvert_objects::types::{
-    HeaderLine, HeaderModifier, PathModifier, RequestRedirect, RouteFilter, UrlRewrite,
+    HeaderLine, HeaderModifier, PathModifier, RequestMirror, RequestRedirect, RouteFilter, UrlRewrite,
 };
-use culvert_routing::model::{Filter, HeaderEdit, PathEdit, Redirect, RedirectStatus, Rewrite, Scheme};
+use culvert_routing::model::{
+    Filter, HeaderEdit, PathEdit, Redirect, RedirectStatus, Rewrite, Scheme, Share,
+};
 use http::{HeaderName, HeaderValue};
 
 use super::reader::{At, Reader};
+use super::{DraftFilter, DraftMirror, DraftRef, cors};
 
 /// Which filters a kind of route has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
     /// HTTPRoute.
     All,
-    /// GRPCRoute: its schema has no redirects and rewrites.
-    Headers,
+    /// GRPCRoute: its schema has no redirects, no rewrites and no CORS.
+    OfCalls,
 }
 
 /// The filters that could be read, in the order written.
-pub fn read(filters: &[RouteFilter], allowed: Allowed, at: At<'_>, reader: &mut Reader) -> Vec<Filter> {
-    let filters = filters.iter().enumerate();
-    filters.filter_map(|(index, filter)| one(filter, allowed, at.item(index), reader)).collect()
+pub fn read(filters: &[RouteFilter], allowed: Allowed, at: At<'_>, reader: &mut Reader) -> Vec<DraftFilter> {
+    let mut read = Vec::with_capacity(filters.len());
+    for (index, filter) in filters.iter().enumerate() {
+        let at = at.item(index);
+        if !is_whole(filter, allowed, at, reader) {
+            continue;
+        }
+        if let Some(of) = &filter.request_mirror {
+            read.extend(mirror(of, index, at.field("requestMirror"), reader).map(DraftFilter::Mirror));
+        } else {
+            read.extend(one(filter, at, reader).map(DraftFilter::Ready));
+        }
+    }
+    read
 }
 
-fn one(filter: &RouteFilter, allowed: Allowed, at: At<'_>, reader: &mut Reader) -> Option<Filter> {
-    let RouteFilter {
-        kind,
-        request_header_modifier,
-        response_header_modifier,
-        request_redirect,
-        url_rewrite,
-        rest,
-    } = filter;
+/// Whether a filter is of a known type and has the field of that type, and no other.
+fn is_whole(filter: &RouteFilter, allowed: Allowed, at: At<'_>, reader: &mut Reader) -> bool {
+    let kind = &filter.kind;
     let known = match (kind.as_str(), allowed) {
-        ("RequestHeaderModifier" | "ResponseHeaderModifier", _) => true,
-        ("RequestRedirect" | "URLRewrite", allowed) => allowed == Allowed::All,
+        ("RequestHeaderModifier" | "ResponseHeaderModifier" | "RequestMirror", _) => true,
+        ("RequestRedirect" | "URLRewrite" | "CORS", allowed) => allowed == Allowed::All,
         _ => false,
     };
     if !known {
@@ -47,15 +55,18 @@ fn one(filter: &RouteFilter, allowed: Allowed, at: At<'_>, reader: &mut Reader) 
             at.field("type"),
             format!("this version of Culvert does not do the filter {kind:?}"),
         );
-        return None;
+        return false;
     }
-    reader.unknown(at, rest);
+    reader.unknown(at, &filter.rest);
     let fields = [
-        ("RequestHeaderModifier", "requestHeaderModifier", request_header_modifier.is_some()),
-        ("ResponseHeaderModifier", "responseHeaderModifier", response_header_modifier.is_some()),
-        ("RequestRedirect", "requestRedirect", request_redirect.is_some()),
-        ("URLRewrite", "urlRewrite", url_rewrite.is_some()),
+        ("RequestHeaderModifier", "requestHeaderModifier", filter.request_header_modifier.is_some()),
+        ("ResponseHeaderModifier", "responseHeaderModifier", filter.response_header_modifier.is_some()),
+        ("RequestRedirect", "requestRedirect", filter.request_redirect.is_some()),
+        ("URLRewrite", "urlRewrite", filter.url_rewrite.is_some()),
+        ("RequestMirror", "requestMirror", filter.request_mirror.is_some()),
+        ("CORS", "cors", filter.cors.is_some()),
     ];
+    let before = reader.faults.len();
     for (of, field, is_set) in fields {
         match (of == kind, is_set) {
             (true, false) => reader.unsupported(at.field(field), format!("missing, expected for a {kind}")),
@@ -63,18 +74,63 @@ fn one(filter: &RouteFilter, allowed: Allowed, at: At<'_>, reader: &mut Reader) 
             _ => {}
         }
     }
-    match kind.as_str() {
-        "RequestHeaderModifier" => request_header_modifier
-            .as_ref()
-            .map(|edit| Filter::RequestHeaders(headers(edit, at.field("requestHeaderModifier"), reader))),
-        "ResponseHeaderModifier" => response_header_modifier
-            .as_ref()
-            .map(|edit| Filter::ResponseHeaders(headers(edit, at.field("responseHeaderModifier"), reader))),
-        "RequestRedirect" => request_redirect
-            .as_ref()
-            .map(|edit| Filter::Redirect(redirect(edit, at.field("requestRedirect"), reader))),
-        _ => url_rewrite.as_ref().map(|edit| Filter::Rewrite(rewrite(edit, at.field("urlRewrite"), reader))),
+    reader.faults.len() == before
+}
+
+/// A filter that names no backend; of its fields one is set.
+fn one(filter: &RouteFilter, at: At<'_>, reader: &mut Reader) -> Option<Filter> {
+    if let Some(edit) = &filter.request_header_modifier {
+        return Some(Filter::RequestHeaders(headers(edit, at.field("requestHeaderModifier"), reader)));
     }
+    if let Some(edit) = &filter.response_header_modifier {
+        return Some(Filter::ResponseHeaders(headers(edit, at.field("responseHeaderModifier"), reader)));
+    }
+    if let Some(edit) = &filter.request_redirect {
+        return Some(Filter::Redirect(redirect(edit, at.field("requestRedirect"), reader)));
+    }
+    if let Some(of) = &filter.cors {
+        return Some(Filter::Cors(cors::read(of, at.field("cors"), reader)));
+    }
+    filter.url_rewrite.as_ref().map(|edit| Filter::Rewrite(rewrite(edit, at.field("urlRewrite"), reader)))
+}
+
+fn mirror(of: &RequestMirror, index: usize, at: At<'_>, reader: &mut Reader) -> Option<DraftMirror> {
+    reader.unknown(at, &of.rest);
+    reader.unknown(at.field("backendRef"), &of.backend_ref.rest);
+    let share = match (of.percent, &of.fraction) {
+        (None, None) => Some(Share::ALL),
+        (Some(_), Some(_)) => {
+            reader.unsupported(at, "has percent and fraction, expected one of the two");
+            None
+        }
+        (Some(percent), None) => {
+            let share = Share::new(percent, 100);
+            if share.is_none() {
+                let message = format!("invalid value: {percent}, expected a number from 0 to 100");
+                reader.unsupported(at.field("percent"), message);
+            }
+            share
+        }
+        (None, Some(fraction)) => {
+            reader.unknown(at.field("fraction"), &fraction.rest);
+            let denominator = fraction.denominator.unwrap_or(100);
+            let share = Share::new(fraction.numerator, denominator);
+            if share.is_none() {
+                let message =
+                    format!("{} of {denominator}, expected at most all of at least 1", fraction.numerator);
+                reader.unsupported(at.field("fraction"), message);
+            }
+            share
+        }
+    };
+    let to = DraftRef::new(
+        of.backend_ref.group.as_deref(),
+        of.backend_ref.kind.as_deref(),
+        of.backend_ref.namespace.as_deref(),
+        &of.backend_ref.name,
+        of.backend_ref.port,
+    );
+    Some(DraftMirror { to, share: share?, index })
 }
 
 fn headers(edit: &HeaderModifier, at: At<'_>, reader: &mut Reader) -> HeaderEdit {

@@ -20,8 +20,8 @@ pub fn everything() -> Match {
 
 pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
-    let of_rule = filters::read(&rule.filters, Allowed::Headers, at.field("filters"), &mut reader);
-    let backends = backends(&rule.backend_refs, Allowed::Headers, at.field("backendRefs"), &mut reader);
+    let of_rule = filters::read(&rule.filters, Allowed::OfCalls, at.field("filters"), &mut reader);
+    let backends = backends(&rule.backend_refs, Allowed::OfCalls, at.field("backendRefs"), &mut reader);
     let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
     DraftRule {
         name: text(rule.name.as_deref()),
@@ -29,6 +29,7 @@ pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
         filters: of_rule,
         backends,
         timeouts: Timeouts::default(),
+        retry: None,
         faults: reader.faults,
     }
 }

@@ -1,8 +1,13 @@
 //! The rules of an HTTPRoute.
 
-use culvert_objects::types::{HttpPathMatch, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts, NamedMatch};
-use culvert_routing::model::{HeaderMatch, Match, PathMatch, QueryMatch, Timeouts, ValueMatch};
-use http::Method;
+use std::num::NonZeroU32;
+
+use culvert_objects::types::{
+    HttpPathMatch, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, NamedMatch,
+};
+use culvert_routing::model::{HeaderMatch, Match, PathMatch, QueryMatch, Retry, Timeouts, ValueMatch};
+use culvert_routing::retry::{DEFAULT_ATTEMPTS, DEFAULT_BACKOFF};
+use http::{Method, StatusCode};
 
 use super::filters::{self, Allowed};
 use super::reader::{At, Reader};
@@ -19,12 +24,14 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     let backends = backends(&rule.backend_refs, Allowed::All, at.field("backendRefs"), &mut reader);
     let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
     let timeouts = rule.timeouts.as_ref().map(|of| timeouts(of, at.field("timeouts"), &mut reader));
+    let retry = rule.retry.as_ref().map(|of| retry(of, at.field("retry"), &mut reader));
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
         filters: of_rule,
         backends,
         timeouts: timeouts.unwrap_or_default(),
+        retry,
         faults: reader.faults,
     }
 }
@@ -41,7 +48,7 @@ fn one_match(of: &HttpRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
             query.push(QueryMatch { name: parameter.name.as_str().into(), value });
         }
     }
-    let method = of.method.as_deref().and_then(|method| method_match(method, at.field("method"), reader));
+    let method = of.method.as_deref().and_then(|written| self::method(written, at.field("method"), reader));
     Match { path: path.unwrap_or_else(|| everything().path), method, headers, query }
 }
 
@@ -93,7 +100,8 @@ fn unknown_type(found: &str, expected: &str) -> String {
     format!("this version of Culvert does not do the match {found:?}, expected {expected}")
 }
 
-fn method_match(method: &str, at: At<'_>, reader: &mut Reader) -> Option<Method> {
+/// One of the methods that the API names (`HTTPMethod`).
+pub fn method(method: &str, at: At<'_>, reader: &mut Reader) -> Option<Method> {
     let known = [
         Method::GET,
         Method::HEAD,
@@ -111,6 +119,30 @@ fn method_match(method: &str, at: At<'_>, reader: &mut Reader) -> Option<Method>
         reader.unsupported(at, format!("invalid value: {method:?}, {expected}"));
     }
     found.cloned()
+}
+
+fn retry(of: &HttpRouteRetry, at: At<'_>, reader: &mut Reader) -> Retry {
+    reader.unknown(at, &of.rest);
+    let mut codes = Vec::with_capacity(of.codes.len());
+    for (index, code) in of.codes.iter().enumerate() {
+        match StatusCode::from_u16(*code).ok().filter(|_| (400..600).contains(code)) {
+            Some(code) => codes.push(code),
+            None => {
+                let at = at.field("codes");
+                reader.unsupported(at.item(index), format!("invalid value: {code}, expected 400 to 599"));
+            }
+        }
+    }
+    let attempts = of.attempts.map_or(Some(DEFAULT_ATTEMPTS), NonZeroU32::new);
+    if attempts.is_none() {
+        reader.unsupported(at.field("attempts"), "invalid value: 0, expected at least 1");
+    }
+    let backoff = of.backoff.as_deref().map_or(Ok(DEFAULT_BACKOFF), duration::parse);
+    let backoff = backoff.unwrap_or_else(|message| {
+        reader.unsupported(at.field("backoff"), message);
+        DEFAULT_BACKOFF
+    });
+    Retry { codes, attempts: attempts.unwrap_or(DEFAULT_ATTEMPTS), backoff }
 }
 
 /// `0s` is no limit (GEP-1742).

@@ -12,7 +12,8 @@
 //! rule comes next; with it before all others, one line would end the traffic of every route at the Service. A place
 //! by what could be read is where the author sees it, and the status says why.
 
-mod duration;
+mod cors;
+pub mod duration;
 mod filters;
 mod grpc;
 mod http;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use culvert_objects::types::{BackendRef, GrpcRouteRule, HttpRouteRule, ParentRef};
 use culvert_objects::{FieldError, Object, read};
-use culvert_routing::model::{Filter, Hostname, Match, RouteKey, RouteKind, Timeouts};
+use culvert_routing::model::{Filter, Hostname, Match, Retry, RouteKey, RouteKind, Share, Timeouts};
 use serde_json::Value;
 
 use filters::Allowed;
@@ -58,9 +59,10 @@ pub struct Parent {
 pub struct DraftRule {
     pub name: Option<Arc<str>>,
     pub matches: Vec<Match>,
-    pub filters: Vec<Filter>,
+    pub filters: Vec<DraftFilter>,
     pub backends: Vec<DraftBackend>,
     pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
     /// Not empty: the rule refuses.
     pub faults: Vec<Fault>,
 }
@@ -68,14 +70,66 @@ pub struct DraftRule {
 /// One of `rules[].backendRefs`, with the defaults filled in.
 #[derive(Clone, Debug)]
 pub struct DraftBackend {
+    pub to: DraftRef,
+    pub weight: u32,
+    pub filters: Vec<DraftFilter>,
+}
+
+/// One of `filters` of a rule or of a backend.
+#[derive(Clone, Debug)]
+pub enum DraftFilter {
+    Ready(Filter),
+    Mirror(DraftMirror),
+}
+
+/// A filter that copies requests.
+#[derive(Clone, Debug)]
+pub struct DraftMirror {
+    pub to: DraftRef,
+    pub share: Share,
+    /// Its place among the filters as written.
+    pub index: usize,
+}
+
+/// A reference to a backend, with the defaults filled in.
+#[derive(Clone, Debug)]
+pub struct DraftRef {
     pub group: String,
     pub kind: String,
     /// None: the route's.
     pub namespace: Option<String>,
     pub name: String,
     pub port: Option<u16>,
-    pub weight: u32,
-    pub filters: Vec<Filter>,
+}
+
+impl DraftRef {
+    fn new(
+        group: Option<&str>,
+        kind: Option<&str>,
+        namespace: Option<&str>,
+        name: &str,
+        port: Option<u16>,
+    ) -> Self {
+        Self {
+            group: group.unwrap_or_default().to_owned(),
+            kind: kind.unwrap_or("Service").to_owned(),
+            namespace: namespace.filter(|namespace| !namespace.is_empty()).map(str::to_owned),
+            name: name.to_owned(),
+            port,
+        }
+    }
+}
+
+impl DraftRule {
+    /// Every backend that the rule names, mirrors among them.
+    pub fn references(&self) -> impl Iterator<Item = &DraftRef> {
+        let of_backends = self.backends.iter().flat_map(|backend| &backend.filters);
+        let mirrors = self.filters.iter().chain(of_backends).filter_map(|filter| match filter {
+            DraftFilter::Ready(_) => None,
+            DraftFilter::Mirror(mirror) => Some(&mirror.to),
+        });
+        self.backends.iter().map(|backend| &backend.to).chain(mirrors)
+    }
 }
 
 /// One shape for a route of either kind.
@@ -178,6 +232,7 @@ fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
         filters: Vec::new(),
         backends: Vec::new(),
         timeouts: Timeouts::default(),
+        retry: None,
         faults: vec![Fault::unsupported(error.field, error.message)],
     }
 }
@@ -211,11 +266,13 @@ fn backends(refs: &[BackendRef], allowed: Allowed, at: At<'_>, reader: &mut Read
             reader.unsupported(at.field("weight"), format!("{weight}, expected at most {MOST_WEIGHT}"));
         }
         read.push(DraftBackend {
-            group: backend.group.clone().unwrap_or_default(),
-            kind: backend.kind.clone().unwrap_or_else(|| "Service".to_owned()),
-            namespace: backend.namespace.clone().filter(|namespace| !namespace.is_empty()),
-            name: backend.name.clone(),
-            port: backend.port,
+            to: DraftRef::new(
+                backend.group.as_deref(),
+                backend.kind.as_deref(),
+                backend.namespace.as_deref(),
+                &backend.name,
+                backend.port,
+            ),
             weight,
             filters: filters::read(&backend.filters, allowed, at.field("filters"), reader),
         });

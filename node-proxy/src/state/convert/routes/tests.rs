@@ -48,6 +48,7 @@ fn wire() -> wire::Route {
                 refuse: String::new(),
                 request_timeout_ms: 1500,
                 backend_request_timeout_ms: 0,
+                retry: Some(wire::Retry { codes: vec![503], attempts: 2, backoff_ms: 10 }),
             },
             wire::RouteRule {
                 matches: vec![wire::RouteMatch {
@@ -102,6 +103,24 @@ fn a_consumer_and_a_listener_are_told_apart() {
     assert_eq!(parent, Parent::Listener("edge/gw/web".into()));
 }
 
+fn nobody() -> Option<wire::mirror::Target> {
+    Some(wire::mirror::Target::Invalid("for a test".to_owned()))
+}
+
+fn mirror(route: &mut wire::Route, mirror: wire::Mirror) {
+    route.rules[0].filters[0].kind = Some(wire::route_filter::Kind::Mirror(mirror));
+}
+
+fn cors(route: &mut wire::Route, origins: &[&str], headers: &[&str]) {
+    let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
+    let cors = wire::Cors { origins: texts(origins), headers: texts(headers), ..wire::Cors::default() };
+    route.rules[0].filters[0].kind = Some(wire::route_filter::Kind::Cors(cors));
+}
+
+fn retry(route: &mut wire::Route, attempts: u32, code: u32) {
+    route.rules[0].retry = Some(wire::Retry { codes: vec![code], attempts, backoff_ms: 0 });
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_by_field() {
     let refused = |change: fn(&mut wire::Route)| {
@@ -119,6 +138,16 @@ fn what_makes_no_sense_is_refused_by_field() {
         (|route| route.rules[0].matches[0].headers[0].name = "a b".to_owned(), "header name: \"a b\""),
         (|route| route.rules[0].matches[0].headers[0].value = None, "rules.matches.headers.value: missing"),
         (|route| route.rules[0].filters[0].kind = None, "filters.kind: missing"),
+        (|route| mirror(route, wire::Mirror::default()), "filters.mirror.target: missing"),
+        (
+            |route| mirror(route, wire::Mirror { target: nobody(), numerator: 2, denominator: 1 }),
+            "filters.mirror.numerator: \"2 of 1\"",
+        ),
+        (|route| cors(route, &["a.example"], &[]), "filters.cors.origins: \"a.example\""),
+        (|route| cors(route, &["*", "https://a.example"], &[]), "filters.cors.origins: \"*\""),
+        (|route| cors(route, &["*"], &["a b"]), "filters.cors.headers: \"a b\""),
+        (|route| retry(route, 0, 503), "rules.retry.attempts"),
+        (|route| retry(route, 1, 99_999), "rules.retry.codes: \"99999\""),
         (|route| route.rules[0].backends[0].target = None, "rules.backends.target: missing"),
         (
             |route| route.rules[0].matches[0].path = Some(wire::route_match::Path::Regex("(".to_owned())),

@@ -1,0 +1,125 @@
+//! XBackendTrafficPolicies: the retry budgets of Services, and what their authors are told (GEP-3388, GEP-713).
+//!
+//! Of several for one Service the oldest holds, then the first by name; the others are `Conflicted`. What a policy asks for that
+//! this version does not do makes all of it be refused, and the Services keep what they have without it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use culvert_api::mesh as pb;
+use culvert_objects::types::{BackendTrafficPolicySpec, RetryConstraint};
+use culvert_objects::{Kind, Object, Objects};
+use serde_json::json;
+
+use super::Statuses;
+use super::routes::duration;
+use crate::CONTROLLER_NAME;
+use crate::status::{DesiredAncestor, DesiredCondition, DesiredStatus};
+
+/// The defaults of the schema.
+const PERCENT: u32 = 20;
+const INTERVAL: Duration = Duration::from_secs(10);
+const MIN_RETRIES: u32 = 10;
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// By namespace and name of the Service.
+pub type Budgets = BTreeMap<(String, String), pb::RetryBudget>;
+
+/// Every budget in force.
+pub fn of(objects: &Objects, statuses: &mut Statuses) -> Budgets {
+    let mut budgets = Budgets::new();
+    let mut holders: BTreeMap<(String, String), String> = BTreeMap::new();
+    let mut policies: Vec<&Object> =
+        objects.of_kind(Kind::XBackendTrafficPolicy).map(|policy| &**policy).collect();
+    policies.sort_by_key(|policy| (policy.metadata.creation_timestamp, policy.key()));
+    for policy in policies {
+        let Ok(spec) = policy.spec::<BackendTrafficPolicySpec>() else { continue };
+        let budget = read(&spec);
+        let mut ancestors = Vec::new();
+        for target in &spec.target_refs {
+            let key = (policy.namespace().to_owned(), target.name.clone());
+            let is_service = target.group.is_empty() && target.kind == "Service";
+            let found = is_service && objects.find(Kind::Service, &key.0, &key.1).is_some();
+            let condition = match (&budget, holders.get(&key)) {
+                _ if !is_service => {
+                    refused("TargetNotFound", "a target is a Service of the core group".to_owned())
+                }
+                _ if !found => refused("TargetNotFound", format!("there is no Service {}/{}", key.0, key.1)),
+                (Err(why), _) => refused("Invalid", why.clone()),
+                (Ok(_), Some(by)) => {
+                    refused("Conflicted", format!("the older policy {by} holds for this Service"))
+                }
+                (Ok(budget), None) => {
+                    budgets.insert(key.clone(), *budget);
+                    holders.insert(key, policy.name().to_owned());
+                    DesiredCondition::yes("Accepted", "Accepted", told(*budget))
+                }
+            };
+            ancestors.push(DesiredAncestor {
+                ancestor_ref: json!({"group": target.group, "kind": target.kind, "name": target.name,
+                    "namespace": policy.namespace()}),
+                controller_name: CONTROLLER_NAME.to_owned(),
+                conditions: vec![condition],
+            });
+        }
+        statuses.insert(policy.key(), DesiredStatus::of(policy).with_ancestors(ancestors));
+    }
+    budgets
+}
+
+fn refused(reason: &str, message: String) -> DesiredCondition {
+    DesiredCondition::no("Accepted", reason, message)
+}
+
+fn told(budget: pb::RetryBudget) -> String {
+    let pb::RetryBudget { percent, interval_ms, min_retries, min_interval_ms } = budget;
+    format!(
+        "per node, at most {percent} % of the requests of {interval_ms} ms are sent again, and {min_retries} in \
+         {min_interval_ms} ms in any case"
+    )
+}
+
+/// # Errors
+/// What this version does not do, or what is no value.
+fn read(spec: &BackendTrafficPolicySpec) -> Result<pb::RetryBudget, String> {
+    let unknown =
+        |at: &str, field: &String| format!("{at}.{field}: this version of Culvert does not do this field");
+    if let Some(field) = spec.rest.keys().next() {
+        return Err(unknown("spec", field));
+    }
+    let constraint = spec.retry_constraint.clone().unwrap_or_default();
+    let RetryConstraint { budget, min_retry_rate, rest } = constraint;
+    let (budget, rate) = (budget.unwrap_or_default(), min_retry_rate.unwrap_or_default());
+    for (at, rest) in [
+        ("spec.retryConstraint", &rest),
+        ("spec.retryConstraint.budget", &budget.rest),
+        ("spec.retryConstraint.minRetryRate", &rate.rest),
+    ] {
+        if let Some(field) = rest.keys().next() {
+            return Err(unknown(at, field));
+        }
+    }
+    let percent = budget.percent.unwrap_or(PERCENT);
+    if percent > 100 {
+        return Err(format!("spec.retryConstraint.budget.percent: {percent}, expected at most 100"));
+    }
+    let min_retries = rate.count.unwrap_or(MIN_RETRIES);
+    if !(1..=1_000_000).contains(&min_retries) {
+        return Err(format!("spec.retryConstraint.minRetryRate.count: {min_retries}, expected 1 to 1000000"));
+    }
+    let interval = interval("budget", budget.interval.as_deref(), INTERVAL, Duration::from_secs(1))?;
+    let least = Duration::from_millis(1);
+    let min_interval = self::interval("minRetryRate", rate.interval.as_deref(), MIN_INTERVAL, least)?;
+    Ok(pb::RetryBudget { percent, interval_ms: interval, min_retries, min_interval_ms: min_interval })
+}
+
+/// In milliseconds.
+fn interval(of: &str, text: Option<&str>, unset: Duration, least: Duration) -> Result<u64, String> {
+    let at = format!("spec.retryConstraint.{of}.interval");
+    let found = text.map_or(Ok(unset), duration::parse).map_err(|message| format!("{at}: {message}"))?;
+    if found < least || found > LONGEST {
+        return Err(format!("{at}: {found:?}, expected {least:?} to one hour"));
+    }
+    Ok(u64::try_from(found.as_millis()).unwrap_or(u64::MAX))
+}
