@@ -193,7 +193,7 @@ fn waits(outcome: &Outcome, names: &[&str]) {
     assert!(!outcome.succeeded, "{outcome:?}");
     assert_eq!(outcome.printed["code"], 11, "try again later: {outcome:?}");
     let message = outcome.printed["msg"].as_str().unwrap();
-    for name in names.iter().chain(&["pod shop/cart", "culvert node release n1"]) {
+    for name in names.iter().chain(&["pod shop/cart", "kubectl label node n1 culvert.dev/mesh=released"]) {
         assert!(message.contains(name), "{message}");
     }
     assert!(outcome.took >= Duration::from_secs(9), "it was waited for: {outcome:?}");

@@ -17,7 +17,8 @@ pub enum PluginError {
     Configuration(String),
     #[error(
         "{pod} is wanted in the mesh and must not start outside of it; {component}: {message}; {remedy}. \
-         To start it without the mesh: label it culvert.dev/mesh=disabled, or `culvert node release {node}`"
+         To start it without the mesh: label it culvert.dev/mesh=disabled, or the node: `kubectl label node {node} \
+         culvert.dev/mesh=released`"
     )]
     NotYet { pod: String, node: String, component: String, message: String, remedy: String },
     #[error("the node proxy refused {pod}: {message}")]
