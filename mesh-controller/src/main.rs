@@ -17,7 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reads objects from a directory, serves node proxies and writes statuses.
+    /// Reads objects from a directory or an API server, serves node proxies and writes statuses.
     Run(run::Flags),
 }
 

@@ -39,7 +39,9 @@ impl Directory {
         let path = path.into();
         // Watched before it is read, so that no change falls between.
         let (sender, events) = mpsc::channel(1);
-        let watcher = watch_directory(&path, sender);
+        let watcher = watch_directory(&path, sender)
+            .map_err(|error| tracing::warn!(%error, "changes are found by rescanning only"))
+            .ok();
         let mut files = Files::new(path);
         let (mut files, objects) = tokio::task::spawn_blocking(move || {
             files.rescan()?;
@@ -66,19 +68,20 @@ impl Drop for Directory {
     }
 }
 
-/// None when the kernel has no watch to give; the periodic rescan remains.
-fn watch_directory(path: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+/// Signals that something in a directory changed, for as long as the watcher is held. One pending signal is enough: what
+/// changed is found by looking.
+///
+/// # Errors
+/// When the directory is not there, or the kernel has no watch to give.
+pub fn watch_directory(path: &Path, changed: mpsc::Sender<()>) -> notify::Result<notify::RecommendedWatcher> {
     let on_event = move |event: notify::Result<notify::Event>| {
-        // One pending signal is enough: what changed is found by looking.
         if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
             let _ = changed.try_send(());
         }
     };
-    let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
-        watcher.watch(path, RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    watcher.map_err(|error| tracing::warn!(%error, "changes are found by rescanning only")).ok()
+    let mut watcher = notify::recommended_watcher(on_event)?;
+    watcher.watch(path, RecursiveMode::Recursive)?;
+    Ok(watcher)
 }
 
 async fn follow(

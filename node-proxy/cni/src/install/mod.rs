@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Args;
 use culvert_identity::files::{self, Readers};
-use notify::{RecursiveMode, Watcher as _};
+use culvert_objects::directory::watch_directory;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,7 @@ pub async fn keep(
     let (mut watcher, mut program) = (None, Program::default());
     loop {
         if watcher.is_none() {
-            watcher = watch_directory(&directories.cni_conf_dir, changed.clone());
+            watcher = watch_directory(&directories.cni_conf_dir, changed.clone()).ok();
         }
         let (where_to, what, with) = (directories.clone(), entry.clone(), credentials.clone());
         let once = tokio::task::spawn_blocking(move || {
@@ -203,15 +203,4 @@ fn replace_if_other(path: &Path, content: &[u8], readers: Readers) -> io::Result
         return Ok(());
     }
     files::replace(path, content, readers)
-}
-
-fn watch_directory(path: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let on_event = move |event: notify::Result<notify::Event>| {
-        if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
-            let _ = changed.try_send(());
-        }
-    };
-    let mut watcher = notify::recommended_watcher(on_event).ok()?;
-    watcher.watch(path, RecursiveMode::NonRecursive).ok()?;
-    Some(watcher)
 }
