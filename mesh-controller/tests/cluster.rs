@@ -237,7 +237,11 @@ async fn the_leader_writes_statuses_and_another_takes_over() {
 
     // An API server that was away: the leader leads again, and writes what was missed.
     server.pause();
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    until("the leader leads no more", || async {
+        let log = std::fs::read_to_string(&second.log).unwrap();
+        if log.contains("\"leads\":false") { Ok(()) } else { Err(log) }
+    })
+    .await;
     server.resume().await;
     server.apply(&route("late", "")).await;
     accepted(&server, "late", |condition| condition["status"] == "True").await;

@@ -97,7 +97,8 @@ impl Candidate {
 
     /// Looks, acts, and tells how long to wait.
     async fn turn(&mut self) -> Duration {
-        let led = self.election.leads(Instant::now()).is_some();
+        // As it was told: it may have run out since the last turn.
+        let led = self.sender.borrow().is_some();
         if let Err(error) = self.look_and_act().await {
             let error = error.to_string();
             if error != self.failure {
