@@ -102,7 +102,7 @@ spec: {hostNetwork: true, containers: [{name: echo, image: %q, args: [serve, --h
 		"host network": kubectl(t, "-n", "kinds", "get", "pod", "hostnetwork", "-o", "jsonpath={.status.hostIP}") +
 			":18081",
 	} {
-		if output, err := cluster("", "enter", "../../target/cluster/bin/probe", "get", "http://"+address+"/"); err != nil {
+		if output, err := cluster("", "enter", binary("probe"), "get", "http://"+address+"/"); err != nil {
 			t.Errorf("%s: %v %s", name, err, output)
 		}
 	}
@@ -136,7 +136,7 @@ func killContainer(t *testing.T, namespace, pod string) {
 	node := kubectl(t, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}")
 	id := kubectl(t, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}")
 	id = strings.TrimPrefix(id, "containerd://")
-	if _, err := cluster("", "enter", "--node", node, "ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id); err != nil {
+	if _, err := cluster("", "enter", "--node", node, binary("ctr"), "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -173,7 +173,7 @@ spec:
 		t.Errorf("from the mesh: %v", seen)
 	}
 	// From a node's address, as the kubelet, but not what it asks.
-	if output, err := cluster("", "enter", "--node", "n1", "../../target/cluster/bin/probe", "get", "http://"+address+":8080/other"); err == nil {
+	if output, err := cluster("", "enter", "--node", "n1", binary("probe"), "get", "http://"+address+":8080/other"); err == nil {
 		t.Errorf("plaintext from the node was answered under strict: %s", output)
 	}
 }

@@ -26,6 +26,15 @@ const (
 
 var clusterCommands = filepath.Join("..", "cluster")
 
+// binary is the path of a program of the cluster, also for whoever is on a node.
+func binary(name string) string {
+	path, err := filepath.Abs(filepath.Join("..", "..", "target", "cluster", "bin", name))
+	if err != nil {
+		panic(err)
+	}
+	return path
+}
+
 // cluster runs a command of tests/cluster with input, and returns what it printed on both channels.
 func cluster(input string, verb string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
