@@ -145,7 +145,8 @@ impl Tasks {
             entry,
             Credentials::in_cluster(),
             installed,
-            self.cancel.child_token(),
+            // One that drains may have been told to end for good.
+            self.first.child_token(),
         );
         self.spawn("CNI plugin", keep);
         self.spawn("check of the CNI plugin", say_what_is_installed(told, check));
