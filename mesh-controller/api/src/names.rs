@@ -6,7 +6,8 @@ pub const MESH_LABEL: &str = "culvert.dev/mesh";
 pub const MESH_ENABLED: &str = "enabled";
 /// Value of [`MESH_LABEL`] that opts a pod out.
 pub const MESH_DISABLED: &str = "disabled";
-/// Value of [`MESH_LABEL`] on a Node: its pods start also when the mesh, which should take them up, is not there.
+/// Value of [`MESH_LABEL`] on a Node: its pods leave the mesh, and new ones start outside of it, also when the mesh is not
+/// there.
 pub const NODE_RELEASED: &str = "released";
 /// Namespaces that are never enrolled.
 pub const NEVER_ENROLLED_NAMESPACES: [&str; 2] = ["kube-system", SYSTEM_NAMESPACE];

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
+use culvert_api::names::{
+    MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES, NODE_RELEASED,
+};
 
 use crate::object::Object;
 
@@ -31,6 +33,8 @@ pub enum WhyNot {
     HostNetwork,
     SystemNamespace,
     Finished,
+    /// The label of its node lets its pods go.
+    NodeReleased,
 }
 
 impl fmt::Display for WhyNot {
@@ -46,6 +50,7 @@ impl fmt::Display for WhyNot {
             WhyNot::HostNetwork => f.write_str("the pod uses the host's network"),
             WhyNot::SystemNamespace => f.write_str("pods of this namespace are never enrolled"),
             WhyNot::Finished => f.write_str("the pod has finished"),
+            WhyNot::NodeReleased => write!(f, "its node has the label {MESH_LABEL}={NODE_RELEASED}"),
         }
     }
 }

@@ -10,9 +10,11 @@ mod life;
 mod manager;
 mod pod;
 mod report;
+mod removal;
 mod server;
 mod wanted;
 
 pub use manager::{Manager, ManagerError, ManagerSettings};
 pub use pod::Pod;
+pub use removal::{RemovalError, remove_rules};
 pub use report::{Phase, PodReport, PodReports};

@@ -156,7 +156,8 @@ impl Tasks {
             Credentials::in_cluster(),
             tokens,
             installed,
-            self.cancel.child_token(),
+            // One that drains may have been told to end for good.
+            self.first.child_token(),
         );
         self.spawn("CNI plugin", keep);
         self.spawn("check of the CNI plugin", say_what_is_installed(told, check));
