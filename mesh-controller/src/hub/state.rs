@@ -24,6 +24,7 @@ pub struct State {
     pub(super) services: BTreeMap<String, pb::Service>,
     pub(super) listener_resources: BTreeMap<String, pb::Listener>,
     pub(super) routes: BTreeMap<String, Arc<pb::Route>>,
+    namespaces: BTreeMap<String, pb::Namespace>,
     pub(super) facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
@@ -68,6 +69,7 @@ impl State {
             services: BTreeMap::new(),
             listener_resources: BTreeMap::new(),
             routes: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             facts: BTreeMap::new(),
             told: BTreeMap::new(),
             book: Book::default(),
@@ -90,6 +92,7 @@ impl State {
     pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
         self.follow_mesh(translation.mesh);
         self.follow_shared(translation.services, translation.listeners, translation.routes);
+        self.follow_namespaces(translation.namespaces);
         self.book.follow(&workloads.facts, now);
         let before = std::mem::replace(&mut self.facts, workloads.facts);
         for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
@@ -170,6 +173,11 @@ impl State {
         });
         share(builder, &mut self.listener_resources, listeners, Key::listener, pb::Listener::eq, listener);
         share(builder, &mut self.routes, routes, Key::route, same, route);
+    }
+
+    fn follow_namespaces(&mut self, namespaces: BTreeMap<String, pb::Namespace>) {
+        let body = |of: &pb::Namespace| Body::Namespace(of.clone());
+        share(&mut self.builder, &mut self.namespaces, namespaces, Key::namespace, pb::Namespace::eq, body);
     }
 
     /// With what proxies report.

@@ -18,7 +18,9 @@ use tracing::error;
 use super::{Flags, Parts, complete_state};
 use crate::identity::{CertificateManager, CertificateSettings};
 use crate::pods::{Manager, ManagerSettings, PodReports};
-use crate::state::{ControlChannels, ControlClient, ControlSettings, Keeper, Kept, Resources, Snapshots};
+use crate::state::{
+    ControlChannels, ControlClient, ControlSettings, Keeper, Kept, NamespaceKeeper, Resources, Snapshots,
+};
 use crate::worker::Workers;
 
 /// Lifetime of certificates asked for; the CA may shorten it.
@@ -75,6 +77,10 @@ impl Tasks {
         self.spawn(
             "keeper of the state",
             Keeper::new(&flags.state_dir, newest).run(self.cancel.child_token()),
+        );
+        self.spawn(
+            "keeper of the namespaces",
+            NamespaceKeeper::new(&flags.state_dir, parts.snapshots.clone()).run(self.cancel.child_token()),
         );
         Ok(())
     }
