@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::{Flags, Parts, complete_state};
 use crate::identity::{CertificateManager, CertificateSettings};
-use crate::pods::{Manager, ManagerSettings, PodReports};
+use crate::pods::{Manager, ManagerSettings, Places, PodReports};
 use crate::state::{
     ControlChannels, ControlClient, ControlSettings, Keeper, Kept, NamespaceKeeper, Resources, Snapshots,
 };
@@ -117,6 +117,7 @@ impl Tasks {
             enrolment_socket: flags.enrolment_socket.clone(),
             state_dir: flags.state_dir.clone(),
             firewall: flags.firewall,
+            places: Places { processes: flags.proc_dir.clone(), namespaces: flags.netns_dir.clone() },
         };
         let manager = Manager::new(
             settings,
