@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::board::Board;
-use super::enrolment::{Book, Decision, Touched};
+use super::enrolment::{Book, Decision, Entry, Touched};
 use super::listeners::Listeners;
+use super::overview::Trouble;
 use super::replicas::{self, Followers};
 use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
@@ -357,10 +358,22 @@ impl State {
         for uid in self.book.progress(applied, now) {
             self.touch(&uid);
         }
+        self.metrics.missing(&self.book.missing());
         let snapshot = self.builder.publish()?;
         self.generation = snapshot.generation;
         self.book.published(snapshot.generation);
         Some(snapshot)
+    }
+
+    /// Pods that are wanted in the mesh and not in it, and what their condition says of that.
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        let trouble = |(uid, entry): (&String, &Entry)| {
+            let missing = entry.missing()?;
+            let status = self.pod_statuses.get(pod_key(&self.facts, uid)?)?;
+            let message = pod_status::condition(entry).message;
+            Some(Trouble { pod: status.key.clone(), uid: status.uid.clone(), missing, message })
+        };
+        self.book.iter().filter_map(trouble).collect()
     }
 
     /// The streams that waited for what has been published now.
