@@ -1,4 +1,4 @@
-//! Two replicas of the real program on a real API server, with no more rights than deploy/rbac gives them: one root for
+//! Two replicas of the real program on a real API server, with no more rights than the chart gives them: one root for
 //! both, made once, replaced while they run; identities only for pods of the caller's node.
 
 #![allow(
@@ -97,7 +97,7 @@ impl Replica {
 
 async fn prepare(server: &ApiServer) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    server.apply(&std::fs::read_to_string(root.join("deploy/rbac/ca.yaml")).unwrap()).await;
+    server.apply(&std::fs::read_to_string(root.join("deploy/helm/culvert/files/rbac/ca.yaml")).unwrap()).await;
     let pod = |namespace: &str, name: &str, account: &str, node: &str| {
         format!(
             "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: {namespace}}}\n---\n\

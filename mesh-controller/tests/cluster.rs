@@ -1,4 +1,4 @@
-//! Two replicas of the real program on a real API server, with no more rights than deploy/rbac gives them: who writes
+//! Two replicas of the real program on a real API server, with no more rights than the chart gives them: who writes
 //! statuses, what they say, what of others stays, and who takes over.
 
 #![allow(
@@ -145,7 +145,7 @@ async fn prepare(server: &ApiServer) {
     server.install_gateway_api("v1.6.1", "experimental").await;
     server.install_culvert().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let rbac = std::fs::read_to_string(root.join("deploy/rbac/controller.yaml")).unwrap();
+    let rbac = std::fs::read_to_string(root.join("deploy/helm/culvert/files/rbac/controller.yaml")).unwrap();
     server.apply(&rbac).await;
     server
         .apply(
@@ -262,7 +262,7 @@ async fn the_leader_writes_statuses_and_another_takes_over() {
 async fn a_mesh_object_of_somebody_else_is_left_alone_and_a_missing_kind_is_no_fault() {
     let server = ApiServer::start().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let rbac = std::fs::read_to_string(root.join("deploy/rbac/controller.yaml")).unwrap();
+    let rbac = std::fs::read_to_string(root.join("deploy/helm/culvert/files/rbac/controller.yaml")).unwrap();
     server.apply(&rbac).await;
     // No Gateway API, no CRD of Culvert's own.
     let replica = Replica::start(&server, "only").await;

@@ -14,6 +14,8 @@ pub const NEVER_ENROLLED_NAMESPACES: [&str; 2] = ["kube-system", SYSTEM_NAMESPAC
 pub const SYSTEM_NAMESPACE: &str = "culvert-system";
 /// Service account of the node proxies: it may ask the CA for identities of pods on its node.
 pub const NODE_PROXY_SERVICE_ACCOUNT: &str = "culvert-node-proxy";
+/// Service account whose tokens the node proxies' CNI plugins ask the API server with.
+pub const CNI_SERVICE_ACCOUNT: &str = "culvert-cni";
 /// Service account of the controller.
 pub const CONTROLLER_SERVICE_ACCOUNT: &str = "culvert-controller";
 /// The Service of the controller, in the mesh's namespace; its replicas find each other by it.

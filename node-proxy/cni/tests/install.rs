@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use culvert_cni::install::{Credentials, Directories, Entry, Installed, UnknownNamespaces, keep, uninstall};
+use culvert_cni::install::{
+    Credentials, Directories, Entry, Installed, PluginToken, UnknownNamespaces, keep, uninstall,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 struct Node {
     directory: TempDir,
     installed: watch::Receiver<Installed>,
+    token: watch::Sender<PluginToken>,
     _cancel: tokio_util::sync::DropGuard,
 }
 
@@ -34,10 +37,11 @@ impl Node {
         };
         let (installed, told) = watch::channel(Installed::Waiting);
         let cancel = CancellationToken::new();
+        let (token, tokens) = watch::channel(PluginToken::NodeProxys);
         let credentials =
             Credentials::new(Some("https://10.96.0.1:443".to_owned()), directory.path().join("account"));
-        tokio::spawn(keep(directories(&directory), entry, credentials, installed, cancel.clone()));
-        Self { directory, installed: told, _cancel: cancel.drop_guard() }
+        tokio::spawn(keep(directories(&directory), entry, credentials, tokens, installed, cancel.clone()));
+        Self { directory, installed: told, token, _cancel: cancel.drop_guard() }
     }
 
     fn write(&self, name: &str, plugin: &str) {
@@ -131,6 +135,13 @@ async fn the_credentials_are_the_newest_and_the_owners_alone() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     std::fs::write(node.directory.path().join("account/token"), "two\n").unwrap();
     eventually(|| token(&path).as_deref() == Some("two")).await;
+    // One of the plugin's own counts more, and is not given up for want of the next.
+    node.token.send_replace(PluginToken::Issued("three".into()));
+    eventually(|| token(&path).as_deref() == Some("three")).await;
+    node.token.send_replace(PluginToken::Awaited);
+    std::fs::remove_file(node.configurations().join("00-culvert.conflist")).unwrap();
+    node.eventually_in_force(&["bridge", "culvert-cni"]).await;
+    assert_eq!(token(&path).as_deref(), Some("three"));
 }
 
 #[tokio::test]
@@ -138,7 +149,7 @@ async fn removing_it_leaves_what_was_there_before() {
     let node = Node::start();
     node.write("10-kube.conflist", "bridge");
     node.eventually_in_force(&["bridge", "culvert-cni"]).await;
-    let Node { directory, _cancel, mut installed } = node;
+    let Node { directory, _cancel, mut installed, token: _token } = node;
     drop(_cancel);
     while installed.changed().await.is_ok() {}
     uninstall(&directories(&directory)).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use culvert_api::names::{CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, SYSTEM_NAMESPACE};
-use culvert_cni::install::{self, Credentials, Entry, Installed};
+use culvert_cni::install::{self, Credentials, Entry, Installed, PluginToken, TokenSource};
 use culvert_identity::admin::Check;
 use culvert_identity::certificate_client::CertificateClient;
 use culvert_identity::grpc::{self, TokenFile};
@@ -13,7 +13,7 @@ use culvert_identity::{Identity, TrustBundle, TrustDomain};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info};
 
 use super::{Flags, Parts, complete_state};
 use crate::identity::{CertificateManager, CertificateSettings};
@@ -140,10 +140,21 @@ impl Tasks {
         };
         check.missing(NO_NETWORK);
         let (installed, told) = watch::channel(Installed::Waiting);
+        let (token, tokens) = watch::channel(PluginToken::Awaited);
+        match TokenSource::in_cluster(node) {
+            Ok(source) => {
+                self.spawn("token of the CNI plugin", source.keep(token, self.cancel.child_token()))
+            }
+            Err(error) => {
+                info!(%error, "the CNI plugin asks no API server");
+                token.send_replace(PluginToken::NodeProxys);
+            }
+        }
         let keep = install::keep(
             flags.cni.clone(),
             entry,
             Credentials::in_cluster(),
+            tokens,
             installed,
             self.cancel.child_token(),
         );

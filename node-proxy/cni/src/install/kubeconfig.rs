@@ -1,5 +1,5 @@
-//! Credentials for the plugin, which runs on the host: the node proxy's own, as a kubeconfig. They are written again
-//! whenever the kubelet renews the token.
+//! Credentials for the plugin, which runs on the host, as a kubeconfig. They are written again whenever the token is
+//! renewed.
 
 use std::fs;
 use std::io;
@@ -41,18 +41,21 @@ impl Credentials {
         Self { server, directory }
     }
 
-    /// The text of the kubeconfig. None where there is no API server.
+    /// The text of the kubeconfig with the token issued, else with the node proxy's own. None where there is no API server.
     ///
     /// # Errors
     /// When the files cannot be read.
-    pub(super) fn kubeconfig(&self) -> io::Result<Option<String>> {
+    pub(super) fn kubeconfig(&self, issued: Option<&str>) -> io::Result<Option<String>> {
         let Some(server) = &self.server else { return Ok(None) };
         let read = |name: &str| {
             let path = self.directory.join(name);
             fs::read(&path).map_err(|error| about(&path, &error))
         };
-        let (token, authority) = (read("token")?, read("ca.crt")?);
-        let token = String::from_utf8_lossy(&token).trim().to_owned();
+        let authority = read("ca.crt")?;
+        let token = match issued {
+            Some(token) => token.to_owned(),
+            None => String::from_utf8_lossy(&read("token")?).trim().to_owned(),
+        };
         // JSON is YAML.
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "culvert",

@@ -7,6 +7,7 @@
 mod conflist;
 mod kubeconfig;
 mod program;
+mod token;
 
 use std::fs;
 use std::io;
@@ -24,6 +25,7 @@ pub use crate::call::UnknownNamespaces;
 pub use conflist::{ConflistError, NAMES};
 pub use kubeconfig::Credentials;
 pub use program::Program;
+pub use token::{PluginToken, TokenError, TokenSource};
 
 /// What others change is looked for at least this often, for directories that cannot be watched.
 const RESCAN: Duration = Duration::from_secs(2);
@@ -78,6 +80,7 @@ pub async fn keep(
     directories: Directories,
     entry: Entry,
     credentials: Credentials,
+    mut token: watch::Receiver<PluginToken>,
     installed: watch::Sender<Installed>,
     cancel: CancellationToken,
 ) {
@@ -88,8 +91,9 @@ pub async fn keep(
             watcher = watch_directory(&directories.cni_conf_dir, changed.clone()).ok();
         }
         let (where_to, what, with) = (directories.clone(), entry.clone(), credentials.clone());
+        let whose = token.borrow_and_update().clone();
         let once = tokio::task::spawn_blocking(move || {
-            let now = install(&where_to, &what, &with, &mut program);
+            let now = install(&where_to, &what, &with, &whose, &mut program);
             (program, now)
         });
         // Only a panic or the runtime's end stops the task.
@@ -107,6 +111,7 @@ pub async fn keep(
         tokio::select! {
             () = cancel.cancelled() => return,
             Some(()) = changes.recv() => tokio::time::sleep(SETTLE).await,
+            Ok(()) = token.changed() => {}
             () = tokio::time::sleep(RESCAN) => {}
         }
         while changes.try_recv().is_ok() {}
@@ -133,13 +138,12 @@ pub fn install(
     directories: &Directories,
     entry: &Entry,
     credentials: &Credentials,
+    token: &PluginToken,
     program: &mut Program,
 ) -> Result<Installed, InstallError> {
     // What is named in the configuration is there before it.
     program.install(&directories.cni_bin_dir)?;
-    if let Some(kubeconfig) = credentials.kubeconfig()? {
-        replace_if_other(&directories.cni_conf_dir.join(KUBECONFIG), kubeconfig.as_bytes(), Readers::Owner)?;
-    }
+    install_kubeconfig(&directories.cni_conf_dir.join(KUBECONFIG), credentials, token)?;
     let plan = conflist::plan(&read(&directories.cni_conf_dir)?, &plugin(entry))?;
     let Some(plan) = plan else { return Ok(Installed::Waiting) };
     for name in plan.obsolete {
@@ -147,6 +151,19 @@ pub fn install(
     }
     replace_if_other(&directories.cni_conf_dir.join(plan.name), plan.text.as_bytes(), Readers::Owner)?;
     Ok(Installed::After(plan.primary))
+}
+
+fn install_kubeconfig(path: &Path, credentials: &Credentials, token: &PluginToken) -> io::Result<()> {
+    let issued = match token {
+        PluginToken::Issued(token) => Some(token.as_str()),
+        // The one that is there may outlive this process; its own does not.
+        PluginToken::Awaited if path.exists() => return Ok(()),
+        PluginToken::Awaited | PluginToken::NodeProxys => None,
+    };
+    match credentials.kubeconfig(issued)? {
+        Some(kubeconfig) => replace_if_other(path, kubeconfig.as_bytes(), Readers::Owner),
+        None => Ok(()),
+    }
 }
 
 /// Removes everything that [`install`] made. What is not there is no error.

@@ -103,6 +103,12 @@ func Node(node layout.Node, all []layout.Node) error {
 			return err
 		}
 	}
+	// A program of the node finds Services as pods do: kube-proxy rewrites the address, but only of what has a route.
+	for _, network := range []string{layout.ServiceNetwork, layout.LoadBalancers} {
+		if err := onLink(network, Uplink); err != nil {
+			return err
+		}
+	}
 	return forwarding()
 }
 
@@ -155,6 +161,21 @@ func route(network string, by layout.Node) error {
 	}
 	if err := netlink.RouteAdd(&netlink.Route{Dst: destination, Gw: by.Address.AsSlice()}); err != nil {
 		return fmt.Errorf("route to %s by %s: %w", network, by.Name, err)
+	}
+	return nil
+}
+
+func onLink(network, name string) error {
+	_, destination, err := net.ParseCIDR(network)
+	if err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", name, err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Dst: destination, LinkIndex: link.Attrs().Index}); err != nil {
+		return fmt.Errorf("route to %s on %s: %w", network, name, err)
 	}
 	return nil
 }

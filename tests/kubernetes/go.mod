@@ -1,0 +1,3 @@
+module culvert.dev/tests/kubernetes
+
+go 1.26.0
