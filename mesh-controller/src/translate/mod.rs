@@ -28,7 +28,7 @@ use crate::status::DesiredStatus;
 use gateways::Gateways;
 
 pub use gateways::{GatewayFacts, Reported};
-pub use mesh::InForce;
+pub use mesh::{InForce, config_name};
 pub use routes::outcomes;
 pub use routes::{Memory, add_refusals as add_route_refusals, object as route_object};
 pub use workloads::{Facts, PodFacts, Workloads, workloads};

@@ -92,7 +92,10 @@ pub fn read(resource: Resource, purpose: Purpose, came: DynamicObject) -> Item {
     };
     body.values_mut().for_each(drop_nulls);
     body.retain(|_, value| !value.is_null());
-    trim(resource.kind, &mut body);
+    trim_spec(resource.kind, &mut body);
+    if purpose != Purpose::Show {
+        trim_status(resource.kind, &mut body);
+    }
     let object = Object {
         api_version: resource.api_version.to_owned(),
         kind: resource.kind,
@@ -176,7 +179,7 @@ fn keep(value: Option<&mut Value>, fields: &[&str]) {
     }
 }
 
-fn trim(kind: Kind, body: &mut Map<String, Value>) {
+fn trim_spec(kind: Kind, body: &mut Map<String, Value>) {
     match kind {
         Kind::Pod => {
             keep(body.get_mut("spec"), POD_SPEC);
@@ -185,6 +188,15 @@ fn trim(kind: Kind, body: &mut Map<String, Value>) {
                 let containers = containers.and_then(Value::as_array_mut).into_iter().flatten();
                 containers.for_each(|container| keep(Some(container), CONTAINER));
             }
+        }
+        Kind::Node => keep(body.get_mut("spec"), &["podCIDR", "podCIDRs"]),
+        _ => {}
+    }
+}
+
+fn trim_status(kind: Kind, body: &mut Map<String, Value>) {
+    match kind {
+        Kind::Pod => {
             keep(body.get_mut("status"), POD_STATUS);
             let conditions = body.get_mut("status").and_then(|status| status.get_mut("conditions"));
             if let Some(Value::Array(conditions)) = conditions {
@@ -192,10 +204,7 @@ fn trim(kind: Kind, body: &mut Map<String, Value>) {
                 conditions.iter_mut().for_each(|condition| keep(Some(condition), &["type", "status"]));
             }
         }
-        Kind::Node => {
-            keep(body.get_mut("spec"), &["podCIDR", "podCIDRs"]);
-            keep(body.get_mut("status"), &["addresses"]);
-        }
+        Kind::Node => keep(body.get_mut("status"), &["addresses"]),
         Kind::Service => keep(body.get_mut("status"), &["loadBalancer"]),
         // Nothing is decided by them.
         _ => {
