@@ -9,8 +9,8 @@ mod kept;
 mod life;
 mod manager;
 mod pod;
-mod report;
 mod removal;
+mod report;
 mod server;
 mod wanted;
 
