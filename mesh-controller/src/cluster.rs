@@ -1,6 +1,7 @@
 //! What the controller has to do with an API server: which kinds it follows, who of the replicas leads, and the mesh's own
 //! object.
 
+mod events;
 mod mesh_object;
 mod replicas;
 
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 use clap::Args;
 use culvert_api::names::{SYSTEM_NAMESPACE, TOKEN_AUDIENCE};
 use culvert_identity::admin::Check;
+use culvert_kubernetes::client::RequestError;
 use culvert_kubernetes::lease::{self, Election, Leadership};
 use culvert_kubernetes::tokens::Reviewer;
 use culvert_kubernetes::{Client, Interest, Purpose, Server, Source, Tokens, client};
@@ -22,6 +24,7 @@ use kube::api::{Api, ListParams};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::hub::Overview;
 use crate::status::{self, ApiStatuses, StatusQueue};
 
 pub use replicas::Follower;
@@ -57,6 +60,22 @@ const WRITTEN: &[Kind] = &[
     Kind::TcpRoute,
     Kind::UdpRoute,
 ];
+
+/// Every kind that is followed.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    READ.iter().chain(WRITTEN).copied()
+}
+
+/// The ranges of Service addresses that an API server tells.
+///
+/// # Errors
+/// When it does not: before Kubernetes 1.33, or without the right to list them.
+pub async fn service_cidrs(client: &Client) -> Result<Vec<IpNet>, RequestError> {
+    let ranges: Api<ServiceCIDR> = Api::all(client.clone());
+    let list = client::within(ranges.list(&ListParams::default())).await?;
+    let specs = list.items.into_iter().filter_map(|range| range.spec?.cidrs);
+    Ok(specs.flatten().filter_map(|range| range.parse().ok()).collect())
+}
 
 /// Flags of the API server.
 #[derive(Args, Clone, Debug)]
@@ -183,27 +202,23 @@ impl Cluster {
 
     /// The ranges of Service addresses, where the API server tells them.
     pub async fn service_cidrs(&self) -> Vec<IpNet> {
-        let ranges: Api<ServiceCIDR> = Api::all(self.client.clone());
-        match client::within(ranges.list(&ListParams::default())).await {
-            Ok(list) => {
-                let specs = list.items.into_iter().filter_map(|range| range.spec?.cidrs);
-                specs.flatten().filter_map(|range| range.parse().ok()).collect()
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the API server does not tell the ranges of Service addresses; give --service-cidr");
-                Vec::new()
-            }
-        }
+        service_cidrs(&self.client).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the API server does not tell the ranges of Service addresses; give --service-cidr");
+            Vec::new()
+        })
     }
 
-    /// Writes what only the leader writes, through `queue`, and follows what other replicas are told. Ends when the hub does.
-    pub async fn run(&self, queue: StatusQueue, follower: Follower) {
+    /// Writes what only the leader writes, through `queue` and of what `overview` shows, and follows what other replicas are
+    /// told. Ends when the hub does.
+    pub async fn run(&self, queue: StatusQueue, overview: Overview, follower: Follower) {
         let events = follower.hub.events.clone();
         let lead = status::lead(self.leadership.clone(), self.source.statuses(), queue, events);
         let mesh = mesh_object::keep(self.client.clone(), self.source.served(), self.leadership.clone());
+        let events = events::tell(self.client.clone(), &self.replica, self.leadership.clone(), overview);
         tokio::select! {
             () = lead => {}
             () = mesh => {}
+            () = events => {}
             () = follower.run() => {}
         }
     }

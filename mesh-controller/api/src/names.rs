@@ -27,6 +27,8 @@ pub const CA_SERVICE_ACCOUNT: &str = "culvert-ca";
 pub const TOKEN_AUDIENCE: &str = "culvert.dev";
 /// Pod condition that says whether the pod is captured.
 pub const ENROLLED_CONDITION: &str = "culvert.dev/Enrolled";
+/// Pod label that shows what [`ENROLLED_CONDITION`] says: `true`, or in lower case why not; absent where nobody wants the pod.
+pub const ENROLLED_LABEL: &str = "culvert.dev/enrolled";
 /// `controllerName` of the GatewayClasses whose Gateways Culvert serves.
 pub const GATEWAY_CONTROLLER: &str = "culvert.dev/gateway-controller";
 /// Label on everything that is made for a Gateway: its name, or what stands for one that is too long for a label.

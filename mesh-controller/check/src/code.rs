@@ -45,6 +45,11 @@ macro_rules! codes {
                 match self { $(Code::$variant => Severity::$severity),+ }
             }
 
+            /// Whether it is found in a cluster, rather than in manifests.
+            pub fn is_of_cluster(self) -> bool {
+                self >= Code::OldKernel
+            }
+
             /// The finding in a few words.
             pub fn title(self) -> &'static str {
                 match self { $(Code::$variant => $title),+ }
@@ -92,6 +97,37 @@ codes! {
     Ingress "CV502" Notice "an Ingress";
     ForeignAnnotation "CV503" Warning "an annotation of another implementation";
     NoSuchVerb "CV504" Warning "an RBAC verb that does not exist";
+    // Of a cluster: its nodes and their network.
+    OldKernel "CV601" Error "a kernel that is too old";
+    NoMigration "CV602" Notice "a kernel that does not hand connections over";
+    NotLinux "CV603" Notice "a node without Linux";
+    OldKubernetes "CV604" Error "a Kubernetes that is too old";
+    NoServiceRanges "CV605" Notice "ranges of Service addresses that the API server does not tell";
+    ContainerRuntime "CV606" Warning "a container runtime that was never tried";
+    UnknownCni "CV607" Warning "no network plugin that is known";
+    CiliumSocketLb "CV608" Error "Cilium chooses endpoints before the mesh sees the Service";
+    CiliumExclusive "CV609" Error "Cilium removes the mesh's network plugin";
+    ClosedPort "CV610" Error "a NetworkPolicy that leaves out port 15008";
+    // Of a cluster: the Gateway API.
+    NoGatewayApi "CV621" Warning "no Gateway API";
+    OldBundle "CV622" Error "a bundle of the Gateway API that is too old";
+    BundleLacks "CV623" Notice "what the bundle of the Gateway API lacks";
+    MixedBundles "CV624" Warning "kinds of different bundles";
+    NoMeshConfig "CV625" Warning "no kind MeshConfig";
+    // The mesh in a cluster.
+    NotInstalled "CV701" Error "no Culvert in the cluster";
+    NotReady "CV702" Error "a part of the mesh that is not ready";
+    NoNodeProxy "CV703" Error "a node without a node proxy";
+    Skew "CV704" Warning "parts of different versions";
+    NotCaptured "CV705" Error "a pod that should be enrolled and is not";
+    NodeReleased "CV706" Warning "a node that is released";
+    LabelValue "CV707" Warning "a label whose value means nothing";
+    NoRoot "CV708" Error "no root that is valid";
+    RootEnds "CV709" Warning "a root that ends soon";
+    OtherMesh "CV721" Error "a workload of two meshes";
+    // Asking a cluster.
+    NoRight "CV801" Error "a right that is missing";
+    Unasked "CV802" Warning "something that could not be looked at";
 }
 
 impl fmt::Display for Code {

@@ -3,9 +3,12 @@
 //! [`check`] is a pure function of texts. It reads them as the mesh's own sources do, takes what they refer to and do not have
 //! for being there ([`assume`]), lets the controller translate all of it, and looks at what came of that ([`families`]). What
 //! Culvert does and does not do is the controller's answer, never a list of ours, so findings follow what it learns.
+//!
+//! [`cluster`] is the same for what is there already: a pure function of what somebody has read from a cluster.
 
 mod api;
 mod assume;
+pub mod cluster;
 mod code;
 mod context;
 mod families;

@@ -21,13 +21,18 @@ pub fn text(report: &Report) -> String {
         }
         let _ = writeln!(text, "\n    {}\n    -> {}", finding.what, finding.remedy);
     }
-    let counted = [(report.errors, "error"), (report.warnings, "warning"), (report.notices, "notice")];
-    let counted = counted.map(|(count, word)| plural(count, word)).join(", ");
+    let counted = counted(report.errors, report.warnings, report.notices);
     let _ = writeln!(text, "{}: {counted}", plural(report.objects, "object"));
     if !report.unread.is_empty() {
         let _ = writeln!(text, "not judged, not read by Culvert: {}", report.unread.join(", "));
     }
     text
+}
+
+/// `1 error, 0 warnings, 2 notices`
+pub(crate) fn counted(errors: usize, warnings: usize, notices: usize) -> String {
+    let counts = [(errors, "error"), (warnings, "warning"), (notices, "notice")];
+    counts.map(|(count, word)| plural(count, word)).join(", ")
 }
 
 fn plural(count: usize, word: &str) -> String {

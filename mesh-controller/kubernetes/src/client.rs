@@ -1,6 +1,6 @@
 //! The connection to the API server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -21,6 +21,9 @@ pub enum Server {
     InCluster,
     /// The current context of a kubeconfig file.
     Kubeconfig(PathBuf),
+    /// As `kubectl` finds it: the file that is named, else those of `KUBECONFIG`, else `~/.kube/config`, else as told to a pod; the
+    /// context that is named, else the current one.
+    User { kubeconfig: Option<PathBuf>, context: Option<String> },
 }
 
 /// Why there is no connection to be had. Whether the server answers is found out later.
@@ -30,6 +33,10 @@ pub enum ConnectError {
     Kubeconfig { path: PathBuf, error: KubeconfigError },
     #[error("this process is not in a pod with a service account ({0}); give it --kubeconfig")]
     InCluster(InClusterError),
+    #[error("no kubeconfig: {0} does not exist; name one with --kubeconfig or in KUBECONFIG, as for kubectl")]
+    NoKubeconfig(String),
+    #[error("{of}: {}; `kubectl config get-contexts` lists what there is", describe(.error))]
+    User { of: String, error: KubeconfigError },
     #[error("API server: {0}")]
     Client(kube::Error),
 }
@@ -39,6 +46,22 @@ pub enum ConnectError {
 /// # Errors
 /// When the configuration cannot be read or makes no sense.
 pub async fn connect(server: &Server) -> Result<Client, ConnectError> {
+    of_config(config(server).await?)
+}
+
+/// As [`connect`], with what [`config`] has found.
+///
+/// # Errors
+/// When it makes no sense.
+pub fn of_config(config: Config) -> Result<Client, ConnectError> {
+    Client::try_from(config).map_err(ConnectError::Client)
+}
+
+/// Where the API server is, and how it is called.
+///
+/// # Errors
+/// When that cannot be read.
+pub async fn config(server: &Server) -> Result<Config, ConnectError> {
     let mut config = match server {
         Server::InCluster => Config::incluster().map_err(ConnectError::InCluster)?,
         Server::Kubeconfig(path) => {
@@ -46,11 +69,45 @@ pub async fn connect(server: &Server) -> Result<Client, ConnectError> {
             let file = Kubeconfig::read_from(path).map_err(about)?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(about)?
         }
+        Server::User { kubeconfig, context } => of_user(kubeconfig.as_deref(), context.as_deref()).await?,
     };
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
     config.write_timeout = Some(WRITE);
-    Client::try_from(config).map_err(ConnectError::Client)
+    Ok(config)
+}
+
+async fn of_user(path: Option<&Path>, context: Option<&str>) -> Result<Config, ConnectError> {
+    let listed = std::env::var("KUBECONFIG").ok().filter(|paths| !paths.is_empty());
+    let of = match (path, &listed) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(paths)) => paths.clone(),
+        (None, None) => "~/.kube/config".to_owned(),
+    };
+    let read = match path {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    let file = match read {
+        Ok(file) => file,
+        Err(error) if is_missing(&error) => {
+            // A pod has no kubeconfig, and needs none.
+            let own = if path.is_none() && listed.is_none() { Config::incluster().ok() } else { None };
+            return own.ok_or(ConnectError::NoKubeconfig(of));
+        }
+        Err(error) => return Err(ConnectError::User { of, error }),
+    };
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(file, &options).await.map_err(|error| ConnectError::User { of, error })
+}
+
+/// Whether the file is not there, rather than wrong.
+fn is_missing(error: &KubeconfigError) -> bool {
+    match error {
+        KubeconfigError::FindPath => true,
+        KubeconfigError::ReadConfig(error, _) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 /// Whether the server answered with this HTTP status.

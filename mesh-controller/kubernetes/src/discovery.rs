@@ -35,8 +35,8 @@ impl Resource {
     }
 }
 
-/// All kinds here are regular.
-fn plural(kind: Kind) -> String {
+/// The name of the resource, as in `httproutes`. All kinds here are regular.
+pub fn plural(kind: Kind) -> String {
     let lower = kind.as_str().to_lowercase();
     match lower.as_bytes() {
         [.., b's'] | [.., b's', b'h'] => format!("{lower}es"),
@@ -72,7 +72,7 @@ impl Served {
 /// # Errors
 /// When the server does not answer. A group version that it names and cannot list (an aggregated API that is down) is an
 /// error too: its kinds are not gone.
-async fn ask(client: &Client, kinds: &[Kind]) -> Result<Served, RequestError> {
+pub(crate) async fn ask(client: &Client, kinds: &[Kind]) -> Result<Served, RequestError> {
     let groups = within(client.list_api_groups()).await?;
     let mut known: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let wanted = |version: &str| kinds.iter().any(|kind| kind.api_versions().contains(&version));

@@ -1,4 +1,4 @@
-//! What controller and CA do with the Kubernetes API server: follow objects, check tokens, elect a leader.
+//! What controller, CA and command line do with the Kubernetes API server: follow objects, read them once, check tokens, elect a leader.
 //!
 //! Everything here survives an API server that is away: what was read stays, requests end in an error that says so, and
 //! watches go on where they were.
@@ -6,6 +6,7 @@
 pub mod client;
 pub mod discovery;
 pub mod lease;
+pub mod listing;
 pub mod source;
 pub mod tokens;
 

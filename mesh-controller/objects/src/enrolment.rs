@@ -4,7 +4,8 @@ use std::fmt;
 
 use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES, NODE_RELEASED};
 
-use crate::object::Object;
+use crate::kinds::Kind;
+use crate::object::{Object, ObjectKey};
 
 /// Whether a pod is wanted in the mesh, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,12 @@ pub fn wanted(pod: &Object, namespace: Option<&Object>) -> Wanted {
             Wanted::NotEnrolled(WhyNot::UnknownLabelValue(value.to_owned()))
         }
     }
+}
+
+/// Whether a namespace enrols pods that say nothing themselves.
+pub fn enrols(namespace: &Object) -> bool {
+    let pod = Object::new(ObjectKey::namespaced(Kind::Pod, namespace.name(), ""));
+    wanted(&pod, Some(namespace)).is_enrolled()
 }
 
 #[cfg(test)]

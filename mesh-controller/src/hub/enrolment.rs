@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use culvert_api::mesh as pb;
 use culvert_objects::enrolment::Wanted;
+use prometheus_client::encoding::EncodeLabelValue;
 use tokio::time::Instant;
 
 use crate::translate::Facts;
@@ -57,7 +58,36 @@ struct Leaving {
     generation: Option<u64>,
 }
 
+/// Why a pod that is wanted in the mesh is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelValue)]
+pub enum Missing {
+    /// Its node has said nothing of it.
+    NotReported,
+    /// Its node waits for something.
+    Waiting,
+    /// Its node cannot do it, or refused what it was told.
+    Failed,
+}
+
+impl Missing {
+    pub const ALL: [Self; 3] = [Self::NotReported, Self::Waiting, Self::Failed];
+}
+
 impl Entry {
+    /// None for a pod that is in the mesh, or shall not be.
+    pub fn missing(&self) -> Option<Missing> {
+        use pb::EnrolmentPhase as Phase;
+        let phase = self.report.as_ref().map(pb::WorkloadEnrolment::phase);
+        match phase.filter(|_| self.wanted.is_enrolled()) {
+            Some(Phase::Enrolled) => None,
+            Some(Phase::Failed) => Some(Missing::Failed),
+            _ if !self.wanted.is_enrolled() => None,
+            _ if self.refused.is_some() => Some(Missing::Failed),
+            Some(_) => Some(Missing::Waiting),
+            None => Some(Missing::NotReported),
+        }
+    }
+
     pub fn decision(&self) -> Decision {
         let (enrolment, tunnel) = match (self.wanted.is_enrolled(), self.reached, self.leaving) {
             (true, true, _) => (pb::Enrolment::Enrolled, pb::Tunnel::Hbone),
@@ -116,6 +146,15 @@ impl Book {
 
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Entry)> {
         self.pods.iter()
+    }
+
+    /// How many pods are wanted in the mesh and not in it.
+    pub fn missing(&self) -> BTreeMap<Missing, usize> {
+        let mut counts: BTreeMap<Missing, usize> = Missing::ALL.map(|missing| (missing, 0)).into();
+        for missing in self.pods.values().filter_map(Entry::missing) {
+            *counts.entry(missing).or_default() += 1;
+        }
+        counts
     }
 
     /// Follows the objects: new pods, changed wishes; pods that are gone are forgotten.

@@ -23,7 +23,7 @@ use crate::status::StatusQueue;
 use crate::translate::{self, Environment, Memory, Translation, Workloads};
 use crate::wanted::Wanted;
 
-pub use overview::Overview;
+pub use overview::{Overview, Trouble};
 pub use pod_status::LEAVING;
 use state::State;
 

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::board::Board;
-use super::enrolment::{Book, Decision, Touched};
+use super::enrolment::{Book, Decision, Entry, Touched};
 use super::listeners::Listeners;
+use super::overview::Trouble;
 use super::replicas::{self, Followers};
 use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
@@ -24,6 +25,7 @@ pub struct State {
     pub(super) services: BTreeMap<String, pb::Service>,
     pub(super) listener_resources: BTreeMap<String, pb::Listener>,
     pub(super) routes: BTreeMap<String, Arc<pb::Route>>,
+    namespaces: BTreeMap<String, pb::Namespace>,
     pub(super) facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
@@ -68,6 +70,7 @@ impl State {
             services: BTreeMap::new(),
             listener_resources: BTreeMap::new(),
             routes: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             facts: BTreeMap::new(),
             told: BTreeMap::new(),
             book: Book::default(),
@@ -90,6 +93,7 @@ impl State {
     pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
         self.follow_mesh(translation.mesh);
         self.follow_shared(translation.services, translation.listeners, translation.routes);
+        self.follow_namespaces(translation.namespaces);
         self.book.follow(&workloads.facts, now);
         let before = std::mem::replace(&mut self.facts, workloads.facts);
         for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
@@ -170,6 +174,11 @@ impl State {
         });
         share(builder, &mut self.listener_resources, listeners, Key::listener, pb::Listener::eq, listener);
         share(builder, &mut self.routes, routes, Key::route, same, route);
+    }
+
+    fn follow_namespaces(&mut self, namespaces: BTreeMap<String, pb::Namespace>) {
+        let body = |of: &pb::Namespace| Body::Namespace(of.clone());
+        share(&mut self.builder, &mut self.namespaces, namespaces, Key::namespace, pb::Namespace::eq, body);
     }
 
     /// With what proxies report.
@@ -349,10 +358,22 @@ impl State {
         for uid in self.book.progress(applied, now) {
             self.touch(&uid);
         }
+        self.metrics.missing(&self.book.missing());
         let snapshot = self.builder.publish()?;
         self.generation = snapshot.generation;
         self.book.published(snapshot.generation);
         Some(snapshot)
+    }
+
+    /// Pods that are wanted in the mesh and not in it, and what their condition says of that.
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        let trouble = |(uid, entry): (&String, &Entry)| {
+            let missing = entry.missing()?;
+            let status = self.pod_statuses.get(pod_key(&self.facts, uid)?)?;
+            let message = pod_status::condition(entry).message;
+            Some(Trouble { pod: status.key.clone(), uid: status.uid.clone(), missing, message })
+        };
+        self.book.iter().filter_map(trouble).collect()
     }
 
     /// The streams that waited for what has been published now.

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use culvert_api::mesh as pb;
 use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL};
-use culvert_objects::mesh_config::{DEFAULT_NAME, Effective, LastGood, Layer, Settings, effective};
+use culvert_objects::mesh_config::{
+    DEFAULT_NAME, Effective, LastGood, Layer, SettingError, Settings, effective,
+};
 use culvert_objects::settings::{
     AccessLogFilter, AccessLogFormat, InboundMode, OutboundPolicy, PortRanges, UdpPolicy,
 };
@@ -42,6 +44,15 @@ impl InForce {
     /// The settings that were valid in this pass; the `last` of the next.
     pub fn last_good(&self) -> &LastGood {
         &self.last_good
+    }
+
+    /// What holds for a pod, with where each value comes from; and everything said above and at it that cannot be used.
+    pub fn explained(&self, pod: &Object, last: &LastGood) -> (Effective, Vec<SettingError>) {
+        let namespace = self.namespaces.get(pod.namespace()).map(|namespace| &namespace.layer);
+        let own = Layer::of_annotations(pod, last);
+        let found = effective(self.mesh_layer.as_ref(), namespace, Some(&own));
+        let layers = [self.mesh_layer.as_ref(), namespace, Some(&own)].into_iter().flatten();
+        (found, layers.flat_map(|layer| layer.errors.clone()).collect())
     }
 
     /// What holds for a pod; its status when its annotations are at fault.
@@ -89,7 +100,7 @@ pub fn in_force(objects: &Objects, last: &LastGood, statuses: &mut Statuses) -> 
 }
 
 /// The name that the mesh's XMesh gives (the first by name, if there are several), else the default.
-fn config_name(objects: &Objects) -> String {
+pub fn config_name(objects: &Objects) -> String {
     let named = objects.of_kind(Kind::XMesh).find_map(|mesh| {
         let spec = mesh.spec::<XMeshSpec>().ok()?;
         let parameters = spec.parameters_ref.filter(|_| spec.controller_name == CONTROLLER_NAME)?;

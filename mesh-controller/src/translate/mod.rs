@@ -9,6 +9,7 @@ mod labels;
 mod membership;
 mod mesh;
 mod mesh_object;
+mod namespaces;
 mod probes;
 mod routes;
 mod services;
@@ -27,7 +28,7 @@ use crate::status::DesiredStatus;
 use gateways::Gateways;
 
 pub use gateways::{GatewayFacts, Reported};
-pub use mesh::InForce;
+pub use mesh::{InForce, config_name};
 pub use routes::outcomes;
 pub use routes::{Memory, add_refusals as add_route_refusals, object as route_object};
 pub use workloads::{Facts, PodFacts, Workloads, workloads};
@@ -58,6 +59,8 @@ pub struct Translation {
     pub listeners: BTreeMap<String, pb::Listener>,
     /// By the name of the resource.
     pub routes: BTreeMap<String, Arc<pb::Route>>,
+    /// By name.
+    pub namespaces: BTreeMap<String, pb::Namespace>,
     /// Without what proxies report: that is added to Gateways by [`GatewayFacts::complete`].
     pub statuses: Statuses,
     pub gateways: BTreeMap<ObjectKey, GatewayFacts>,
@@ -95,6 +98,7 @@ pub fn translate_again(
         services,
         listeners: gateways.listeners(),
         routes,
+        namespaces: namespaces::resources(objects),
         gateways: gateways.facts(objects, &attached, &mut statuses),
         wanted: gateways.wanted(),
         statuses,

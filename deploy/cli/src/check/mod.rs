@@ -1,30 +1,39 @@
-//! `culvert check`: files in, findings out. What is found is decided by crate `culvert-check`; here are files, printing and the
-//! exit code.
+//! `culvert check`: files or a cluster in, findings out. What is found is decided by crate `culvert-check`; here are reading,
+//! printing and the exit code.
 
 use clap::{Args, ValueEnum};
+use culvert_check::cluster::{self, Stage};
 use culvert_check::{Absent, File, Report, render};
-use culvert_objects::manifest;
+use culvert_objects::{Kind, manifest};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use thiserror::Error;
 
 use crate::cli::output::{Format, print};
+use crate::live::{ClusterArgs, gather};
 
 /// Largest file that is read, in bytes: more is no manifest.
 const LARGEST: u64 = 16 << 20;
 /// Exit code for files that could not be read, as for a command line that is not understood.
 const UNREADABLE: u8 = 2;
 
-/// Say what is wrong or surprising in manifests, before they are applied. Each finding has a code (docs/check.md).
+/// Say what is wrong or surprising in a cluster, or in manifests before they are applied. Each finding has a code
+/// (docs/check.md).
 #[derive(Args, Debug)]
 pub struct CheckArgs {
-    /// Files, directories, or - for standard input; looked at together.
-    #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
+    /// Look at manifests instead of the cluster: files, directories, or - for standard input; looked at together.
+    #[arg(short, long = "file", value_name = "FILE|DIR", num_args = 1..,
+        conflicts_with_all = ["pre", "kubeconfig", "context"])]
     file: Vec<PathBuf>,
     /// What an object that is referred to and not in the files is taken for.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, requires = "file")]
     absent: AbsentArg,
+    /// Whether Culvert can be installed in the cluster, rather than how it is.
+    #[arg(long)]
+    pre: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -54,12 +63,16 @@ enum FileError {
     NoManifests { path: String },
 }
 
-/// Looks at the files and prints what it finds. Exit code: 0 no errors, 1 errors, 2 a file could not be read (what could be is
-/// looked at nevertheless).
+/// Looks at the files or the cluster and prints what it finds. Exit code: 0 no errors, 1 errors, 2 a file or the cluster could not
+/// be read (what could be is looked at nevertheless).
 ///
 /// # Errors
 /// When standard output cannot be written.
 pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
+    if arguments.file.is_empty() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(Box::pin(run_on_cluster(arguments)));
+    }
     let (files, unreadable) = read(&arguments.file);
     for error in &unreadable {
         eprintln!("error: {error}");
@@ -72,6 +85,27 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = culvert_check::check(&files, absent);
     print(arguments.output, &render::text(&report), &serde_json::to_value(&report)?)?;
     Ok(exit_code(&report, unreadable.is_empty()))
+}
+
+/// The kinds that findings are made from.
+const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Node, Kind::Pod];
+
+async fn run_on_cluster(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let stage = if arguments.pre { Stage::BeforeInstall } else { Stage::Installed };
+    let facts = async {
+        let cluster = arguments.cluster.connect().await?;
+        gather::facts(&cluster, stage, &KINDS).await
+    };
+    let facts = match facts.await {
+        Ok(facts) => facts,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(UNREADABLE));
+        }
+    };
+    let report = cluster::check(&facts);
+    print(arguments.output, &cluster::text(&report), &serde_json::to_value(&report)?)?;
+    Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn exit_code(report: &Report, is_whole: bool) -> ExitCode {

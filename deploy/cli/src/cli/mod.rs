@@ -10,7 +10,7 @@ mod up;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-use crate::{capture, check, demo, explain};
+use crate::{capture, check, demo, explain, live};
 
 /// A Kubernetes service mesh without sidecars; and a whole mesh on one machine.
 #[derive(Parser)]
@@ -26,6 +26,10 @@ enum Command {
     Sandbox(Box<sandbox::SandboxArgs>),
     Explain(Box<explain::ExplainArgs>),
     Check(check::CheckArgs),
+    Status(live::status::StatusArgs),
+    Proxy(live::proxy::ProxyArgs),
+    Config(live::config::ConfigArgs),
+    Node(live::node::NodeArgs),
     Capture(capture::command::CaptureArgs),
     Demo(demo::DemoArgs),
 }
@@ -38,6 +42,10 @@ pub fn run() -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(*arguments),
         Command::Explain(arguments) => explain::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Status(arguments) => block_on(live::status::run(&arguments)),
+        Command::Proxy(arguments) => block_on(live::proxy::run(&arguments)),
+        Command::Config(arguments) => block_on(live::config::run(&arguments)),
+        Command::Node(arguments) => block_on(live::node::run(&arguments)),
         Command::Capture(arguments) => capture::command::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Demo(arguments) => demo::run(arguments),
     };
@@ -45,4 +53,9 @@ pub fn run() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(Box::pin(command)).map(|()| ExitCode::SUCCESS)
 }

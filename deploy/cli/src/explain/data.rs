@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 /// What becomes of one request, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
-    /// `sandbox NAME` or `files`.
+    /// `sandbox NAME`, `cluster URL` or `files`.
     pub source: String,
     /// What had to be taken for granted.
     pub assumed: Vec<String>,
@@ -32,6 +32,30 @@ pub struct Explanation {
     pub mirrors: Vec<Mirror>,
     /// Everything that may come of it. Shares add up to 1.
     pub outcomes: Vec<Outcome>,
+    /// What the client's node proxy has in force; of a live cluster only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_proxy: Option<NodeProxy>,
+}
+
+/// What the node proxy of the client says. Everything else is made from objects: what of them it does not have yet, or has
+/// refused, it does not follow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NodeProxy {
+    pub node: String,
+    /// Of the state that it decides on.
+    pub version: String,
+    /// Whether its stream from the controller is up.
+    pub connected: bool,
+    /// It goes on with what it has kept from before its last start.
+    pub stale: bool,
+    /// How the client's pod fares there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Resources that it does not follow, and why.
+    pub refused: Vec<String>,
+    /// Why it could not be asked; then nothing of the above is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<String>,
 }
 
 /// As it was asked.

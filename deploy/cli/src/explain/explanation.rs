@@ -81,6 +81,7 @@ pub fn explain(facts: &Facts, question: &Question) -> Result<Explanation, FactsE
 fn blank(facts: &Facts, question: &Question) -> Explanation {
     let (source, assumed) = match &facts.source {
         Source::Sandbox(name) => (format!("sandbox {name}"), Vec::new()),
+        Source::Cluster { url, assumed } => (format!("cluster {url}"), assumed.clone()),
         Source::Files => {
             let assumed = ["every pod is ready", "every pod that is to be in the mesh is enrolled"];
             ("files".to_owned(), assumed.map(str::to_owned).to_vec())
@@ -116,6 +117,7 @@ fn blank(facts: &Facts, question: &Question) -> Explanation {
         backends: Vec::new(),
         mirrors: Vec::new(),
         outcomes: Vec::new(),
+        node_proxy: None,
     }
 }
 

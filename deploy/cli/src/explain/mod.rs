@@ -8,6 +8,7 @@ pub mod explanation;
 pub mod facts;
 mod groups;
 mod listeners;
+mod live;
 pub mod question;
 pub mod render;
 mod requests;
@@ -24,9 +25,11 @@ use std::path::PathBuf;
 
 use crate::cli::client;
 use crate::cli::output::{Format, print};
+use crate::live::{Target, TargetArgs};
 use crate::sandbox::cluster::Cluster;
 use crate::sandbox::control::place::Place;
 use crate::sandbox::control::protocol::{Request, SourceFile};
+use data::Explanation;
 use facts::{Facts, Source};
 use question::{From, Question, Spoken};
 
@@ -36,11 +39,10 @@ const NODES: u8 = 2;
 /// Say what becomes of a request: which route, rule, backend and endpoint, and why not the others.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
-    /// Which sandbox.
-    #[arg(long, env = "CULVERT_SANDBOX", default_value = "default", value_name = "NAME")]
-    name: String,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Explain these files alone instead: files, directories, or - for standard input.
-    #[arg(short, long = "file", value_name = "FILE|DIR")]
+    #[arg(short, long = "file", value_name = "FILE|DIR", conflicts_with_all = ["sandbox", "kubeconfig", "context"])]
     file: Vec<PathBuf>,
     /// The client: NAMESPACE/POD, NAMESPACE/deploy/NAME, or `outside`.
     #[arg(long, value_name = "NAMESPACE/POD")]
@@ -77,9 +79,27 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<()> {
     let from = arguments.from.clone();
     let question = Question::new(from, arguments.method.clone(), &arguments.url, &arguments.headers, spoken)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = runtime.block_on(Box::pin(facts(arguments)))?;
-    let explanation = explanation::explain(&facts, &question)?;
+    let explanation = runtime.block_on(Box::pin(explained(arguments, &question)))?;
     print(arguments.output, &render::text(&explanation), &serde_json::to_value(&explanation)?)
+}
+
+async fn explained(arguments: &ExplainArgs, question: &Question) -> anyhow::Result<Explanation> {
+    if !arguments.file.is_empty() {
+        let files = client::read_manifests(&arguments.file)?;
+        let cluster = Cluster::new("files", NODES);
+        let objects = facts::files::objects(&cluster, SourceFile::parse_all(&files))?;
+        return Ok(explanation::explain(&Facts::new(objects, &cluster, Source::Files), question)?);
+    }
+    match arguments.target.target() {
+        Target::Sandbox(name) => Ok(explanation::explain(&of_sandbox(&name).await?, question)?),
+        Target::Cluster(cluster) => {
+            let cluster = cluster.connect_or_say().await?;
+            let facts = live::facts(&cluster).await?;
+            let mut explanation = explanation::explain(&facts, question)?;
+            explanation.node_proxy = live::node_proxy(&cluster, &facts, &explanation).await;
+            Ok(explanation)
+        }
+    }
 }
 
 /// What a running sandbox is made of at this moment; any number of questions may be asked about it.
@@ -87,21 +107,19 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When there is no such sandbox, or it does not answer.
 pub async fn of_sandbox(name: &str) -> anyhow::Result<Facts> {
-    let place = Place::of(name)?;
-    let (_, value) = client::report(client::ask(&place, &Request::Objects).await?)?;
-    let objects: Vec<Object> = serde_json::from_value(value).context("the sandbox's objects")?;
-    let objects: Objects = objects.into_iter().collect();
+    let objects = objects_of_sandbox(name).await?;
     // Its ranges are those of every sandbox; nodes are objects.
     let cluster = Cluster::new(name, 1);
     Ok(Facts::new(objects, &cluster, Source::Sandbox(name.to_owned())))
 }
 
-async fn facts(arguments: &ExplainArgs) -> anyhow::Result<Facts> {
-    if !arguments.file.is_empty() {
-        let files = client::read_manifests(&arguments.file)?;
-        let cluster = Cluster::new("files", NODES);
-        let objects = facts::files::objects(&cluster, SourceFile::parse_all(&files))?;
-        return Ok(Facts::new(objects, &cluster, Source::Files));
-    }
-    of_sandbox(&arguments.name).await
+/// The objects of a running sandbox, statuses included.
+///
+/// # Errors
+/// As [`of_sandbox`].
+pub async fn objects_of_sandbox(name: &str) -> anyhow::Result<Objects> {
+    let place = Place::of(name)?;
+    let (_, value) = client::report(client::ask(&place, &Request::Objects).await?)?;
+    let objects: Vec<Object> = serde_json::from_value(value).context("the sandbox's objects")?;
+    Ok(objects.into_iter().collect())
 }

@@ -3,8 +3,8 @@
 use std::fmt::{self, Write};
 
 use super::data::{
-    Backend, Candidate, End, Endpoint, EndpointState, Explanation, GroupKind, Header, Layer, Mirror, Parent,
-    Retry, RetryBudget, SentRequest, Transport, Verdict,
+    Backend, Candidate, End, Endpoint, EndpointState, Explanation, GroupKind, Header, Layer, Mirror,
+    NodeProxy, Parent, Retry, RetryBudget, SentRequest, Transport, Verdict,
 };
 
 /// Candidates that lost are shown up to this many; `-o json` has all.
@@ -36,6 +36,29 @@ fn write(out: &mut String, explanation: &Explanation) -> fmt::Result {
     writeln!(out, "\noutcome")?;
     for outcome in &explanation.outcomes {
         writeln!(out, "  {:>6}  {}", percent(outcome.share), end(&outcome.end))?;
+    }
+    match &explanation.node_proxy {
+        Some(proxy) => node_proxy(out, proxy),
+        None => Ok(()),
+    }
+}
+
+fn node_proxy(out: &mut String, proxy: &NodeProxy) -> fmt::Result {
+    writeln!(out, "\nnode proxy of {}", proxy.node)?;
+    if let Some(why) = &proxy.unreachable {
+        return writeln!(out, "  could not be asked what it has in force: {why}");
+    }
+    let state = match (proxy.connected, proxy.stale) {
+        (true, _) => "connected to a controller",
+        (false, false) => "without a controller: later changes are not in it",
+        (false, true) => "without a controller since its start: it goes on with what it has kept",
+    };
+    writeln!(out, "  version {} in force, {state}", proxy.version)?;
+    if let Some(pod) = &proxy.pod {
+        writeln!(out, "  the client's pod: {pod}")?;
+    }
+    for refused in &proxy.refused {
+        writeln!(out, "  does not follow {refused}")?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! takes its objects along, one that changes its version is listed anew while the old objects stay. An object that
 //! cannot be read is a problem of the [`Objects`]; its last good version stays.
 
-mod reading;
+pub(crate) mod reading;
 mod store;
 mod watching;
 
@@ -32,6 +32,8 @@ const DEBOUNCE: Duration = Duration::from_millis(10);
 const LONGEST_DEBOUNCE: Duration = Duration::from_millis(100);
 /// Changes on their way from the watches; they wait when it is full.
 const CHANGES: usize = 1024;
+/// Stands where the name of a file stands in the problems of a directory.
+pub(crate) const ORIGIN: &str = "API server";
 /// How often a source that waits says in the log for what.
 const REMIND: Duration = Duration::from_secs(30);
 
@@ -41,6 +43,8 @@ pub enum Purpose {
     Read,
     /// Their current statuses are kept for who writes them.
     ReadAndWriteStatus,
+    /// For people: statuses are part of the objects, as they are.
+    Show,
 }
 
 /// A kind to be followed, if the API server has it.

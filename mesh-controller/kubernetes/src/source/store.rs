@@ -10,11 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::reading::Item;
-use super::{CurrentStatuses, Interest, Purpose, watching};
+use super::{CurrentStatuses, Interest, ORIGIN, Purpose, watching};
 use crate::discovery::{Resource, Served};
-
-/// Stands where the name of a file stands in the problems of a directory.
-const ORIGIN: &str = "API server";
 
 /// What a watch says.
 pub enum News {

@@ -31,6 +31,11 @@ use crate::sandbox::kubelet::first_of;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Sandbox(String),
+    /// A live one, by the URL of its API server, and what had to be taken for granted.
+    Cluster {
+        url: String,
+        assumed: Vec<String>,
+    },
     Files,
 }
 
@@ -71,23 +76,32 @@ pub enum FactsError {
 #[must_use]
 pub fn environment(cluster: &Cluster) -> Environment {
     Environment {
-        // The defaults of `culvert-controller run`.
-        cluster: "Kubernetes".to_owned(),
-        network: "default".to_owned(),
         pod_cidrs: vec![cluster.pod_cidr.v4.into(), cluster.pod_cidr.v6.into()],
         service_cidrs: vec![cluster.service_cidr.v4.into(), cluster.service_cidr.v6.into()],
+        ..default_environment()
     }
+}
+
+/// The defaults of `culvert-controller run`.
+#[must_use]
+pub fn default_environment() -> Environment {
+    Environment { cluster: "Kubernetes".to_owned(), network: "default".to_owned(), ..Environment::default() }
 }
 
 impl Facts {
     /// From objects with their statuses.
     #[must_use]
     pub fn new(objects: Objects, cluster: &Cluster, source: Source) -> Self {
-        let (environment, last) = (environment(cluster), LastGood::default());
-        let translation = translate::translate(&objects, &environment, &last);
-        let workloads = translate::workloads(&objects, &environment, &translation.in_force, &last);
+        Self::of(objects, &environment(cluster), cluster.outside.v4.into(), source)
+    }
+
+    /// As [`Facts::new`], of any cluster; `outside` is the address of clients outside.
+    #[must_use]
+    pub fn of(objects: Objects, environment: &Environment, outside: IpAddr, source: Source) -> Self {
+        let last = LastGood::default();
+        let translation = translate::translate(&objects, environment, &last);
+        let workloads = translate::workloads(&objects, environment, &translation.in_force, &last);
         let zone = Zone::build(&objects, crate::sandbox::dns::DOMAIN, 0);
-        let outside = cluster.outside.v4.into();
         let views = Mutex::default();
         Self { source, objects, translation, workloads, zone, views, outside }
     }
@@ -167,6 +181,8 @@ impl Facts {
         all.extend(listeners.map(|(name, one)| sealed(Key::listener(name), Body::Listener(one.clone()))));
         let routes = translation.routes.iter();
         all.extend(routes.map(|(name, route)| sealed(Key::route(name), Body::Route((**route).clone()))));
+        let namespaces = translation.namespaces.iter();
+        all.extend(namespaces.map(|(name, one)| sealed(Key::namespace(name), Body::Namespace(one.clone()))));
         all
     }
 

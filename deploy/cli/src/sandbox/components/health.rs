@@ -1,13 +1,13 @@
 //! Asking a component whether it is ready.
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::admin;
 use crate::sandbox::namespaces::Netns;
 
 /// A healthy component answers within milliseconds.
@@ -56,16 +56,7 @@ async fn request(
     timeout: Duration,
 ) -> Result<Response<Incoming>, String> {
     let stream = netns.connect(to, timeout).await.map_err(|error| format!("connect to {to}: {error}"))?;
-    let broken = |error: hyper::Error| format!("GET {path} of {to}: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(header::HOST, to.to_string())
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    sender.send_request(request).await.map_err(broken)
+    admin::request(stream, &to.to_string(), path).await
 }
 
 /// Whether the component behind that admin address is ready.

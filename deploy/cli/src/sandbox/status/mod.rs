@@ -19,6 +19,7 @@ use crate::sandbox::control::Served;
 
 pub use connections::{Connections, Plaintext, PlaintextPeers};
 pub use pods::PodReport;
+pub(crate) use pods::pods;
 
 /// For the metrics of one node proxy.
 const METRICS: Duration = Duration::from_secs(3);
@@ -93,7 +94,7 @@ async fn collect(served: &Served) -> Status {
     let connections = Connections::sum(&nodes);
     let objects = served.store.objects();
     let statuses = served.store.statuses();
-    let pods = pods::pods(&objects, &statuses.borrow());
+    let pods = pods(&objects, &statuses.borrow());
     let nodes = served.cluster.nodes.iter().map(|node| {
         let object = objects.find(Kind::Node, "", &node.name);
         let zone = object.and_then(|object| object.label("topology.kubernetes.io/zone"));
