@@ -13,7 +13,6 @@ use clap::Args;
 use culvert_api::names::{CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT};
 use culvert_kubernetes::client::{self, RequestError};
 use culvert_kubernetes::{Client, Server};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use tokio::time::{Instant, sleep};
 
 /// Looks at what is waited for.
@@ -47,16 +46,16 @@ pub async fn run(flags: &Flags) -> anyhow::Result<()> {
     let client = client::connect(&server).await.context("API server")?;
 
     let released = nodes::release(&client).await.context("releasing the nodes")?;
-    if !until(RELEASE, async || nodes::none_enrolled(&client).await).await {
+    if !until(RELEASE, async || nodes::all_let_go(&client).await).await {
         tracing::warn!("some pods were not let go in time; their connections through the mesh will fail");
     }
     let drain = Duration::from_secs(flags.drain.into());
-    workloads::delete::<DaemonSet>(&client, NODE_PROXY_SERVICE_ACCOUNT, "node-proxy", drain)
+    workloads::delete_daemon_set(&client, NODE_PROXY_SERVICE_ACCOUNT, "node-proxy", drain)
         .await
         .context("ending the node proxies")?;
     let cleaned = clean(&client).await.context("cleaning the nodes")?;
     for (name, component) in [(CONTROLLER_SERVICE_ACCOUNT, "controller"), (CA_SERVICE_ACCOUNT, "ca")] {
-        workloads::delete::<Deployment>(&client, name, component, Duration::ZERO)
+        workloads::delete_deployment(&client, name, component)
             .await
             .with_context(|| format!("ending {name}"))?;
     }

@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use culvert_api::names::{
-    MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES, NODE_RELEASED,
-};
+use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES, NODE_RELEASED};
 
 use crate::kinds::Kind;
 use crate::object::{Object, ObjectKey};

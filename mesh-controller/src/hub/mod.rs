@@ -25,6 +25,7 @@ use crate::translate::{self, Environment, Memory, Translation, Workloads};
 use crate::wanted::Wanted;
 
 pub use overview::{Overview, Trouble};
+pub use pod_status::LEAVING;
 use state::State;
 
 /// Events of streams that may wait for the hub; streams wait when it is full.

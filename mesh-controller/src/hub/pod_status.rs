@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::enrolment::Entry;
 use crate::status::{DesiredCondition, DesiredStatus};
 
+/// Reason of the condition while peers are told, and while captured connections end.
+pub const LEAVING: &str = "Leaving";
+
 /// Adds what is known of a pod's enrolment to its status.
 pub fn add_enrolment(status: &mut DesiredStatus, entry: &Entry) {
     let condition = condition(entry);
@@ -41,10 +44,10 @@ pub fn condition(entry: &Entry) -> DesiredCondition {
     };
     match (&entry.wanted, phase) {
         (Wanted::NotEnrolled(_), Some(Phase::Leaving | Phase::Enrolled)) => {
-            no("Leaving", said.unwrap_or("captured connections are being drained").to_owned())
+            no(LEAVING, said.unwrap_or("captured connections are being drained").to_owned())
         }
         (Wanted::NotEnrolled(_), _) if entry.decision().enrolment == Enrolment::Leaving => {
-            no("Leaving", "peers are being told".to_owned())
+            no(LEAVING, "peers are being told".to_owned())
         }
         (Wanted::NotEnrolled(why), _) => no("NotEnrolled", why.to_string()),
         (Wanted::Enrolled, Some(Phase::Enrolled)) => {

@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use crate::hub::LEAVING;
+
 /// Labels every node as released; gives the names of those that were not.
 pub async fn release(client: &Client) -> Result<Vec<String>, RequestError> {
     let nodes: Api<Node> = Api::all(client.clone());
@@ -42,16 +44,17 @@ async fn label(nodes: &Api<Node>, name: &str, value: Value) -> Result<(), Reques
     within(nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
 }
 
-/// Whether no pod says any more that it is captured.
-pub async fn none_enrolled(client: &Client) -> Result<bool, RequestError> {
+/// Whether no pod says any more that it is captured, or about to leave.
+pub async fn all_let_go(client: &Client) -> Result<bool, RequestError> {
     let pods: Api<Pod> = Api::all(client.clone());
     let pods = within(pods.list(&ListParams::default())).await?;
-    Ok(!pods.items.iter().any(|pod| says(pod.status.as_ref(), ENROLLED_CONDITION)))
+    Ok(!pods.items.iter().any(is_captured))
 }
 
-fn says(status: Option<&k8s_openapi::api::core::v1::PodStatus>, condition: &str) -> bool {
-    let conditions = status.and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|known| known.type_ == condition && known.status == "True")
+fn is_captured(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let enrolled = conditions.into_iter().flatten().find(|known| known.type_ == ENROLLED_CONDITION);
+    enrolled.is_some_and(|enrolled| enrolled.status == "True" || enrolled.reason.as_deref() == Some(LEAVING))
 }
 
 /// How many nodes are ready.

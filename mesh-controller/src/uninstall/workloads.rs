@@ -7,11 +7,13 @@ use culvert_api::names::SYSTEM_NAMESPACE;
 use culvert_kubernetes::Client;
 use culvert_kubernetes::client::{RequestError, within};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Resource;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PropagationPolicy,
+};
 use serde::de::DeserializeOwned;
 
 use super::{END, until};
@@ -22,39 +24,56 @@ use crate::{CONTROLLER_NAME, MESH_NAME};
 const ROOT_SECRET: &str = "culvert-ca";
 const TRUST_BUNDLE: &str = "culvert-trust-bundle";
 
-/// Deletes what makes the pods of a component, and the pods; waits until they have ended, at most `drain` and [`END`].
-pub async fn delete<K>(
+/// Ends the pods of a DaemonSet within `drain`; waits for it, at most [`END`] longer. Their own grace period may be much longer,
+/// and kubelets do not go by a shorter one that is told later: so they are not deleted with what made them.
+pub async fn delete_daemon_set(
     client: &Client,
     name: &str,
     component: &str,
     drain: Duration,
-) -> Result<(), RequestError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
-    remove::<K>(client, name).await?;
-    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let of_component = ListParams::default()
-        .labels(&format!("app.kubernetes.io/name=culvert,app.kubernetes.io/component={component}"));
-    let mut shorter = DeleteParams::background();
-    shorter.grace_period_seconds = u32::try_from(drain.as_secs().max(1)).ok();
-    for pod in within(pods.list(&of_component)).await?.items {
-        let Some(name) = pod.metadata.name else { continue };
-        ignore_missing(within(pods.delete(&name, &shorter)).await.map(drop))?;
+) -> Result<(), RequestError> {
+    let orphan =
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+    remove::<DaemonSet>(client, name, &orphan).await?;
+    let within_drain = DeleteParams {
+        grace_period_seconds: u32::try_from(drain.as_secs().max(1)).ok(),
+        ..DeleteParams::background()
+    };
+    for pod in pods(client, component).await? {
+        remove::<Pod>(client, &pod, &within_drain).await?;
     }
-    let gone = async || Ok(within(pods.list(&of_component)).await?.items.is_empty());
-    if !until(drain + END, gone).await {
+    await_end(client, component, drain + END).await
+}
+
+/// Ends the pods of a Deployment and waits for it, at most [`END`].
+pub async fn delete_deployment(client: &Client, name: &str, component: &str) -> Result<(), RequestError> {
+    remove::<Deployment>(client, name, &DeleteParams::background()).await?;
+    await_end(client, component, END).await
+}
+
+async fn await_end(client: &Client, component: &str, limit: Duration) -> Result<(), RequestError> {
+    if until(limit, async || Ok(pods(client, component).await?.is_empty())).await {
+        tracing::info!(component, "ended");
+    } else {
         tracing::warn!(component, "pods have not ended in time");
     }
-    tracing::info!(component, "ended");
     Ok(())
+}
+
+/// Names of the pods of a component.
+async fn pods(client: &Client, component: &str) -> Result<Vec<String>, RequestError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let labels = format!("app.kubernetes.io/name=culvert,app.kubernetes.io/component={component}");
+    let pods = within(pods.list(&ListParams::default().labels(&labels))).await?;
+    Ok(pods.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
 }
 
 /// Secrets, ConfigMaps and the like that no chart knows of.
 pub async fn delete_what_programs_made(client: &Client) -> Result<(), RequestError> {
-    remove::<Lease>(client, LEASE).await?;
-    remove::<ConfigMap>(client, TRUST_BUNDLE).await?;
-    remove::<Secret>(client, ROOT_SECRET).await?;
+    let at_once = DeleteParams::background();
+    remove::<Lease>(client, LEASE, &at_once).await?;
+    remove::<ConfigMap>(client, TRUST_BUNDLE, &at_once).await?;
+    remove::<Secret>(client, ROOT_SECRET, &at_once).await?;
     delete_mesh(client).await
 }
 
@@ -99,15 +118,15 @@ pub async fn cleaning(client: &Client, name: &str) -> Result<Option<Cleaning>, R
 }
 
 pub async fn delete_cleanup(client: &Client, name: &str) -> Result<(), RequestError> {
-    remove::<DaemonSet>(client, name).await
+    remove::<DaemonSet>(client, name, &DeleteParams::background()).await
 }
 
-async fn remove<K>(client: &Client, name: &str) -> Result<(), RequestError>
+async fn remove<K>(client: &Client, name: &str, how: &DeleteParams) -> Result<(), RequestError>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let api: Api<K> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    ignore_missing(within(api.delete(name, &DeleteParams::background())).await.map(drop))
+    ignore_missing(within(api.delete(name, how)).await.map(drop))
 }
 
 fn ignore_missing(done: Result<(), RequestError>) -> Result<(), RequestError> {
