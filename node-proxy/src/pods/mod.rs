@@ -8,11 +8,15 @@ mod gateway;
 mod kept;
 mod life;
 mod manager;
+mod offer;
+mod parking;
 mod pod;
 mod report;
 mod server;
 mod wanted;
 
+pub(crate) use manager::LONGEST_UID;
 pub use manager::{Manager, ManagerError, ManagerSettings};
 pub use pod::Pod;
 pub use report::{Phase, PodReport, PodReports};
+pub(crate) use server::bind;

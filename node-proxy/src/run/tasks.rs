@@ -1,5 +1,6 @@
 //! The tasks of the control runtime.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use culvert_identity::{Identity, TrustBundle, TrustDomain};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use super::{Flags, Parts, complete_state};
+use crate::handover::{Charge, Giver, Succession};
 use crate::identity::{CertificateManager, CertificateSettings};
-use crate::pods::{Manager, ManagerSettings, PodReports};
+use crate::pods::{Manager, ManagerError, ManagerSettings, PodReports};
 use crate::state::{ControlChannels, ControlClient, ControlSettings, Keeper, Kept, Resources, Snapshots};
 use crate::worker::Workers;
 
@@ -33,12 +36,15 @@ pub(super) struct Tasks {
     pub first: CancellationToken,
     /// Ends everything.
     pub cancel: CancellationToken,
+    /// Ends what only the process in charge may run, and says when it has.
+    pub upkeep: (CancellationToken, TaskTracker),
 }
 
 impl Tasks {
     pub fn new() -> Self {
         let cancel = CancellationToken::new();
-        Self { set: JoinSet::new(), first: cancel.child_token(), cancel }
+        let upkeep = (cancel.child_token(), TaskTracker::new());
+        Self { set: JoinSet::new(), first: cancel.child_token(), cancel, upkeep }
     }
 
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
@@ -48,6 +54,21 @@ impl Tasks {
         });
     }
 
+    /// For a task that ends when another process takes over.
+    fn spawn_upkeep(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (ended, tracker) = &self.upkeep;
+        let (ended, cancel) = (ended.clone(), self.cancel.clone());
+        let task = tracker.track_future(task);
+        self.set.spawn(async move {
+            task.await;
+            if ended.is_cancelled() {
+                cancel.cancelled().await;
+            }
+            name
+        });
+    }
+
+    /// Returns what is to be kept, for [`Tasks::keeper`].
     pub fn control(
         &mut self,
         flags: &Flags,
@@ -55,7 +76,7 @@ impl Tasks {
         token: &TokenFile,
         bundle: &watch::Receiver<Arc<TrustBundle>>,
         resources: Resources,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<watch::Receiver<Kept>> {
         let (kept, newest) = watch::channel(Kept::default());
         let settings = ControlSettings {
             url: flags.controller.clone(),
@@ -69,14 +90,16 @@ impl Tasks {
             status: parts.control.clone(),
             pods: parts.reports.clone(),
             kept,
+            charge: parts.charge.clone(),
         };
         let client = ControlClient::new(settings, channels, resources).context("--controller")?;
         self.spawn("control stream", client.run(self.cancel.child_token()));
-        self.spawn(
-            "keeper of the state",
-            Keeper::new(&flags.state_dir, newest).run(self.cancel.child_token()),
-        );
-        Ok(())
+        Ok(newest)
+    }
+
+    pub fn keeper(&mut self, flags: &Flags, newest: watch::Receiver<Kept>) {
+        let keeper = Keeper::new(&flags.state_dir, newest).run(self.upkeep.0.child_token());
+        self.spawn_upkeep("keeper of the state", keeper);
     }
 
     pub fn certificates(
@@ -100,33 +123,26 @@ impl Tasks {
         Ok(())
     }
 
-    pub fn pods(
-        &mut self,
-        flags: &Flags,
-        parts: &Parts,
-        workers: &Workers,
-        check: Check,
-    ) -> anyhow::Result<()> {
-        let settings = ManagerSettings {
-            enrolment_socket: flags.enrolment_socket.clone(),
-            state_dir: flags.state_dir.clone(),
-            firewall: flags.firewall,
-        };
-        let manager = Manager::new(
-            settings,
-            parts.snapshots.clone(),
-            parts.certificates.clone(),
-            workers.clone(),
-            parts.telemetry.clone(),
-        )?;
-        self.spawn("reports of pods", forward_reports(manager.reports(), parts.pods.clone(), check));
+    pub fn pods(&mut self, parts: &Parts, manager: Manager, check: Check) {
+        let reports = forward_reports(manager.reports(), parts.pods.clone(), parts.charge.clone(), check);
+        self.spawn("reports of pods", reports);
         let cancel = self.first.child_token();
         self.spawn("pods manager", async move {
             if let Err(error) = manager.run(cancel).await {
                 error!(%error, "pods cannot be managed");
             }
         });
-        Ok(())
+    }
+
+    /// Answers the process that will take over from this one.
+    pub fn hand_over(&mut self, giver: Giver, socket: OwnedFd) {
+        let cancel = self.first.child_token();
+        self.spawn("hand-over", async move {
+            if let Err(error) = giver.serve(socket, cancel.clone()).await {
+                error!(%error, "another process cannot take over from this one");
+                cancel.cancelled().await;
+            }
+        });
     }
 
     /// New pods are handed over from here on, also when their labels have them start past this process.
@@ -145,10 +161,10 @@ impl Tasks {
             entry,
             Credentials::in_cluster(),
             installed,
-            self.cancel.child_token(),
+            self.upkeep.0.child_token(),
         );
-        self.spawn("CNI plugin", keep);
-        self.spawn("check of the CNI plugin", say_what_is_installed(told, check));
+        self.spawn_upkeep("CNI plugin", keep);
+        self.spawn_upkeep("check of the CNI plugin", say_what_is_installed(told, check));
     }
 
     /// The check is held as long as the process runs: it fails when it is dropped.
@@ -163,10 +179,39 @@ impl Tasks {
     }
 }
 
+pub(super) fn manager(
+    flags: &Flags,
+    parts: &Parts,
+    workers: &Workers,
+    succession: Succession,
+) -> Result<Manager, ManagerError> {
+    let settings = ManagerSettings {
+        enrolment_socket: flags.enrolment_socket.clone(),
+        state_dir: flags.state_dir.clone(),
+        firewall: flags.firewall,
+    };
+    Manager::new(
+        settings,
+        parts.snapshots.clone(),
+        parts.certificates.clone(),
+        workers.clone(),
+        parts.telemetry.clone(),
+        succession,
+    )
+}
+
 /// Passes on what the manager reports, to whoever was there before it. Its first report comes when the pods of the
 /// last process are known and the enrolment socket is served.
-async fn forward_reports(mut from: watch::Receiver<PodReports>, to: watch::Sender<PodReports>, check: Check) {
+async fn forward_reports(
+    mut from: watch::Receiver<PodReports>,
+    to: watch::Sender<PodReports>,
+    charge: Charge,
+    check: Check,
+) {
     while from.changed().await.is_ok() {
+        if charge.is_given_up() {
+            continue;
+        }
         to.send_replace(from.borrow_and_update().clone());
         check.ready();
     }

@@ -5,6 +5,7 @@
 
 mod controller;
 mod proxy;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
