@@ -4,6 +4,7 @@ mod admin_port;
 mod tasks;
 mod upgrade;
 
+use std::convert::Infallible;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
@@ -164,8 +165,23 @@ async fn start(flags: &Flags, log: LogControl) -> anyhow::Result<Started> {
         }
         opened => opened?,
     }
-    let process = Process::start(flags, &parts, &readiness, &admin, predecessor).await?;
+    let announcing = announce(predecessor.clone(), parts.charge.clone());
+    let process = tokio::select! {
+        process = Process::start(flags, &parts, &readiness, &admin, predecessor) => process?,
+        never = announcing => match never {},
+    };
     Ok(Started { process, parts, serving })
+}
+
+/// Until this process is in charge.
+async fn announce(predecessor: Option<Predecessor>, charge: Charge) -> Infallible {
+    if let Some(predecessor) = predecessor {
+        tokio::select! {
+            never = predecessor.announce() => match never {},
+            () = charge.begun() => {}
+        }
+    }
+    std::future::pending().await
 }
 
 /// What exists before anything runs and is shared by all parts.
@@ -265,7 +281,7 @@ impl Process {
         let workers = Workers::start(flags.workers.unwrap_or_else(default_workers), Arc::new(shared))?;
         // Set once, here; nobody else has it.
         let _ = parts.workers.set(workers.clone());
-        let begin = upgrade::start(predecessor, flags, parts, &workers, (&in_charge, &state)).await?;
+        let begin = upgrade::start(predecessor, flags, parts, &workers, admin, (&in_charge, &state)).await?;
         admin.go_on(begin.admin).await?;
         parts.charge.take();
         in_charge.ready();

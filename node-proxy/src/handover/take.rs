@@ -1,6 +1,7 @@
 //! The new process: asks the one in charge.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -37,7 +38,7 @@ const REFUSALS: u32 = 3;
 pub struct Lost(pub String);
 
 /// A process in charge that speaks this protocol.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Predecessor {
     path: PathBuf,
 }
@@ -78,6 +79,15 @@ impl Predecessor {
             }
             Tell::Refused { reason } => Err(Broken::Refused(reason)),
             _ => Err(Broken::OutOfTurn),
+        }
+    }
+
+    /// Says again and again that somebody is about to take over: the process in charge waits for it when it is told to end.
+    pub async fn announce(&self) -> Infallible {
+        loop {
+            sleep(ASK_AGAIN).await;
+            // What is wrong is seen by who takes over.
+            let _ = self.greet().await;
         }
     }
 

@@ -51,6 +51,18 @@ impl AdminPort {
         Ok(())
     }
 
+    /// Whether [`AdminPort::go_on`] has something to go on with; opens the port otherwise.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn check(&self, inherited: Option<&(SocketAddr, TcpListener)>) -> io::Result<()> {
+        let is_open = self.server.lock().is_some();
+        if is_open || inherited.is_some_and(|(address, _)| *address == self.address) {
+            return Ok(());
+        }
+        self.open()
+    }
+
     /// Goes on with the last process's socket if it is the same address; opens it otherwise, unless it is open.
     ///
     /// # Errors

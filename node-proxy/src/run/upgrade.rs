@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::admin_port::AdminPort;
 use super::{Flags, Parts, complete_state, tasks};
 use crate::handover::{Inheritance, Lost, Predecessor, Succession};
 use crate::pods::{Manager, ManagerError};
@@ -32,6 +33,7 @@ pub(super) async fn start(
     flags: &Flags,
     parts: &Parts,
     workers: &Workers,
+    admin_port: &AdminPort,
     (check, state): (&Check, &Check),
 ) -> Result<Start, ManagerError> {
     if let Some(predecessor) = predecessor {
@@ -40,7 +42,7 @@ pub(super) async fn start(
         while let Ok(leases) = predecessor.certificates(&parts.certificates).await.inspect_err(|Lost(why)| {
             warn!(why, "the last node proxy does not hand over; starting without it");
         }) {
-            match take_over(&predecessor, flags, parts, workers).await {
+            match take_over(&predecessor, flags, parts, workers, admin_port).await {
                 Ok(start) => {
                     drop(leases);
                     info!("took over from the last node proxy, which carries what it had accepted");
@@ -63,9 +65,12 @@ async fn take_over(
     flags: &Flags,
     parts: &Parts,
     workers: &Workers,
+    admin_port: &AdminPort,
 ) -> Result<Start, Lost> {
     let (taking, mut inheritance): (_, Inheritance) = predecessor.take().await?;
     let (hand_over, admin) = (inheritance.hand_over.take(), inheritance.admin.take());
+    // Before it is too late to leave everything as it was.
+    admin_port.check(admin.as_ref()).map_err(|error| Lost(error.to_string()))?;
     let last_gone = CancellationToken::new();
     let succession = Succession { charge: parts.charge.clone(), inheritance, last_gone: last_gone.clone() };
     let mut manager =

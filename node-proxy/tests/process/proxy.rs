@@ -21,11 +21,14 @@ const EVENTUALLY: Duration = Duration::from_secs(60);
 pub struct Home {
     pub directory: tempfile::TempDir,
     pub authority: TestAuthority,
+    /// Seconds.
+    pub drain: u64,
 }
 
 impl Home {
     pub fn new() -> Self {
-        let home = Self { directory: tempfile::tempdir().unwrap(), authority: TestAuthority::new("root") };
+        let authority = TestAuthority::new("root");
+        let home = Self { directory: tempfile::tempdir().unwrap(), authority, drain: 2 };
         // Node `one`, as a bound token says it; who checks the signature is not part of these tests.
         let claims = "eyJpc3MiOiJzYW5kYm94Iiwic3ViIjoic3lzdGVtOnNlcnZpY2VhY2NvdW50OmN1bHZlcnQtc3lzdGVtOmN1bHZlcnQtbm\
                       9kZS1wcm94eSIsImF1ZCI6WyJjdWx2ZXJ0LmRldiJdLCJleHAiOjQxMDAwMDAwMDAsImt1YmVybmV0ZXMuaW8iOnsibmFt\
@@ -91,7 +94,7 @@ impl Proxy {
             .arg(home.path("state"))
             .arg("--enrolment-socket")
             .arg(home.enrolment_socket())
-            .args(["--admin", &admin.to_string(), "--workers", "1", "--drain", "2"])
+            .args(["--admin", &admin.to_string(), "--workers", "1", "--drain", &home.drain.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap())

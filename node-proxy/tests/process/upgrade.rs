@@ -141,3 +141,24 @@ async fn a_successor_that_dies_is_forgotten() {
     next.is_ready().await;
     assert_eq!(first.terminate().await, Some(0));
 }
+
+#[tokio::test]
+async fn one_that_is_told_to_end_waits_for_its_successor() {
+    let mut node = Node::new().await;
+    node.home.drain = 120;
+    let mut first = node.proxy().await;
+    let bundle = node.home.path("bundle.pem");
+    let aside = node.home.path("aside.pem");
+    std::fs::rename(&bundle, &aside).unwrap();
+    let mut next = first.start_after(&node.home, &node.controller.url());
+    next.says("the admin port is the last node proxy's").await;
+    first.signal(Signal::SIGTERM);
+    first.says("told to end").await;
+    // Longer than it would wait for one that is gone.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(first.get("/healthz/ready").await.0, 200, "it serves");
+    std::fs::rename(&aside, &bundle).unwrap();
+    next.is_ready().await;
+    next.says("took over from the last node proxy").await;
+    assert_eq!(first.ended().await, Some(0));
+}
