@@ -50,6 +50,7 @@ struct Inner {
     refused: Family<NodeLabels, Counter>,
     reports_ignored: Counter,
     missing: Family<MissingLabels, Gauge>,
+    unfollowed: Gauge,
     translate: Histogram,
     objects: Gauge,
     problems: Gauge,
@@ -70,6 +71,7 @@ impl Default for Metrics {
                 refused: Family::default(),
                 reports_ignored: Counter::default(),
                 missing: Family::default(),
+                unfollowed: Gauge::default(),
                 translate: Histogram::new(buckets),
                 objects: Gauge::default(),
                 problems: Gauge::default(),
@@ -92,6 +94,7 @@ impl Metrics {
             refused,
             reports_ignored,
             missing,
+            unfollowed,
             translate,
             objects,
             problems,
@@ -112,6 +115,11 @@ impl Metrics {
             "pods_not_enrolled",
             "Pods that should be enrolled and are not, by reason",
             missing.clone(),
+        );
+        registry.register(
+            "replicas_unfollowed",
+            "Other replicas that should be there and cannot be followed",
+            unfollowed.clone(),
         );
         registry.register_with_unit(
             "translate_duration",
@@ -161,6 +169,10 @@ impl Metrics {
             let gauge = self.inner.missing.get_or_create(&MissingLabels { reason: *reason });
             gauge.set((*count).try_into().unwrap_or(i64::MAX));
         }
+    }
+
+    pub fn unfollowed(&self, replicas: usize) {
+        self.inner.unfollowed.set(replicas.try_into().unwrap_or(i64::MAX));
     }
 
     pub fn translated(&self, took: Duration, objects: usize, problems: usize) {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::board::Board;
-use super::enrolment::{Book, Decision, Entry, Touched};
+use super::enrolment::{Book, Decision, Entry, Sight, Touched};
 use super::listeners::Listeners;
 use super::overview::Trouble;
 use super::replicas::{self, Followers};
@@ -32,6 +32,7 @@ pub struct State {
     pub(super) book: Book,
     listeners: Listeners,
     followers: Followers,
+    unfollowed: BTreeSet<String>,
     pub(super) streams: BTreeMap<StreamId, Stream>,
     builder: Builder,
     pub(super) generation: u64,
@@ -76,6 +77,7 @@ impl State {
             book: Book::default(),
             listeners: Listeners::default(),
             followers: Followers::default(),
+            unfollowed: BTreeSet::new(),
             streams: BTreeMap::new(),
             builder: Builder::default(),
             generation: 0,
@@ -262,6 +264,7 @@ impl State {
                     refused: BTreeMap::new(),
                 };
                 self.streams.insert(stream, opened);
+                self.look();
             }
             Event::HoldsHbone { uids, published } => {
                 for uid in uids.iter().filter(|uid| self.book.was_enrolled(uid)).collect::<Vec<_>>() {
@@ -292,6 +295,11 @@ impl State {
                     }
                 }
             }
+            Event::Unfollowed { replicas } => {
+                self.metrics.unfollowed(replicas.len());
+                self.unfollowed = replicas;
+                self.look();
+            }
             Event::Follower { reports } => {
                 let nodes = self.streams.values().map(|stream| stream.node.clone()).collect();
                 let standing = replicas::standing(&nodes, &self.book, &self.listeners, &self.facts);
@@ -306,11 +314,21 @@ impl State {
             Event::Rewrite { existing } => self.board.rewrite(existing),
             Event::Closed { stream } => {
                 if let Some(closed) = self.streams.remove(&stream) {
+                    self.look();
                     self.metrics.stream_closed();
                     // What it refuses it says again when it is back.
                     closed.refused.keys().filter_map(Key::route_name).for_each(|name| self.touch_route(name));
                 }
             }
+        }
+    }
+
+    /// After a change of whose reports are heard.
+    fn look(&mut self) {
+        let here = self.streams.values().map(|stream| stream.node.clone()).collect();
+        let sight = Sight { is_partial: !self.unfollowed.is_empty(), here };
+        for uid in self.book.see(sight, Instant::now()) {
+            self.touch(&uid);
         }
     }
 
