@@ -115,12 +115,21 @@ pub struct Admin {
     registry: Arc<Registry>,
     log: LogControl,
     live: Liveness,
+    instance: Option<String>,
     routes: Vec<Route>,
 }
 
 impl Admin {
     pub fn new(readiness: Readiness, registry: Arc<Registry>, log: LogControl) -> Self {
-        Self { readiness, registry, log, live: Box::new(|| Ok(())), routes: Vec::new() }
+        Self { readiness, registry, log, live: Box::new(|| Ok(())), instance: None, routes: Vec::new() }
+    }
+
+    /// Which process this is: `/healthz/ready?instance=NAME` is answered 503 by a process of another name. For those that
+    /// follow each other at one address.
+    #[must_use]
+    pub fn named(mut self, instance: String) -> Self {
+        self.instance = Some(instance);
+        self
     }
 
     /// What `/healthz/live` asks; without it, a process that answers is alive. An error says what is stuck: 503.
@@ -162,8 +171,17 @@ impl Admin {
     pub fn start(self, listen: SocketAddr) -> io::Result<AdminServer> {
         let about =
             |error: io::Error| io::Error::new(error.kind(), format!("admin address {listen}: {error}"));
-        let listener = std::net::TcpListener::bind(listen).map_err(about)?;
+        self.start_on(std::net::TcpListener::bind(listen).map_err(about)?)
+    }
+
+    /// As [`Admin::start`], on a socket that listens already.
+    ///
+    /// # Errors
+    /// When the socket cannot be used or the thread not started.
+    pub fn start_on(self, listener: std::net::TcpListener) -> io::Result<AdminServer> {
+        let about = |error: io::Error| io::Error::new(error.kind(), format!("admin socket: {error}"));
         listener.set_nonblocking(true).map_err(about)?;
+        let socket = listener.try_clone().map_err(about)?;
         let address = listener.local_addr().map_err(about)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
@@ -179,7 +197,7 @@ impl Admin {
                 }
             });
         })?;
-        Ok(AdminServer { address, _stop: stop })
+        Ok(AdminServer { address, socket, _stop: stop })
     }
 
     /// The answer, and whether it has an end.
@@ -200,11 +218,22 @@ impl Admin {
                 Ok(()) => Answer::text(StatusCode::OK, "live\n"),
                 Err(stuck) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("{stuck}\n")),
             },
-            "/healthz/ready" if read => self.readiness.answer(),
+            "/healthz/ready" if read => self.ready(query),
             "/metrics" if read => self.metrics(),
             "/log" if read => Answer::text(StatusCode::OK, format!("{}\n", self.log.current())),
             "/log" if method == Method::POST => self.set_log(query),
             _ => self.added(method, path, query),
+        }
+    }
+
+    fn ready(&self, query: Query<'_>) -> Answer {
+        match (query.get("instance"), &self.instance) {
+            (Some(asked), Some(own)) if asked != *own => {
+                let text =
+                    format!("not ready\ninstance: this address is still served by {own}, not by {asked}\n");
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, text)
+            }
+            _ => self.readiness.answer(),
         }
     }
 
@@ -260,6 +289,7 @@ impl Admin {
 #[derive(Debug)]
 pub struct AdminServer {
     address: SocketAddr,
+    socket: std::net::TcpListener,
     _stop: oneshot::Sender<Infallible>,
 }
 
@@ -267,6 +297,14 @@ impl AdminServer {
     /// Where it listens, the port chosen if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its listening socket once more, for another process to go on with.
+    ///
+    /// # Errors
+    /// When descriptors are exhausted.
+    pub fn listener(&self) -> io::Result<std::net::TcpListener> {
+        self.socket.try_clone()
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod balance;
 pub mod copy;
+pub mod handover;
 pub mod http;
 pub mod identity;
 pub mod inbound;
@@ -11,6 +12,7 @@ pub mod intercept;
 pub mod limits;
 pub mod outbound;
 pub mod pods;
+pub mod ready;
 pub mod reason;
 pub mod run;
 pub mod state;

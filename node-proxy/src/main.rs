@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use culvert_cni::install::{self, Directories};
 use culvert_identity::logging;
-use culvert_node_proxy::{run, uninstall};
+use culvert_node_proxy::{ready, run, uninstall};
 use mimalloc::MiMalloc;
 
 // With 19,000 connections and bulk traffic the C library's allocator held 200 MB and took a worker's largest buffers from
@@ -30,6 +30,8 @@ enum Command {
     Run(Box<run::Flags>),
     /// Answer one call of a container runtime, as the CNI specification has it; so does this program under the name culvert-cni.
     Cni,
+    /// Exit with 0 if this container's process is ready, and not another one at its admin address: for a readiness probe.
+    Ready(ready::Flags),
     /// Remove what `run --install-cni` put on this node.
     UninstallCni(Directories),
     /// Remove everything of Culvert from this node: the CNI plugin, interception rules in pods, and what was kept. Waits for
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Run(flags) => start(&log, *flags),
         Command::Cni => return culvert_cni::run(),
+        Command::Ready(flags) => ready::ask(&flags),
         Command::UninstallCni(directories) => install::uninstall(&directories).map_err(Into::into),
         Command::Uninstall(flags) => remove_all(&log, &flags),
     };

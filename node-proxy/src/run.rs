@@ -1,10 +1,13 @@
 //! The process: flags, how its parts are put together, and how it ends.
 
+mod admin_port;
 mod tasks;
+mod upgrade;
 
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,23 +18,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use culvert_cni::install::{Directories, UnknownNamespaces};
-use culvert_identity::admin::{Check, Readiness};
+use culvert_identity::admin::{AdminServer, Check, Readiness};
 use culvert_identity::grpc::TokenFile;
 use culvert_identity::logging::LogControl;
 use culvert_identity::token::Claims;
 use culvert_identity::{BundleError, TrustBundle, TrustDomain, bundle, process};
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::admin::{self, AdminSources};
+use crate::admin::AdminSources;
+use crate::handover::{self, Charge, Giver, Heirs, Predecessor};
 use crate::identity::Certificates;
 use crate::intercept::rules::FirewallChoice;
 use crate::pods::PodReports;
 use crate::state::{ControlStatus, Origin, Resources, Snapshot, Snapshots, kept};
 use crate::telemetry::{AccessLog, Telemetry};
 use crate::worker::{Shared, Workers};
+use admin_port::AdminPort;
 use tasks::Tasks;
 
 /// How long one look for the trust bundle lasts before a warning says that it is missing.
@@ -94,6 +100,9 @@ pub struct Flags {
     /// Seconds that open connections may take to end when the process is told to end
     #[arg(long, default_value_t = 25)]
     pub drain: u64,
+    /// Which process of its node this is: /healthz/ready?instance=NAME is answered by this one only [default: the process id]
+    #[arg(long, env = "CULVERT_INSTANCE")]
+    pub instance: Option<String>,
 }
 
 /// Runs until the process is told to end; then drains.
@@ -107,31 +116,56 @@ pub async fn run(flags: Flags, log: LogControl) -> anyhow::Result<()> {
     make_directory(&flags.state_dir)
         .with_context(|| format!("state directory {}", flags.state_dir.display()))?;
 
-    let readiness = Readiness::default();
-    let serving = readiness.check("serving");
-    let parts = Parts::new()?;
-    let _admin = admin::start(flags.admin, parts.admin_sources(), readiness.clone(), log)?;
-
-    let mut process = tokio::select! {
+    let started = start(&flags, log);
+    let Started { mut process, parts, serving } = tokio::select! {
         signal = &mut terminated => {
             info!(signal, "ending before anything was served");
             return Ok(());
         }
-        started = Process::start(&flags, &parts, &readiness) => started?,
+        started = started => started?,
     };
     serving.ready();
     info!(version = env!("CARGO_PKG_VERSION"), "node proxy is up");
-    let ended = tokio::select! {
+    let drain = Duration::from_secs(flags.drain);
+    let (ended, deadline) = tokio::select! {
         signal = &mut terminated => {
-            info!(signal, drain_seconds = flags.drain, "draining");
-            Ok(())
+            let deadline = Instant::now() + drain;
+            info!(signal, drain_seconds = flags.drain, "told to end");
+            process.wait_for_heir(&parts.charge, deadline).await;
+            (Ok(()), deadline)
         }
-        part = process.part_ended() => Err(anyhow::anyhow!("{part} has ended by itself")),
+        part = process.part_ended() => {
+            (Err(anyhow::anyhow!("{part} has ended by itself")), Instant::now() + drain)
+        }
     };
     serving.missing("draining");
-    process.end(Duration::from_secs(flags.drain)).await;
+    process.end(&parts.charge, deadline).await;
     parts.close_log().await;
     ended
+}
+
+struct Started {
+    process: Process,
+    parts: Parts,
+    serving: Check,
+}
+
+/// Everything up to serving; takes over from another process if there is one.
+async fn start(flags: &Flags, log: LogControl) -> anyhow::Result<Started> {
+    let predecessor = handover::find(&handover::socket_path(&flags.enrolment_socket)).await;
+    let readiness = Readiness::default();
+    let serving = readiness.check("serving");
+    let parts = Parts::new(predecessor.as_ref().map_or_else(Charge::held, |_| Charge::awaited()))?;
+    let instance = flags.instance.clone().unwrap_or_else(|| std::process::id().to_string());
+    let admin = AdminPort::new(flags.admin, parts.admin_sources(), readiness.clone(), instance, log);
+    match admin.open() {
+        Err(error) if predecessor.is_some() && error.kind() == io::ErrorKind::AddrInUse => {
+            info!(address = %flags.admin, "the admin port is the last node proxy's until that one hands over");
+        }
+        opened => opened?,
+    }
+    let process = Process::start(flags, &parts, &readiness, &admin, predecessor).await?;
+    Ok(Started { process, parts, serving })
 }
 
 /// What exists before anything runs and is shared by all parts.
@@ -145,10 +179,11 @@ struct Parts {
     reports: watch::Receiver<PodReports>,
     workers: Arc<OnceLock<Workers>>,
     log: AccessLog,
+    charge: Charge,
 }
 
 impl Parts {
-    fn new() -> io::Result<Self> {
+    fn new(charge: Charge) -> io::Result<Self> {
         let snapshots = Snapshots::new(Snapshot::empty());
         let log = AccessLog::to_stdout()?;
         let telemetry = Telemetry::new(snapshots.clone(), log.clone());
@@ -162,6 +197,7 @@ impl Parts {
             reports,
             workers: Arc::new(OnceLock::new()),
             log,
+            charge,
         };
         parts.telemetry.attach(parts.certificates.clone(), parts.reports.clone(), parts.control.clone());
         Ok(parts)
@@ -189,10 +225,21 @@ impl Parts {
 struct Process {
     workers: Workers,
     tasks: Tasks,
+    heirs: Heirs,
+    /// Held as long as the process runs, as the check is.
+    _admin: Arc<Mutex<Option<AdminServer>>>,
+    _in_charge: Check,
 }
 
 impl Process {
-    async fn start(flags: &Flags, parts: &Parts, readiness: &Readiness) -> anyhow::Result<Self> {
+    async fn start(
+        flags: &Flags,
+        parts: &Parts,
+        readiness: &Readiness,
+        admin: &AdminPort,
+        predecessor: Option<Predecessor>,
+    ) -> anyhow::Result<Self> {
+        let in_charge = readiness.check("hand-over");
         let state = readiness.check("state");
         let bundle = trust_bundle(&flags.trust_bundle, &state).await;
         let resources = restore(&flags.state_dir, &parts.snapshots);
@@ -200,7 +247,7 @@ impl Process {
         let token = TokenFile::new(&flags.token);
         let node = known_node(&resources, &token);
 
-        tasks.control(flags, parts, &token, &bundle, resources)?;
+        let newest = tasks.control(flags, parts, &token, &bundle, resources)?;
         tasks.certificates(flags, parts, &token, &bundle)?;
         tasks.spawn("telemetry", parts.telemetry.clone().run_sweeps(tasks.cancel.child_token()));
 
@@ -208,21 +255,50 @@ impl Process {
             Some(node) => node,
             None => complete_state(&parts.snapshots, &state).await.node().clone(),
         };
-        if flags.install_cni {
-            tasks.cni(flags, &node, readiness.check("cni"));
-        }
         let shared = Shared {
             snapshots: parts.snapshots.clone(),
             certificates: parts.certificates.clone(),
             telemetry: parts.telemetry.clone(),
-            node,
+            node: node.clone(),
+            charge: parts.charge.clone(),
         };
         let workers = Workers::start(flags.workers.unwrap_or_else(default_workers), Arc::new(shared))?;
         // Set once, here; nobody else has it.
         let _ = parts.workers.set(workers.clone());
-        tasks.pods(flags, parts, &workers, readiness.check("enrolment"))?;
+        let begin = upgrade::start(predecessor, flags, parts, &workers, (&in_charge, &state)).await?;
+        admin.go_on(begin.admin).await?;
+        parts.charge.take();
+        in_charge.ready();
+
+        tasks.keepers(flags, parts, newest);
+        if flags.install_cni {
+            tasks.cni(flags, &node, readiness.check("cni"));
+        }
+        let heirs = Heirs::default();
+        let giver = Giver {
+            charge: parts.charge.clone(),
+            heirs: heirs.clone(),
+            certificates: parts.certificates.clone(),
+            workers: workers.clone(),
+            manager: begin.manager.orders(),
+            admin: admin.server(),
+            upkeep: tasks.upkeep.clone(),
+        };
+        tasks.pods(parts, begin.manager, readiness.check("enrolment"));
+        tasks.hand_over(giver, hand_over_socket(flags, begin.hand_over)?);
         tasks.say_when_complete(parts.snapshots.clone(), state);
-        Ok(Self { workers, tasks })
+        Ok(Self { workers, tasks, heirs, _admin: admin.server(), _in_charge: in_charge })
+    }
+
+    /// Who is about to take over gets the time for it: until then everything goes on.
+    async fn wait_for_heir(&self, charge: &Charge, deadline: Instant) {
+        let settled = async {
+            tokio::select! {
+                () = self.heirs.gone() => {}
+                () = charge.given_up() => {}
+            }
+        };
+        let _ = tokio::time::timeout_at(deadline, settled).await;
     }
 
     /// The name of a part that ended although nobody told it to.
@@ -235,10 +311,13 @@ impl Process {
     }
 
     /// Takes in no new pods, lets connections end, then ends the rest. Interception rules stay: pods fail closed until
-    /// the next process.
-    async fn end(mut self, drain: Duration) {
-        self.tasks.first.cancel();
-        self.workers.drain(Instant::now() + drain).await;
+    /// the next process, unless that one has taken over already.
+    async fn end(mut self, charge: &Charge, deadline: Instant) {
+        // Otherwise what follows the controller for open connections goes on as long as they do.
+        if !charge.is_given_up() {
+            self.tasks.first.cancel();
+        }
+        self.workers.drain(deadline).await;
         self.tasks.cancel.cancel();
         let all = async { while self.tasks.set.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WRITES, all).await.is_err() {
@@ -246,6 +325,12 @@ impl Process {
         }
         info!("ended");
     }
+}
+
+/// The last process's, with whoever waits in it, or a new one.
+fn hand_over_socket(flags: &Flags, inherited: Option<OwnedFd>) -> anyhow::Result<OwnedFd> {
+    let bound = inherited.map_or_else(|| handover::listen(&flags.enrolment_socket), Ok);
+    bound.with_context(|| format!("hand-over socket beside {}", flags.enrolment_socket.display()))
 }
 
 /// Waits for the file; without it neither controller nor CA can be trusted.

@@ -3,20 +3,16 @@
 //! exactly one descriptor (the network namespace) by `SCM_RIGHTS`. One reply per request, in order.
 
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-/// Largest packet in bytes, in both directions.
-pub const MAX_PACKET: usize = 16 * 1024;
+use crate::packet;
+pub use crate::packet::MAX_PACKET;
 
 /// Who a pod is, in the Kubernetes API's words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,52 +74,24 @@ pub fn call(
 /// Sends one packet, with at most one descriptor.
 ///
 /// # Errors
-/// As `sendmsg(2)`.
+/// As [`packet::send`].
 pub fn send_packet(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors = descriptor.as_slice();
-    if !descriptors.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-    })?;
-    Ok(())
+    packet::send(socket, bytes, descriptor.as_slice())
 }
 
 /// Receives one packet and the descriptor that came with it, if any. An empty packet means the peer is gone.
 ///
 /// # Errors
-/// As `recvmsg(2)`; `InvalidData` when the packet or its ancillary data was cut, or more than one descriptor came.
+/// As [`packet::recv`]; `InvalidData` too when more than one descriptor came.
 pub fn recv_packet(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = vec![0; MAX_PACKET];
-    // On a socket with a timeout any signal of the process ends the wait, SIGCHLD most often.
-    let got = rustix::io::retry_on_intr(|| {
-        let into = &mut [IoSliceMut::new(&mut bytes)];
-        rustix::net::recvmsg(socket, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let mut descriptors: Vec<OwnedFd> = ancillary
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    if got.flags.contains(rustix::net::ReturnFlags::TRUNC)
-        || got.flags.contains(rustix::net::ReturnFlags::CTRUNC)
-        || descriptors.len() > 1
-    {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long or too many descriptors"));
+    let (bytes, mut descriptors) = packet::recv(socket)?;
+    if descriptors.len() > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
     }
-    bytes.truncate(got.bytes);
     Ok((bytes, descriptors.pop()))
 }
 

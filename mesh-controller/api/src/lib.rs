@@ -1,5 +1,5 @@
 //! The wire contracts between Culvert's processes: the controller's stream to node proxies, the certificate RPC,
-//! and the local socket over which a pod's network namespace is handed to its node proxy.
+//! and the local socket over which a pod's network namespace is handed to its node proxy, with the packets of local sockets.
 
 /// The controller's stream (`proto/mesh.proto`).
 #[allow(clippy::all, missing_docs)]
@@ -15,3 +15,4 @@ pub mod istio_ca {
 
 pub mod enrolment;
 pub mod names;
+pub mod packet;

@@ -2,12 +2,10 @@
 
 mod config;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use culvert_identity::admin::{Admin, AdminServer, Answer, Readiness};
+use culvert_identity::admin::{Admin, Answer, Readiness};
 use culvert_identity::logging::LogControl;
 use futures::StreamExt;
 use http::{Method, StatusCode};
@@ -35,16 +33,8 @@ pub struct AdminSources {
 }
 
 /// Serves `/healthz/ready`, `/healthz/live`, `/metrics`, `/log`, `/config` and `/requests` (every request as it ends, as
-/// lines of JSON) from a thread of its own.
-///
-/// # Errors
-/// When the address cannot be listened on.
-pub fn start(
-    listen: SocketAddr,
-    sources: AdminSources,
-    readiness: Readiness,
-    log: LogControl,
-) -> io::Result<AdminServer> {
+/// lines of JSON), once it is started.
+pub fn server(sources: AdminSources, readiness: Readiness, log: LogControl) -> Admin {
     let workers = sources.workers.clone();
     let registry = sources.telemetry.registry();
     let requests = sources.telemetry.clone();
@@ -58,7 +48,6 @@ pub fn start(
             }
         })
         .stream("/requests", "application/x-ndjson", move |_| requests.follow_requests().boxed())
-        .start(listen)
 }
 
 /// Names the workers that are stuck.

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::Request;
 use http::header::{CONTENT_TYPE, HeaderMap};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Parent;
+use super::answer::close_after;
 use super::flow::Flow;
 use super::forward::with_sources;
 use super::frames::Frames;
@@ -49,6 +50,8 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a client still sends after the last answer is read for so long, so that the answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// A client that has asked nothing for so long, while another process is in charge, is not about to.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Longest value of a field that is kept of a head refused for its size.
 const LONGEST_NAME: usize = 256;
@@ -114,7 +117,13 @@ async fn serve_http1(connection: Rc<ClientConnection>, socket: CarriedSocket) {
     let requests = connection.clone();
     let service = service_fn(move |request| {
         let connection = requests.clone();
-        async move { Ok::<_, Infallible>(connection.respond(request, None).await) }
+        async move {
+            let mut response = connection.clone().respond(request, None).await;
+            if connection.is_another_in_charge() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                close_after(&mut response);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = http1::Builder::new()
         .header_read_timeout(None)
@@ -123,7 +132,8 @@ async fn serve_http1(connection: Rc<ClientConnection>, socket: CarriedSocket) {
         // Without `pipeline_flush`: with it, hyper buffers without bound for a client that does not read.
         .max_buf_size(BUFFER.max(2 * limits.head_bytes))
         .serve_connection(TokioIo::new(io), service);
-    let served = drive(&connection, &mut http, |http| Pin::new(http).graceful_shutdown()).await;
+    let drained = connection.drained();
+    let served = drive(&connection, &mut http, drained, |http| Pin::new(http).graceful_shutdown()).await;
     if served.is_err() {
         return;
     }
@@ -170,7 +180,8 @@ async fn serve_http2(connection: Rc<ClientConnection>, socket: CarriedSocket) {
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service);
     let mut http = pin!(http);
-    let served = drive(&connection, &mut http, |http| http.as_mut().graceful_shutdown()).await;
+    let drained = connection.outbound.drain.cancelled();
+    let served = drive(&connection, &mut http, drained, |http| http.as_mut().graceful_shutdown()).await;
     let failure = match (frames.broken(), served) {
         (Some(why), _) => Failure::new(Reason::RequestHeaderTimeout, why),
         (None, Err(error)) if is_ours(&error) => {
@@ -206,17 +217,22 @@ fn is_ours(error: &hyper::Error) -> bool {
 
 /// Runs a connection to its end. It takes no new requests when the worker drains, when there was none for too long, or when
 /// it can no longer be told what a client asks.
-async fn drive<C>(connection: &ClientConnection, http: &mut C, stop: impl Fn(&mut C)) -> hyper::Result<()>
+async fn drive<C>(
+    connection: &ClientConnection,
+    http: &mut C,
+    drained: impl Future<Output = ()>,
+    stop: impl Fn(&mut C),
+) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
-    let drain = &connection.outbound.drain;
+    let mut drained = pin!(drained);
     let mut is_stopped = false;
     loop {
         tokio::select! {
             biased;
             ended = &mut *http => return ended,
-            () = drain.cancelled(), if !is_stopped => {}
+            () = &mut drained, if !is_stopped => {}
             () = connection.frames.over.cancelled(), if !is_stopped => {}
             () = connection.idle(), if !is_stopped => {}
         }
@@ -237,12 +253,29 @@ impl Outbound {
 }
 
 impl ClientConnection {
+    /// Another process serves new connections; those here are as good as any until they are told to close.
+    fn is_another_in_charge(&self) -> bool {
+        self.outbound.context.shared.charge.is_given_up()
+    }
+
+    /// Of HTTP/1, resolves when the connection is to be closed because the worker drains. A client may be sending a request
+    /// at any time, and would lose it: where there is no hurry its next answer says that it is the last.
+    async fn drained(&self) {
+        self.outbound.drain.cancelled().await;
+        if self.is_another_in_charge() {
+            self.without_requests(QUIET).await;
+        }
+    }
+
     /// Resolves when there was no request for the whole of the idle deadline.
     async fn idle(&self) {
-        let idle = self.outbound.timeouts().connection_idle;
+        self.without_requests(self.outbound.timeouts().connection_idle).await;
+    }
+
+    async fn without_requests(&self, time: Duration) {
         loop {
             let before = (self.requests.get(), self.in_flight.get());
-            tokio::time::sleep(idle).await;
+            tokio::time::sleep(time).await;
             if before == (self.requests.get(), 0) {
                 return;
             }

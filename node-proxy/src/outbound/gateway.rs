@@ -23,7 +23,8 @@ use crate::worker::socket::CarriedSocket;
 pub struct GatewayPort {
     /// `namespace/name`.
     pub gateway: Arc<str>,
-    /// From then on connections take no new requests; what is left of them at the workload's drain deadline is cut.
+    /// From then on connections take no new requests; what is left of them at the workload's drain deadline is cut, unless it
+    /// is the process that drains.
     pub closed: CancellationToken,
 }
 
@@ -40,6 +41,7 @@ pub async fn serve(
     let drained = closed.clone();
     let Some(outbound) = Outbound::new(context, pod, &socket, client, drained, cut.clone()) else { return };
     let drain = outbound.timeouts().drain;
+    let process_drains = outbound.pod.drain.clone();
     let mut serving = Box::pin(async move {
         let _carrying = outbound.pod.state.carry();
         let treating = outbound.take_requests(&socket, gateway);
@@ -49,6 +51,10 @@ pub async fn serve(
     tokio::select! {
         () = &mut serving => return,
         () = closed.cancelled() => {}
+    }
+    // The process has a deadline of its own.
+    if process_drains.is_cancelled() {
+        return serving.await;
     }
     if tokio::time::timeout(drain, &mut serving).await.is_err() {
         // Said before what is under way is dropped.

@@ -9,11 +9,14 @@ use arc_swap::ArcSwap;
 use culvert_api::enrolment::PodRef;
 use culvert_identity::Identity;
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 use super::Pod;
 use super::established::{Connection, open_connections};
 use super::gateway::GatewayPorts;
 use super::kept::{KeptCapture, KeptPods};
+use super::parking::Parking;
+use crate::handover::Inheritance;
 use crate::identity::{CertificateLease, Certificates};
 use crate::intercept::rules::{
     Entry, Exclusions, Firewall, FirewallKind, RuleError, RulePlan, Rules, Verified,
@@ -33,6 +36,11 @@ pub(super) struct Node {
     pub telemetry: Telemetry,
     pub firewall: Arc<Firewall>,
     pub kept: KeptPods,
+    /// The listening sockets of the process before this one, as far as they have not been taken up.
+    pub inheritance: Inheritance,
+    /// Cancelled when no process before this one carries connections any more.
+    pub last_gone: CancellationToken,
+    pub parking: Parking,
 }
 
 /// A pod whose namespace was handed over.
@@ -148,7 +156,11 @@ impl Captured {
             return Ok(());
         }
         let own = workload.own.as_deref().ok_or(StepError::NoIdentity)?;
-        let listeners = listeners(&self.known.netns, &self.interception).map_err(StepError::Listeners)?;
+        let inherited = self.node.inheritance.listeners(&self.uid, self.known.netns.id(), &self.interception);
+        let listeners = match inherited {
+            Some(inherited) => inherited,
+            None => listeners(&self.known.netns, &self.interception).map_err(StepError::Listeners)?,
+        };
         let pod = Arc::new(Pod {
             uid: self.uid.clone(),
             netns: self.known.netns.clone(),
@@ -160,6 +172,24 @@ impl Captured {
         self.node.workers.add_pod(pod.clone(), listeners).await?;
         self.pod = Some(pod);
         Ok(())
+    }
+
+    /// Takes up what the last process served, before it has given up: nothing is accepted or changed yet.
+    pub async fn take_over(
+        &mut self,
+        workload: &Arc<Workload>,
+        gateway: Option<&GatewayListeners>,
+    ) -> Result<(), StepError> {
+        self.listen(workload).await?;
+        self.want_certificate(workload)?;
+        if self.certificate().is_some() {
+            self.open_ports(gateway).await;
+        }
+        Ok(())
+    }
+
+    async fn open_ports(&mut self, gateway: Option<&GatewayListeners>) {
+        self.ports.open(gateway, &self.node, &self.uid, &self.known.netns).await;
     }
 
     /// Third step: has the certificate requested. It is in force when [`Captured::certificate`] says so.
@@ -215,10 +245,11 @@ impl Captured {
         gateway: Option<&GatewayListeners>,
     ) -> Result<(), StepError> {
         if self.pod.is_some() && self.certificate().is_some() {
-            self.ports.open(gateway, &self.node.workers, &self.uid, &self.known.netns).await;
+            self.open_ports(gateway).await;
         }
         self.close(own, gateway).await?;
         self.ports.close_others(gateway);
+        self.node.inheritance.forget(&self.uid);
         Ok(())
     }
 
@@ -259,6 +290,7 @@ impl Captured {
     /// Ends the leaving: listeners, rules, and what was written down go.
     pub async fn let_go(&mut self) -> Result<(), StepError> {
         self.ports.close_others(None);
+        self.node.inheritance.forget(&self.uid);
         if self.pod.take().is_some() {
             self.node.workers.remove_pod(&self.uid).await;
         }
@@ -297,6 +329,10 @@ impl Captured {
         let before = self.uncaptured.len();
         self.uncaptured.retain(|connection| open.contains(connection));
         if self.uncaptured.len() == before { Ok(()) } else { self.keep() }
+    }
+
+    pub fn workload_uid(&self) -> &WorkloadUid {
+        &self.uid
     }
 
     /// Its listeners are served.

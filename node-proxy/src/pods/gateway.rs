@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::captured::Node;
 use crate::intercept::{Netns, gateway_listeners};
 use crate::state::GatewayListeners;
 use crate::state::model::WorkloadUid;
-use crate::worker::{OpenPort, Workers};
+use crate::worker::OpenPort;
 
 /// What became of the ports that were wanted.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ impl GatewayPorts {
     pub async fn open(
         &mut self,
         gateway: Option<&GatewayListeners>,
-        workers: &Workers,
+        node: &Node,
         uid: &WorkloadUid,
         netns: &Netns,
     ) {
@@ -38,9 +39,10 @@ impl GatewayPorts {
             if matches!(self.ports.get(&port), Some(Port::Open { .. })) {
                 continue;
             }
-            let opened = match gateway_listeners(netns, port) {
+            let inherited = node.inheritance.gateway_port(uid, port).map(Ok);
+            let opened = match inherited.unwrap_or_else(|| gateway_listeners(netns, port)) {
                 Ok(listeners) => {
-                    let opened = workers.open_port(uid, name.clone(), listeners).await;
+                    let opened = node.workers.open_port(uid, name.clone(), listeners).await;
                     opened.map_err(|error| error.to_string())
                 }
                 Err(error) => Err(error.to_string()),

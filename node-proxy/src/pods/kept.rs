@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::established::Connection;
+use crate::handover::Charge;
 use crate::intercept::NetnsId;
 use crate::intercept::rules::FirewallKind;
 use crate::state::model::{Interception, WorkloadUid};
@@ -72,6 +73,7 @@ struct InterceptionFields {
 pub(super) struct KeptPods {
     path: PathBuf,
     pods: Mutex<BTreeMap<String, KeptPod>>,
+    charge: Charge,
 }
 
 impl KeptPods {
@@ -79,7 +81,7 @@ impl KeptPods {
     ///
     /// # Errors
     /// When the directory or the file cannot be used.
-    pub fn load(directory: &Path) -> io::Result<Self> {
+    pub fn load(directory: &Path, charge: Charge) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let path = directory.join(FILE);
         let pods = match fs::read(&path) {
@@ -95,7 +97,7 @@ impl KeptPods {
             Err(error) => return Err(error),
         };
         let pods = pods.into_iter().map(|pod| (pod.pod.uid.clone(), pod)).collect();
-        Ok(Self { path, pods: Mutex::new(pods) })
+        Ok(Self { path, pods: Mutex::new(pods), charge })
     }
 
     pub fn all(&self) -> Vec<KeptPod> {
@@ -133,7 +135,19 @@ impl KeptPods {
         if change(&mut pods) { self.write(&pods.values().collect::<Vec<_>>()) } else { Ok(()) }
     }
 
+    /// Writes what may not have been written when it changed.
+    ///
+    /// # Errors
+    /// When the list cannot be written.
+    pub fn flush(&self) -> io::Result<()> {
+        self.write(&self.pods.lock().values().collect::<Vec<_>>())
+    }
+
     fn write(&self, pods: &[&KeptPod]) -> io::Result<()> {
+        // The file is that of the process in charge.
+        if !self.charge.is_held() {
+            return Ok(());
+        }
         let new = self.path.with_extension("json.new");
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -161,12 +175,16 @@ mod tests {
     #[test]
     fn outlives_the_process_readable_by_its_owner_only() {
         let directory = tempfile::tempdir().expect("a directory");
-        let kept = KeptPods::load(directory.path()).expect("an empty list");
+        let kept = KeptPods::load(directory.path(), Charge::held()).expect("an empty list");
         kept.insert(pod("a")).expect("written");
         kept.insert(pod("b")).expect("written");
         kept.remove("a").expect("written");
-        let again = KeptPods::load(directory.path()).expect("the list");
+        let again = KeptPods::load(directory.path(), Charge::held()).expect("the list");
         assert_eq!(again.all(), vec![pod("b")]);
+        again.charge.give_up();
+        again.remove("b").expect("not written");
+        let third = KeptPods::load(directory.path(), Charge::awaited()).expect("the list");
+        assert_eq!(third.all(), vec![pod("b")], "the file is another process's");
         let mode = fs::metadata(directory.path().join(FILE)).expect("the file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -175,7 +193,7 @@ mod tests {
     fn an_unreadable_list_is_put_aside() {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(directory.path().join(FILE), "[{").expect("written");
-        assert!(KeptPods::load(directory.path()).expect("an empty list").all().is_empty());
+        assert!(KeptPods::load(directory.path(), Charge::held()).expect("an empty list").all().is_empty());
         assert!(directory.path().join("pods.json.unreadable").exists());
     }
 }

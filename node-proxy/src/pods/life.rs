@@ -10,6 +10,7 @@
 mod end;
 mod upkeep;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::captured::{Captured, KnownPod, Node, StepError};
 use super::kept::KeptCapture;
+use super::parking::Rest;
 use super::report::{Phase, PodReports};
 use crate::state::GatewayListeners;
 use crate::state::model::Workload;
@@ -72,6 +74,15 @@ impl Wanted {
     }
 }
 
+/// What there is of the pod already.
+pub(super) enum Before {
+    Nothing,
+    /// From an earlier process.
+    Kept(KeptCapture),
+    /// From the process that this one takes over from.
+    TakenOver(Box<Captured>),
+}
+
 /// One pod whose namespace is known.
 pub(super) struct Life {
     node: Arc<Node>,
@@ -88,6 +99,7 @@ pub(super) struct Life {
     /// From an earlier process; taken when the pod is taken up again.
     kept: Option<KeptCapture>,
     captured: Option<Captured>,
+    rest: Arc<Rest>,
 }
 
 enum State {
@@ -119,11 +131,16 @@ impl Life {
     pub fn new(
         node: Arc<Node>,
         known: Arc<KnownPod>,
-        kept: Option<KeptCapture>,
+        before: Before,
         wanted: watch::Receiver<Option<Wanted>>,
         standing: watch::Sender<Standing>,
         reports: watch::Sender<PodReports>,
     ) -> Self {
+        let (kept, captured) = match before {
+            Before::Nothing => (None, None),
+            Before::Kept(kept) => (Some(kept), None),
+            Before::TakenOver(captured) => (None, Some(*captured)),
+        };
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -132,7 +149,8 @@ impl Life {
             rules_looked_at: Instant::now(),
             calm_until: Instant::now(),
             check,
-            captured: None,
+            captured,
+            rest: Arc::default(),
             node,
             known,
             wanted,
@@ -144,6 +162,12 @@ impl Life {
 
     /// Never ends; it is dropped when the pod is gone. What is in force in the namespace stays.
     pub async fn run(mut self) {
+        let (node, rest) = (self.node.clone(), self.rest.clone());
+        node.parking.until_retired(rest, self.live()).await;
+        self.retired().await;
+    }
+
+    async fn live(&mut self) -> Infallible {
         let mut state = State::Unknown;
         loop {
             state = match state {
@@ -167,7 +191,9 @@ impl Life {
                     self.event().await;
                 }
                 Direction::In => return State::Enrolling,
-                Direction::Out | Direction::Leaving if self.kept.is_none() => return State::NotEnrolled,
+                Direction::Out | Direction::Leaving if self.kept.is_none() && self.captured.is_none() => {
+                    return State::NotEnrolled;
+                }
                 Direction::Leaving => return State::Enrolling,
                 Direction::Out => match self.take_kept() {
                     Ok(()) => return State::Draining,
@@ -178,6 +204,9 @@ impl Life {
     }
 
     async fn not_enrolled(&mut self) -> State {
+        if let Some(uid) = self.uid() {
+            self.node.inheritance.forget(&uid);
+        }
         self.stand(Standing::NotEnrolled);
         self.report(Phase::NotEnrolled, "");
         while !matches!(self.direction(), Direction::In) {
@@ -312,10 +341,12 @@ impl Life {
         // Listeners of a Gateway are closed now.
         self.report(Phase::Leaving, ENDING);
         self.stand(Standing::NotEnrolled);
-        let (workers, uid) = (self.node.workers.clone(), self.uid());
+        let (node, uid, drain) = (self.node.clone(), self.uid(), self.drain());
         let ended = async {
             if let Some(uid) = uid {
-                workers.leave_pod(&uid).await;
+                // The rules are those of connections that the last process carries, too.
+                let last_gone = tokio::time::timeout(drain, node.last_gone.cancelled());
+                let _ = tokio::join!(node.workers.leave_pod(&uid), last_gone);
             }
             tokio::time::sleep(LAST_PACKETS).await;
         };

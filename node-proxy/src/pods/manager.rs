@@ -3,7 +3,7 @@
 
 mod missing;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,15 +21,19 @@ use tokio_util::task::AbortOnDropHandle;
 use super::captured::{KnownPod, Node};
 use super::ending::Endings;
 use super::kept::{KeptCapture, KeptPod, KeptPods};
-use super::life::{Blocked, Life, Standing, Wanted, unknown_to_the_controller};
+use super::life::{Before, Blocked, Life, Standing, Wanted, unknown_to_the_controller};
+use super::offer::{self, Offered, TakenOver};
+use super::parking::Parking;
 use super::report::{Phase, PodReport, PodReports};
 use super::search::{Places, Search};
 use super::server::{self, Asked};
 use super::wanted::wanted_of;
+use crate::handover::{Order, Succession};
 use crate::identity::Certificates;
 use crate::intercept::rules::{Firewall, FirewallChoice, FirewallError};
 use crate::intercept::{Netns, NetnsId};
 use crate::state::Snapshots;
+use crate::state::model::WorkloadUid;
 use crate::telemetry::Telemetry;
 use crate::worker::Workers;
 
@@ -40,7 +44,7 @@ const ENROLMENT: Duration = Duration::from_millis(9_500);
 /// How often it is checked that the pods' namespaces are still there.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Longest pod uid; Kubernetes' are 36 characters.
-const LONGEST_UID: usize = 253;
+pub(crate) const LONGEST_UID: usize = 253;
 
 /// How the manager is set up.
 #[derive(Clone, Debug)]
@@ -75,6 +79,11 @@ pub struct Manager {
     endings: Endings,
     /// Answers and ends under way.
     answers: JoinSet<()>,
+    /// By the pod's uid; not looked after yet.
+    taken_over: HashMap<String, TakenOver>,
+    inherited_socket: Option<OwnedFd>,
+    orders: mpsc::Receiver<Order>,
+    order: mpsc::Sender<Order>,
 }
 
 struct Managed {
@@ -95,13 +104,28 @@ impl Manager {
         certificates: Certificates,
         workers: Workers,
         telemetry: Telemetry,
+        succession: Succession,
     ) -> Result<Self, ManagerError> {
+        let Succession { charge, mut inheritance, last_gone } = succession;
         let firewall = Arc::new(Firewall::detect(settings.firewall)?);
         let state = |error| ManagerError::State { path: settings.state_dir.clone(), error };
-        let kept = KeptPods::load(&settings.state_dir).map_err(state)?;
+        let kept = KeptPods::load(&settings.state_dir, charge).map_err(state)?;
         let home = Netns::home().map_err(state)?.id();
         tracing::info!(firewall = ?firewall.kind(), "interception rules are loaded with this program");
-        let node = Arc::new(Node { snapshots, certificates, workers, telemetry, firewall, kept });
+        let inherited_socket = inheritance.enrolment.take();
+        let parking = Parking::default();
+        let node = Arc::new(Node {
+            snapshots,
+            certificates,
+            workers,
+            telemetry,
+            firewall,
+            kept,
+            inheritance,
+            last_gone,
+            parking,
+        });
+        let (order, orders) = mpsc::channel(1);
         Ok(Self {
             socket: settings.enrolment_socket,
             node,
@@ -111,7 +135,36 @@ impl Manager {
             search: Search::start(settings.places, home),
             endings: Endings::default(),
             answers: JoinSet::new(),
+            taken_over: HashMap::new(),
+            inherited_socket,
+            orders,
+            order,
         })
+    }
+
+    /// Takes up the sockets of the process in charge. Nothing is served before this one is.
+    pub async fn take_over(&mut self) {
+        let all = self.node.kept.all();
+        for kept in &all {
+            if let Some(taken) = offer::take_over(&self.node, kept).await {
+                self.taken_over.insert(kept.pod.uid.clone(), taken);
+            }
+        }
+        let captures = all.iter().filter_map(|kept| kept.capture.as_ref());
+        let known: HashSet<WorkloadUid> = captures.map(KeptCapture::uid).collect();
+        self.node.inheritance.forget_others(|uid| known.contains(uid));
+    }
+
+    /// The process in charge goes on: leaves everything as it was.
+    pub async fn abandon(self) {
+        for taken in self.taken_over.into_values() {
+            self.node.workers.remove_pod(taken.captured.workload_uid()).await;
+        }
+    }
+
+    /// For whoever hands over to another process.
+    pub fn orders(&self) -> mpsc::Sender<Order> {
+        self.order.clone()
     }
 
     /// The enrolment of every pod. Its first change means that the pods of the last process were looked for.
@@ -133,17 +186,39 @@ impl Manager {
         // Also when there is nothing to say: it ends the wait for the pods of the last process.
         self.reports.send_modify(|_| ());
 
-        let socket = server::bind(&self.socket).map_err(failed(&self.socket))?;
+        let socket = match self.inherited_socket.take() {
+            Some(inherited) => inherited,
+            None => server::bind(&self.socket).map_err(failed(&self.socket))?,
+        };
+        let offered = socket.try_clone().map_err(failed(&self.socket))?;
         let (requests, mut asked) = mpsc::channel(REQUESTS);
-        let served = server::serve(socket, requests, cancel.child_token());
+        let retired = CancellationToken::new();
+        let served = server::serve(socket, requests, cancel.child_token(), retired.clone());
         let mut served = std::pin::pin!(served);
+        let (mut offered, mut answered) = (Some(offered), false);
         let mut changed = self.node.snapshots.changed();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
-                result = &mut served => return result.map_err(failed(&self.socket)),
+                result = &mut served, if !answered => match retired.is_cancelled() {
+                    true => answered = true,
+                    false => return result.map_err(failed(&self.socket)),
+                },
+                Some(order) = self.orders.recv() => {
+                    let Some(socket) = &offered else { continue };
+                    let lives = self.pods.values().filter(|managed| !managed.life.is_finished()).count();
+                    if let Offered::Taken(done) = offer::offer(&self.node, lives, order, socket).await {
+                        offered = None;
+                        retired.cancel();
+                        // Whoever waits for an answer is told to ask again.
+                        self.answers.abort_all();
+                        asked.close();
+                        while asked.try_recv().is_ok() {}
+                        let _ = done.send(());
+                    }
+                }
                 Some(asked) = asked.recv() => self.answer(asked).await,
                 Ok(()) = changed.changed() => self.follow(),
                 _ = sweep.tick() => self.sweep().await,
@@ -161,17 +236,17 @@ impl Manager {
     /// and become open to their peers again without being spoken to in plaintext in between.
     fn restore(&mut self) {
         for kept in self.node.kept.all() {
-            let found = Netns::id_at(&kept.netns_path).and_then(|id| match id {
-                Some(id) if id == kept.netns => Netns::open(&kept.netns_path).map(Some),
-                _ => Ok(None),
-            });
-            match found {
+            if let Some(TakenOver { known, captured }) = self.taken_over.remove(&kept.pod.uid) {
+                self.report_again(&kept);
+                self.start(kept, known, Before::TakenOver(Box::new(captured)));
+                continue;
+            }
+            match open_again(&kept) {
                 Ok(Some(netns)) => {
-                    if let Some(capture) = kept.capture.as_ref().filter(|capture| capture.enrolled) {
-                        let report = enrolled_before(capture);
-                        self.reports.send_modify(|all| drop(all.insert(capture.uid(), report)));
-                    }
-                    self.start(kept, netns);
+                    self.report_again(&kept);
+                    let before = kept.capture.clone().map_or(Before::Nothing, Before::Kept);
+                    let known = known(&kept, netns);
+                    self.start(kept, known, before);
                 }
                 Ok(None) => {
                     tracing::info!(pod = kept.pod.uid, "a pod is gone since the node proxy last ran");
@@ -186,17 +261,18 @@ impl Manager {
         }
     }
 
-    fn start(&mut self, kept: KeptPod, netns: Netns) {
-        let known = Arc::new(KnownPod {
-            pod: kept.pod.clone(),
-            netns: Arc::new(netns),
-            addresses: kept.addresses.clone(),
-        });
+    fn report_again(&self, kept: &KeptPod) {
+        if let Some(capture) = kept.capture.as_ref().filter(|capture| capture.enrolled) {
+            let report = enrolled_before(capture);
+            self.reports.send_modify(|all| drop(all.insert(capture.uid(), report)));
+        }
+    }
+
+    fn start(&mut self, kept: KeptPod, known: Arc<KnownPod>, before: Before) {
         let first = wanted_of(&self.node.snapshots.load(), &kept);
         let (wanted, wants) = watch::channel(first);
         let (stands, standing) = watch::channel(Standing::Undecided(unknown_to_the_controller()));
-        let life =
-            Life::new(self.node.clone(), known, kept.capture.clone(), wants, stands, self.reports.clone());
+        let life = Life::new(self.node.clone(), known, before, wants, stands, self.reports.clone());
         let life = AbortOnDropHandle::new(tokio::spawn(life.run()));
         self.pods.insert(kept.pod.uid.clone(), Managed { kept, wanted, standing, life });
     }
@@ -285,7 +361,8 @@ impl Manager {
         let kept = KeptPod { pod, netns_path, netns: id, addresses, capture: None };
         log_kept(self.node.kept.insert(kept.clone()));
         let uid = kept.pod.uid.clone();
-        self.start(kept, netns);
+        let known = known(&kept, netns);
+        self.start(kept, known, Before::Nothing);
         self.pods.get(&uid).map(|managed| managed.standing.clone()).ok_or(Reply::Removed)
     }
 
@@ -333,6 +410,18 @@ impl Manager {
         }
         self.endings.forget_those_over();
     }
+}
+
+/// Opens the namespace of a pod that an earlier process knew. `None` when it is gone.
+pub(super) fn open_again(kept: &KeptPod) -> io::Result<Option<Netns>> {
+    match Netns::id_at(&kept.netns_path)? {
+        Some(id) if id == kept.netns => Netns::open(&kept.netns_path).map(Some),
+        _ => Ok(None),
+    }
+}
+
+pub(super) fn known(kept: &KeptPod, netns: Netns) -> Arc<KnownPod> {
+    Arc::new(KnownPod { pod: kept.pod.clone(), netns: Arc::new(netns), addresses: kept.addresses.clone() })
 }
 
 async fn answer_when_decided(mut standing: watch::Receiver<Standing>, reply: oneshot::Sender<Reply>) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::kept::{KeptCapture, KeptPod, KeptPods};
+use crate::handover::Charge;
 use crate::intercept::Netns;
 use crate::intercept::rules::{Firewall, FirewallError, RuleError, RulePlan, Rules};
 
@@ -29,7 +30,7 @@ pub enum RemovalError {
 /// # Errors
 /// With the first pod whose rules cannot be removed; the others are rid of theirs.
 pub async fn remove_rules(state_directory: &Path) -> Result<usize, RemovalError> {
-    let kept = KeptPods::load(state_directory).map_err(RemovalError::Kept)?;
+    let kept = KeptPods::load(state_directory, Charge::held()).map_err(RemovalError::Kept)?;
     let (mut removed, mut failed) = (0, None);
     for pod in kept.all() {
         let Some(capture) = &pod.capture else { continue };

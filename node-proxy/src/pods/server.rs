@@ -34,11 +34,11 @@ pub(super) struct Asked {
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// Makes the socket, in place of one that an earlier process left, for its owner only.
+/// Makes a local socket, in place of one that an earlier process left, for its owner only.
 ///
 /// # Errors
 /// When the path cannot be used.
-pub(super) fn bind(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn bind(path: &Path) -> io::Result<OwnedFd> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -58,7 +58,7 @@ pub(super) fn bind(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Serves until cancelled.
+/// Serves until cancelled. When `retired`, takes no more clients and sees to it that those there are have their answer.
 ///
 /// # Errors
 /// When the runtime does not take the socket.
@@ -66,6 +66,7 @@ pub(super) async fn serve(
     socket: OwnedFd,
     manager: mpsc::Sender<Asked>,
     cancel: CancellationToken,
+    retired: CancellationToken,
 ) -> io::Result<()> {
     // Packets keep their limits on this socket; only the descriptor is of the stream type.
     let listener = UnixListener::from_std(net::UnixListener::from(socket))?;
@@ -79,6 +80,7 @@ pub(super) async fn serve(
         };
         let accepted = tokio::select! {
             () = cancel.cancelled() => return Ok(()),
+            () = retired.cancelled() => break,
             accepted = accept => accepted,
         };
         match accepted {
@@ -98,6 +100,10 @@ pub(super) async fn serve(
             None => return Ok(()),
         }
     }
+    drop(listener);
+    let all = async { while clients.join_next().await.is_some() {} };
+    cancel.run_until_cancelled(all).await;
+    Ok(())
 }
 
 /// One reply per request, in order, until the client goes.

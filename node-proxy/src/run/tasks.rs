@@ -1,5 +1,6 @@
 //! The tasks of the control runtime.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use culvert_identity::{Identity, TrustBundle, TrustDomain};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use super::{Flags, Parts, complete_state};
+use crate::handover::{Charge, Giver, Succession};
 use crate::identity::{CertificateManager, CertificateSettings};
-use crate::pods::{Manager, ManagerSettings, Places, PodReports};
+use crate::pods::{Manager, ManagerError, ManagerSettings, Places, PodReports};
 use crate::state::{
     ControlChannels, ControlClient, ControlSettings, Keeper, Kept, NamespaceKeeper, Resources, Snapshots,
 };
@@ -35,12 +38,15 @@ pub(super) struct Tasks {
     pub first: CancellationToken,
     /// Ends everything.
     pub cancel: CancellationToken,
+    /// Ends what only the process in charge may run, and says when it has.
+    pub upkeep: (CancellationToken, TaskTracker),
 }
 
 impl Tasks {
     pub fn new() -> Self {
         let cancel = CancellationToken::new();
-        Self { set: JoinSet::new(), first: cancel.child_token(), cancel }
+        let upkeep = (cancel.child_token(), TaskTracker::new());
+        Self { set: JoinSet::new(), first: cancel.child_token(), cancel, upkeep }
     }
 
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
@@ -50,6 +56,21 @@ impl Tasks {
         });
     }
 
+    /// For a task that ends when another process takes over.
+    fn spawn_upkeep(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (ended, tracker) = &self.upkeep;
+        let (ended, cancel) = (ended.clone(), self.cancel.clone());
+        let task = tracker.track_future(task);
+        self.set.spawn(async move {
+            task.await;
+            if ended.is_cancelled() {
+                cancel.cancelled().await;
+            }
+            name
+        });
+    }
+
+    /// Returns what is to be kept, for [`Tasks::keeper`].
     pub fn control(
         &mut self,
         flags: &Flags,
@@ -57,7 +78,7 @@ impl Tasks {
         token: &TokenFile,
         bundle: &watch::Receiver<Arc<TrustBundle>>,
         resources: Resources,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<watch::Receiver<Kept>> {
         let (kept, newest) = watch::channel(Kept::default());
         let settings = ControlSettings {
             url: flags.controller.clone(),
@@ -71,18 +92,19 @@ impl Tasks {
             status: parts.control.clone(),
             pods: parts.reports.clone(),
             kept,
+            charge: parts.charge.clone(),
         };
         let client = ControlClient::new(settings, channels, resources).context("--controller")?;
         self.spawn("control stream", client.run(self.cancel.child_token()));
-        self.spawn(
-            "keeper of the state",
-            Keeper::new(&flags.state_dir, newest).run(self.cancel.child_token()),
-        );
-        self.spawn(
-            "keeper of the namespaces",
-            NamespaceKeeper::new(&flags.state_dir, parts.snapshots.clone()).run(self.cancel.child_token()),
-        );
-        Ok(())
+        Ok(newest)
+    }
+
+    /// Writes what outlives the process.
+    pub fn keepers(&mut self, flags: &Flags, parts: &Parts, newest: watch::Receiver<Kept>) {
+        let keeper = Keeper::new(&flags.state_dir, newest).run(self.upkeep.0.child_token());
+        self.spawn_upkeep("keeper of the state", keeper);
+        let namespaces = NamespaceKeeper::new(&flags.state_dir, parts.snapshots.clone());
+        self.spawn_upkeep("keeper of the namespaces", namespaces.run(self.upkeep.0.child_token()));
     }
 
     pub fn certificates(
@@ -106,34 +128,26 @@ impl Tasks {
         Ok(())
     }
 
-    pub fn pods(
-        &mut self,
-        flags: &Flags,
-        parts: &Parts,
-        workers: &Workers,
-        check: Check,
-    ) -> anyhow::Result<()> {
-        let settings = ManagerSettings {
-            enrolment_socket: flags.enrolment_socket.clone(),
-            state_dir: flags.state_dir.clone(),
-            firewall: flags.firewall,
-            places: Places { processes: flags.proc_dir.clone(), namespaces: flags.netns_dir.clone() },
-        };
-        let manager = Manager::new(
-            settings,
-            parts.snapshots.clone(),
-            parts.certificates.clone(),
-            workers.clone(),
-            parts.telemetry.clone(),
-        )?;
-        self.spawn("reports of pods", forward_reports(manager.reports(), parts.pods.clone(), check));
+    pub fn pods(&mut self, parts: &Parts, manager: Manager, check: Check) {
+        let reports = forward_reports(manager.reports(), parts.pods.clone(), parts.charge.clone(), check);
+        self.spawn("reports of pods", reports);
         let cancel = self.first.child_token();
         self.spawn("pods manager", async move {
             if let Err(error) = manager.run(cancel).await {
                 error!(%error, "pods cannot be managed");
             }
         });
-        Ok(())
+    }
+
+    /// Answers the process that will take over from this one.
+    pub fn hand_over(&mut self, giver: Giver, socket: OwnedFd) {
+        let cancel = self.first.child_token();
+        self.spawn("hand-over", async move {
+            if let Err(error) = giver.serve(socket, cancel.clone()).await {
+                error!(%error, "another process cannot take over from this one");
+                cancel.cancelled().await;
+            }
+        });
     }
 
     /// New pods are handed over from here on, also when their labels have them start past this process.
@@ -150,24 +164,28 @@ impl Tasks {
         let (token, tokens) = watch::channel(PluginToken::Awaited);
         match TokenSource::in_cluster(node) {
             Ok(source) => {
-                self.spawn("token of the CNI plugin", source.keep(token, self.cancel.child_token()))
+                let keep = source.keep(token, self.upkeep.0.child_token());
+                self.spawn_upkeep("token of the CNI plugin", keep);
             }
             Err(error) => {
                 info!(%error, "the CNI plugin asks no API server");
                 token.send_replace(PluginToken::NodeProxys);
             }
         }
-        let keep = install::keep(
-            flags.cni.clone(),
-            entry,
-            Credentials::in_cluster(),
-            tokens,
-            installed,
-            // One that drains may have been told to end for good.
-            self.first.child_token(),
-        );
-        self.spawn("CNI plugin", keep);
-        self.spawn("check of the CNI plugin", say_what_is_installed(told, check));
+        // One that drains may have been told to end for good.
+        let stop = self.first.child_token();
+        let given_up = self.upkeep.0.clone();
+        let credentials = Credentials::in_cluster();
+        let keep = install::keep(flags.cni.clone(), entry, credentials, tokens, installed, stop.clone());
+        self.spawn_upkeep("CNI plugin", async move {
+            let mut keep = std::pin::pin!(keep);
+            tokio::select! {
+                () = &mut keep => return,
+                () = given_up.cancelled() => stop.cancel(),
+            }
+            keep.await;
+        });
+        self.spawn_upkeep("check of the CNI plugin", say_what_is_installed(told, check));
     }
 
     /// The check is held as long as the process runs: it fails when it is dropped.
@@ -182,10 +200,40 @@ impl Tasks {
     }
 }
 
+pub(super) fn manager(
+    flags: &Flags,
+    parts: &Parts,
+    workers: &Workers,
+    succession: Succession,
+) -> Result<Manager, ManagerError> {
+    let settings = ManagerSettings {
+        enrolment_socket: flags.enrolment_socket.clone(),
+        state_dir: flags.state_dir.clone(),
+        firewall: flags.firewall,
+        places: Places { processes: flags.proc_dir.clone(), namespaces: flags.netns_dir.clone() },
+    };
+    Manager::new(
+        settings,
+        parts.snapshots.clone(),
+        parts.certificates.clone(),
+        workers.clone(),
+        parts.telemetry.clone(),
+        succession,
+    )
+}
+
 /// Passes on what the manager reports, to whoever was there before it. Its first report comes when the pods of the
 /// last process are known and the enrolment socket is served.
-async fn forward_reports(mut from: watch::Receiver<PodReports>, to: watch::Sender<PodReports>, check: Check) {
+async fn forward_reports(
+    mut from: watch::Receiver<PodReports>,
+    to: watch::Sender<PodReports>,
+    charge: Charge,
+    check: Check,
+) {
     while from.changed().await.is_ok() {
+        if charge.is_given_up() {
+            continue;
+        }
         to.send_replace(from.borrow_and_update().clone());
         check.ready();
     }

@@ -27,6 +27,7 @@ use super::publisher::Publisher;
 use super::resources::Resources;
 use super::snapshot::{Origin, Snapshots};
 use super::status::ControlStatus;
+use crate::handover::Charge;
 use crate::identity::backoff;
 use crate::pods::PodReports;
 use crate::telemetry::{Outcome, Telemetry};
@@ -105,6 +106,8 @@ pub struct ControlChannels {
     /// which pods it has, and must not say that it has none.
     pub pods: watch::Receiver<PodReports>,
     pub kept: watch::Sender<Kept>,
+    /// Only the process in charge reports; another one follows for the connections it still carries.
+    pub charge: Charge,
 }
 
 /// Follows the controller.
@@ -118,6 +121,7 @@ pub struct ControlClient {
     telemetry: Telemetry,
     enrolment: EnrolmentReporter,
     listeners: ListenerReporter,
+    charge: Charge,
 }
 
 impl ControlClient {
@@ -151,6 +155,7 @@ impl ControlClient {
             telemetry: channels.telemetry,
             listeners: ListenerReporter::new(channels.pods.clone()),
             enrolment: EnrolmentReporter::new(channels.pods),
+            charge: channels.charge,
         }
     }
 
@@ -267,11 +272,14 @@ impl Session<'_> {
         let mut heartbeats = tokio::time::interval_at(Instant::now() + self.heartbeat, self.heartbeat);
         heartbeats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut deadline = Instant::now() + silence;
-        if let Some(report) = self.client.enrolment.complete() {
-            self.send(FromProxy::Enrolment(report)).await?;
-        }
-        if let Some(report) = self.client.listeners.complete() {
-            self.send(FromProxy::Listeners(report)).await?;
+        let charge = self.client.charge.clone();
+        if !charge.is_given_up() {
+            if let Some(report) = self.client.enrolment.complete() {
+                self.send(FromProxy::Enrolment(report)).await?;
+            }
+            if let Some(report) = self.client.listeners.complete() {
+                self.send(FromProxy::Listeners(report)).await?;
+            }
         }
         loop {
             let due = self.client.publisher.due();
@@ -283,8 +291,8 @@ impl Session<'_> {
                     self.receive(received).await?;
                 }
                 () = tokio::time::sleep_until(due.unwrap_or(deadline)), if due.is_some() => self.publish().await?,
-                report = self.client.enrolment.next() => self.send(FromProxy::Enrolment(report)).await?,
-                report = self.client.listeners.next() => self.send(FromProxy::Listeners(report)).await?,
+                report = self.client.enrolment.next(), if !charge.is_given_up() => self.send(FromProxy::Enrolment(report)).await?,
+                report = self.client.listeners.next(), if !charge.is_given_up() => self.send(FromProxy::Listeners(report)).await?,
                 _ = heartbeats.tick() => self.beat().await?,
                 () = tokio::time::sleep_until(deadline) => return Err(StreamError::Silent(silence)),
             }

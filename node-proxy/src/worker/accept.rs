@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::pod::PodHere;
 use super::thread::{Context, Handed};
 use super::{load, thread};
+use crate::handover::wire;
 use crate::limits::ConnectionPermit;
 use crate::outbound::gateway::GatewayPort;
 
@@ -22,6 +23,17 @@ pub(super) enum Kind {
     Inbound,
     Hbone,
     Gateway(GatewayPort),
+}
+
+impl Kind {
+    pub fn to_wire(&self) -> wire::Kind {
+        match self {
+            Self::Outbound => wire::Kind::Outbound,
+            Self::Inbound => wire::Kind::Inbound,
+            Self::Hbone => wire::Kind::Hbone,
+            Self::Gateway(_) => wire::Kind::Gateway,
+        }
+    }
 }
 
 /// Connections accepted in a row before the other tasks of the worker get a turn.
@@ -52,14 +64,19 @@ fn trouble(error: &io::Error) -> Trouble {
     }
 }
 
-/// Accepts until the pod is removed, `stop` says so, or the listener is unusable.
+/// Accepts until the pod is removed, `stop` says so, or the listener is unusable; not before this process is in charge.
 pub(super) async fn run(
     context: Rc<Context>,
     pod: Rc<PodHere>,
-    listener: TcpListener,
+    listener: Rc<TcpListener>,
     kind: Kind,
     stop: CancellationToken,
 ) {
+    tokio::select! {
+        () = context.shared.charge.begun() => {}
+        () = stop.cancelled() => return,
+        () = pod.cancel.cancelled() => return,
+    }
     let mut pause = FIRST_PAUSE;
     let mut in_a_row = 0;
     loop {
@@ -100,9 +117,13 @@ pub(super) async fn run(
 
 /// Connections that the kernel has established already would be reset when a listener is closed. Clients of a Gateway are
 /// outside the mesh and see such a reset; captured ones are dropped with everything else that drains.
-fn take_waiting(context: &Rc<Context>, pod: &Rc<PodHere>, listener: TcpListener, kind: &Kind) {
+fn take_waiting(context: &Rc<Context>, pod: &Rc<PodHere>, listener: Rc<TcpListener>, kind: &Kind) {
+    // They wait for the process that has taken over.
+    if context.shared.charge.is_given_up() {
+        return;
+    }
     let Kind::Gateway(_) = kind else { return };
-    let Ok(listener) = listener.into_std() else { return };
+    let Some(Ok(listener)) = Rc::into_inner(listener).map(TcpListener::into_std) else { return };
     // Not without end: a flood must not hold the worker.
     for _ in 0..MOST_WAITING {
         let Ok((socket, peer)) = listener.accept() else { return };

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::balance::Endpoints;
+use crate::handover::Charge;
 use crate::identity::Certificates;
 use crate::intercept::Listeners;
 use crate::pods::Pod;
@@ -29,7 +30,7 @@ use crate::telemetry::Telemetry;
 use load::Load;
 use pod::PodState;
 use thread::{Command, Handed};
-pub use thread::{Context, OpenPort, spawn_bounded};
+pub use thread::{Context, OpenPort, PodSocket, spawn_bounded};
 
 /// Commands that may wait for one worker.
 const COMMANDS: usize = 256;
@@ -38,7 +39,7 @@ const HANDED: usize = 1024;
 /// A worker that has not answered a command by then is stuck.
 const ANSWER: Duration = Duration::from_secs(5);
 /// When a workload's own drain deadline is not known.
-const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 /// What the data path reads of the rest of the process.
 pub struct Shared {
@@ -47,6 +48,8 @@ pub struct Shared {
     pub telemetry: Telemetry,
     /// The name of this node.
     pub node: Arc<str>,
+    /// Nothing is accepted before this process is in charge.
+    pub charge: Charge,
 }
 
 /// Why a worker did not do what it was asked.
@@ -228,15 +231,33 @@ impl Workers {
         }
     }
 
-    /// Closes all listeners, announces the end of all tunnels to peers, and waits for connections to end. Those left
-    /// at the deadline are cut.
-    pub async fn drain(&self, deadline: Instant) {
+    /// The listening sockets of all pods, once more, for another process to serve.
+    ///
+    /// # Errors
+    /// When descriptors are exhausted or a worker is stuck.
+    pub async fn sockets(&self) -> Result<Vec<PodSocket>, WorkerError> {
+        let mut all = Vec::new();
+        for index in 0..self.inner.handles.len() {
+            let (done, answer) = oneshot::channel();
+            let sockets = self.ask(index, Command::Sockets { done }, answer).await?;
+            all.extend(sockets.map_err(WorkerError::Listeners)?);
+        }
+        Ok(all)
+    }
+
+    /// Takes nothing new: stops accepting and announces the end of all tunnels to peers. What is open goes on.
+    pub async fn retire(&self) {
         for index in 0..self.inner.handles.len() {
             let (done, answer) = oneshot::channel();
             if let Err(error) = self.ask(index, Command::Drain { done }, answer).await {
                 tracing::error!(%error, "a worker does not drain");
             }
         }
+    }
+
+    /// As [`Workers::retire`], and waits for connections to end. Those left at the deadline are cut.
+    pub async fn drain(&self, deadline: Instant) {
+        self.retire().await;
         let states: Vec<_> = self.inner.pods.lock().values().map(|served| served.state.clone()).collect();
         let all_idle = async {
             for state in &states {

@@ -2,15 +2,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::handover::wire;
 use crate::http;
 use crate::pods::Pod;
 use crate::state::model::WorkloadUid;
@@ -130,6 +134,7 @@ pub struct PodHere {
     inbound: RefCell<CancellationToken>,
     /// Tunnels to the pod take no new streams and end with their last one.
     pub drain: CancellationToken,
+    listening: RefCell<Vec<(wire::Kind, Weak<TcpListener>)>>,
     /// Inner connections that carry the pod's requests.
     pub http: http::Pool,
     handshakes: RefCell<HashMap<IpAddr, usize>>,
@@ -144,9 +149,27 @@ impl PodHere {
             inbound: RefCell::new(cancel.child_token()),
             cancel,
             drain: worker_drain.child_token(),
+            listening: RefCell::default(),
             http: http::Pool::default(),
             handshakes: RefCell::new(HashMap::new()),
         })
+    }
+
+    /// Connections are accepted on this socket for as long as it lives.
+    pub fn listens(&self, kind: wire::Kind, listener: &Rc<TcpListener>) {
+        let mut listening = self.listening.borrow_mut();
+        listening.retain(|(_, listener)| listener.strong_count() > 0);
+        listening.push((kind, Rc::downgrade(listener)));
+    }
+
+    /// The sockets that connections are accepted on, once more.
+    ///
+    /// # Errors
+    /// When descriptors are exhausted.
+    pub fn sockets(&self) -> io::Result<Vec<(wire::Kind, OwnedFd)>> {
+        let listening = self.listening.borrow();
+        let sockets = listening.iter().filter_map(|(kind, listener)| Some((*kind, listener.upgrade()?)));
+        sockets.map(|(kind, listener)| Ok((kind, listener.as_fd().try_clone_to_owned()?))).collect()
     }
 
     /// Ends with the next [`PodHere::cut_inbound`], or with everything of the pod.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,8 +22,9 @@ use super::load::Load;
 use super::pod::{PodHere, PodState};
 use super::socket::CarriedSocket;
 use crate::balance::{Balancer, Endpoints};
+use crate::handover::wire;
 use crate::inbound::{self, node_addresses};
-use crate::intercept::Listeners;
+use crate::intercept::{Listeners, NetnsId};
 use crate::limits::{ConnectionLimitReached, ConnectionPermit};
 use crate::outbound::gateway::GatewayPort;
 use crate::outbound::{self, gateway};
@@ -67,9 +69,22 @@ pub(super) enum Command {
         uid: WorkloadUid,
         done: oneshot::Sender<()>,
     },
+    /// The listening sockets of all pods, once more.
+    Sockets {
+        done: oneshot::Sender<io::Result<Vec<PodSocket>>>,
+    },
     Drain {
         done: oneshot::Sender<()>,
     },
+}
+
+/// One listening socket of a pod.
+#[derive(Debug)]
+pub struct PodSocket {
+    pub uid: WorkloadUid,
+    pub netns: NetnsId,
+    pub kind: wire::Kind,
+    pub socket: OwnedFd,
 }
 
 /// A port of a Gateway in one pod: connections are accepted until this is dropped.
@@ -267,11 +282,24 @@ fn obey(context: &Rc<Context>, command: Command) {
             }
             let _ = done.send(());
         }
+        Command::Sockets { done } => {
+            let _ = done.send(sockets(context));
+        }
         Command::Drain { done } => {
             context.drain.cancel();
             let _ = done.send(());
         }
     }
+}
+
+fn sockets(context: &Context) -> io::Result<Vec<PodSocket>> {
+    let mut all = Vec::new();
+    for pod in context.pods.borrow().values() {
+        let (uid, netns) = (&pod.pod.uid, pod.pod.netns.id());
+        let sockets = pod.sockets()?.into_iter();
+        all.extend(sockets.map(|(kind, socket)| PodSocket { uid: uid.clone(), netns, kind, socket }));
+    }
+    Ok(all)
 }
 
 fn add(context: &Rc<Context>, state: &Arc<PodState>, listeners: Listeners) -> io::Result<()> {
@@ -287,6 +315,8 @@ fn add(context: &Rc<Context>, state: &Arc<PodState>, listeners: Listeners) -> io
         .collect::<io::Result<_>>()?;
     let pod = context.pod(state);
     for (kind, listener) in listeners {
+        let listener = Rc::new(listener);
+        pod.listens(kind.to_wire(), &listener);
         spawn_local(accept::run(context.clone(), pod.clone(), listener, kind, context.drain.clone()));
     }
     Ok(())
@@ -308,6 +338,8 @@ fn open(
     let pod = context.pod(state);
     let closed = context.drain.child_token();
     for listener in listeners {
+        let listener = Rc::new(listener);
+        pod.listens(wire::Kind::Gateway, &listener);
         let port = GatewayPort { gateway: gateway.clone(), closed: closed.clone() };
         let kind = Kind::Gateway(port);
         spawn_local(accept::run(context.clone(), pod.clone(), listener, kind, closed.clone()));

@@ -46,14 +46,16 @@ async fn dial(netns: &Netns, world: &World, port: u16) -> std::io::Result<TcpStr
 
 /// The status of a request from outside; `None` when there is no answer.
 async fn status(world: &World, port: u16) -> Option<u16> {
-    let ask = async {
-        let mut stream = dial(&world.peer, world, port).await.ok()?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        answer.split(' ').nth(1)?.parse().ok()
-    };
+    let ask = async { status_on(dial(&world.peer, world, port).await.ok()?).await };
     timeout(Duration::from_secs(5), ask).await.ok().flatten()
+}
+
+/// The same on a connection that is open.
+pub async fn status_on(mut stream: TcpStream) -> Option<u16> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
 }
 
 /// A worker may take a moment to let go of a port.

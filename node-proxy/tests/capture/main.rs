@@ -7,6 +7,7 @@ mod ca;
 mod cases;
 mod enrolment;
 mod gateway;
+mod handover;
 mod node;
 mod search;
 mod traffic;
@@ -31,7 +32,13 @@ fn main() -> ExitCode {
     let filter: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if std::env::args().any(|argument| argument == "--list") {
-        for (name, _) in cases::ALL.iter().chain(enrolment::ALL).chain(gateway::ALL).chain(search::ALL) {
+        for (name, _) in cases::ALL
+            .iter()
+            .chain(enrolment::ALL)
+            .chain(gateway::ALL)
+            .chain(handover::ALL)
+            .chain(search::ALL)
+        {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -41,7 +48,12 @@ fn main() -> ExitCode {
     let mut failed = Vec::new();
     for setup in Setup::ALL {
         let is_for_lives = |_: &&(&str, Case)| Setup::FOR_LIVES.contains(setup);
-        let lives = enrolment::ALL.iter().chain(gateway::ALL).chain(search::ALL).filter(is_for_lives);
+        let lives = enrolment::ALL
+            .iter()
+            .chain(gateway::ALL)
+            .chain(handover::ALL)
+            .chain(search::ALL)
+            .filter(is_for_lives);
         for (case, run) in cases::ALL.iter().chain(lives) {
             let name = format!("{setup} {case}");
             if !filter.is_empty() && !filter.iter().any(|part| name.contains(part)) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use culvert_api::enrolment::{self, PodRef, Reply, Request};
 use culvert_identity::certificate_client::CertificateClient;
 use culvert_identity::grpc::TokenFile;
+use culvert_node_proxy::handover::{self, Charge, Giver, Heirs, Order, Predecessor, Succession, Taking};
 use culvert_node_proxy::identity::{CertificateManager, CertificateSettings, Certificates};
 use culvert_node_proxy::intercept::Netns;
 use culvert_node_proxy::pods::{Manager, ManagerSettings, Phase, Places, PodReport, PodReports};
@@ -20,10 +21,10 @@ use culvert_node_proxy::telemetry::{AccessLog, Telemetry};
 use culvert_node_proxy::worker::{Shared, Workers};
 use culvert_routing::model::Hostname;
 use nix::mount::{MsFlags, mount};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::ca::Ca;
 use crate::world::{INTERCEPTION, World};
@@ -37,10 +38,13 @@ pub struct Node {
     pub workers: Workers,
     pub telemetry: Telemetry,
     reports: watch::Receiver<PodReports>,
+    orders: mpsc::Sender<Order>,
+    charge: Charge,
+    certificates: Certificates,
     socket: PathBuf,
     cancel: CancellationToken,
     manager: AbortOnDropHandle<()>,
-    _certificates: AbortOnDropHandle<()>,
+    _issuing: AbortOnDropHandle<()>,
 }
 
 /// Where state, socket and namespaces are; outlives the node proxy.
@@ -78,8 +82,26 @@ impl Home {
     }
 }
 
-impl Node {
+/// Parts of a node proxy that does not look after pods yet.
+pub struct Successor {
+    snapshots: Snapshots,
+    telemetry: Telemetry,
+    certificates: Certificates,
+    workers: Workers,
+    charge: Charge,
+    pub last_gone: CancellationToken,
+    manager: Option<Manager>,
+    cancel: CancellationToken,
+    issuing: AbortOnDropHandle<()>,
+    settings: ManagerSettings,
+}
+
+impl Successor {
     pub fn start(home: &Home, world: &World, first: Snapshot) -> Self {
+        Self::with(home, world, first, Charge::awaited())
+    }
+
+    fn with(home: &Home, world: &World, first: Snapshot, charge: Charge) -> Self {
         let snapshots = Snapshots::new(first);
         let telemetry = Telemetry::new(snapshots.clone(), AccessLog::discarded());
         let certificates = Certificates::new();
@@ -102,31 +124,130 @@ impl Node {
             certificates: certificates.clone(),
             telemetry: telemetry.clone(),
             node: "one".into(),
+            charge: charge.clone(),
         };
-        let workers = Workers::start(1, Arc::new(shared)).expect("a worker");
         let settings = ManagerSettings {
             enrolment_socket: home.path("enrolment.sock"),
             state_dir: home.path("state"),
             firewall: world.setup.firewall,
             places: Places { processes: home.path("proc"), namespaces: home.path("netns") },
         };
-        let manager =
-            Manager::new(settings, snapshots.clone(), certificates, workers.clone(), telemetry.clone())
-                .expect("a manager");
-        let reports = manager.reports();
-        let manager = manager.run(cancel.child_token());
         Self {
             snapshots,
-            workers,
             telemetry,
-            reports,
-            socket: home.path("enrolment.sock"),
+            certificates,
+            workers: Workers::start(1, Arc::new(shared)).expect("a worker"),
+            charge,
+            last_gone: CancellationToken::new(),
+            manager: None,
             cancel,
+            issuing: AbortOnDropHandle::new(tokio::spawn(issuing)),
+            settings,
+        }
+    }
+
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    pub async fn find(&self, home: &Home) -> Predecessor {
+        let socket = handover::socket_path(&home.path("enrolment.sock"));
+        handover::find(&socket).await.expect("a node proxy that hands over")
+    }
+
+    /// Up to what is left to be confirmed.
+    pub async fn take(&mut self, home: &Home) -> Taking {
+        let predecessor = self.find(home).await;
+        let _leases = predecessor.certificates(&self.certificates).await.expect("certificates");
+        let (taking, inheritance) = predecessor.take().await.expect("sockets");
+        let last_gone = self.last_gone.clone();
+        let mut manager = self.manager(Succession { charge: self.charge.clone(), inheritance, last_gone });
+        manager.take_over().await;
+        self.manager = Some(manager);
+        taking
+    }
+
+    fn manager(&self, succession: Succession) -> Manager {
+        Manager::new(
+            self.settings.clone(),
+            self.snapshots.clone(),
+            self.certificates.clone(),
+            self.workers.clone(),
+            self.telemetry.clone(),
+            succession,
+        )
+        .expect("a manager")
+    }
+
+    /// In charge.
+    pub fn begin(mut self) -> Node {
+        let manager = self.manager.take().unwrap_or_else(|| self.manager(Succession::none()));
+        self.charge.take();
+        let (reports, orders) = (manager.reports(), manager.orders());
+        let manager = manager.run(self.cancel.child_token());
+        Node {
+            snapshots: self.snapshots,
+            workers: self.workers,
+            telemetry: self.telemetry,
+            reports,
+            orders,
+            charge: self.charge,
+            certificates: self.certificates,
+            socket: self.settings.enrolment_socket,
+            cancel: self.cancel,
             manager: AbortOnDropHandle::new(tokio::spawn(async {
                 manager.await.expect("the manager works")
             })),
-            _certificates: AbortOnDropHandle::new(tokio::spawn(issuing)),
+            _issuing: self.issuing,
         }
+    }
+}
+
+impl Node {
+    pub fn start(home: &Home, world: &World, first: Snapshot) -> Self {
+        Successor::with(home, world, first, Charge::held()).begin()
+    }
+
+    /// Hands over to whoever asks.
+    pub fn give(&self, home: &Home) {
+        let socket = handover::listen(&home.path("enrolment.sock")).expect("a socket");
+        let giver = Giver {
+            charge: self.charge.clone(),
+            heirs: Heirs::default(),
+            certificates: self.certificates.clone(),
+            workers: self.workers.clone(),
+            manager: self.orders.clone(),
+            admin: Arc::default(),
+            upkeep: (CancellationToken::new(), TaskTracker::new()),
+        };
+        tokio::spawn(giver.serve(socket, self.cancel.child_token()));
+    }
+
+    /// How often rules were put back.
+    pub fn repairs(&self) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.telemetry.registry()).expect("metrics");
+        let lines = text.lines().filter(|line| line.starts_with("culvert_rule_repairs_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    pub async fn repaired(&self) {
+        let repaired = async {
+            while self.repairs() == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(timeout(EVENTUALLY, repaired).await.is_ok(), "flushed rules do not come back");
+    }
+
+    /// Waits until no connection is carried.
+    pub async fn idle(&self) {
+        let idle = async {
+            while self.carried() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(timeout(EVENTUALLY, idle).await.is_ok(), "{} connections do not end", self.carried());
     }
 
     /// Ends as if killed: nobody drains.

@@ -136,6 +136,15 @@ impl Connection {
 
     pub async fn open_within(netns: &Netns, to: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = timeout(patience, connect(netns, to)?).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Self::greeted_within(stream, patience).await
+    }
+
+    /// Waits for the greeting on a connection that is open.
+    pub async fn greeted(stream: TcpStream) -> io::Result<Self> {
+        Self::greeted_within(stream, SOON).await
+    }
+
+    async fn greeted_within(stream: TcpStream, patience: Duration) -> io::Result<Self> {
         let mut connection = Self { stream, greeting: String::new() };
         let greeting = async {
             loop {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use culvert_identity::testing::TestAuthority;
 use culvert_identity::tls;
+use culvert_node_proxy::handover::Charge;
 use culvert_node_proxy::identity::{ActiveCertificate, Certificates};
 use culvert_node_proxy::intercept::rules::{Entry, Firewall, FirewallChoice, Rules};
 use culvert_node_proxy::intercept::{Netns, listeners};
@@ -215,6 +216,7 @@ impl Mesh {
         let telemetry = Telemetry::new(snapshots.clone(), AccessLog::to_writer(log.clone()).unwrap());
         let certificates = Certificates::new();
         let shared = Shared {
+            charge: Charge::held(),
             snapshots: snapshots.clone(),
             certificates: certificates.clone(),
             telemetry: telemetry.clone(),

@@ -6,6 +6,7 @@
 mod controller;
 mod proxy;
 mod search;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 /// Everything here happens within this.
-const EVENTUALLY: Duration = Duration::from_secs(20);
+const EVENTUALLY: Duration = Duration::from_secs(60);
 
 /// Files of one node, and the authority it trusts.
 pub struct Home {
@@ -71,7 +71,16 @@ impl Proxy {
         // On a loopback address of its own: a port that was free a moment ago may be another test's by now.
         let address = std::net::Ipv4Addr::from(0x7f01_0000 + rand::random_range(0..0x00fe_0000_u32));
         let admin = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
-        let log = home.path(&format!("log-{}", admin.port()));
+        Self::start_at(home, controller, admin, arguments)
+    }
+
+    /// With the addresses of another one.
+    pub fn start_after(&self, home: &Home, controller: &str) -> Self {
+        Self::start_at(home, controller, self.admin, &[])
+    }
+
+    fn start_at(home: &Home, controller: &str, admin: SocketAddr, arguments: &[&str]) -> Self {
+        let log = home.path(&format!("log-{:016x}", rand::random::<u64>()));
         let child = Command::new(env!("CARGO_BIN_EXE_culvert-node-proxy"))
             .args(["run", "--controller", controller, "--ca", "https://127.0.0.1:1"])
             .arg("--token")
@@ -134,10 +143,45 @@ impl Proxy {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for words in its log.
+    pub async fn says(&self, words: &str) {
+        let deadline = Instant::now() + EVENTUALLY;
+        while !self.log().contains(words) {
+            assert!(Instant::now() < deadline, "not a word of {words:?}:\n{}", self.log());
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the admin port is this process's and says that it is ready.
+    pub async fn is_ready(&mut self) {
+        self.eventually(&format!("/healthz/ready?instance={}", self.pid()), 200, "ready").await;
+    }
+
+    /// `culvert-node-proxy ready` about a process, at this one's address: what it says.
+    pub async fn asks_ready(&self, pid: u32) -> (bool, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_culvert-node-proxy"))
+            .args(["ready", "--admin", &self.admin.to_string(), "--instance", &pid.to_string()])
+            .output()
+            .await
+            .unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// The exit code after SIGTERM.
     pub async fn terminate(&mut self) -> Option<i32> {
-        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap());
-        kill(pid, Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         self.ended().await
     }
 

@@ -58,7 +58,7 @@ enum SandboxCommand {
     },
     /// Cut a node off from the others, or restore it.
     Link { node: String, state: Link },
-    /// Stop, start, kill or restart ca, controller or node-proxy/NODE.
+    /// Stop, start, kill, restart or upgrade ca, controller or node-proxy/NODE.
     Component { action: Action, component: ComponentName },
     /// End the sandbox; nothing of it is left.
     Down,

@@ -113,7 +113,9 @@ impl TokenSource {
             };
             match self.request(Some(bound)).await {
                 // Kubernetes before 1.31 binds no tokens to nodes.
-                Err(kube::Error::Api(status)) if [400, 422].contains(&status.code) => self.request(None).await,
+                Err(kube::Error::Api(status)) if [400, 422].contains(&status.code) => {
+                    self.request(None).await
+                }
                 answered => answered,
             }
         };

@@ -61,6 +61,9 @@ fn settings(directory: &Path) -> Vec<Setting> {
         // The source ports of connections to the application (`sockets::source_ports`) are few: those of one client
         // would run out at some 450 connections per second if each were kept in TIME_WAIT for a minute (RFC 6191).
         should("ipv4/tcp_tw_reuse", "1"),
+        // What waits in a listener that is closed goes to another of the same SO_REUSEPORT group, if there is one: with it an
+        // application that is replaced loses nobody. Ours are handed over.
+        should("ipv4/tcp_migrate_req", "1"),
     ];
     // With it the check of a captured packet's source address looks at the mark and finds lo: dropped as martian.
     // Reverse path filtering itself may be on, also strict.

@@ -1,10 +1,12 @@
 //! What goes on beside the states: events, upkeep of what is in force, and saying how it stands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_api::names::{CA_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT};
 use tokio::time::Instant;
 
+use super::end::EndDrain;
 use super::{Blocked, CALM, Direction, Event, FIRST_RETRY, LONGEST_RETRY, Life, RECOUNT, STORM, Standing};
 use crate::identity::backoff;
 use crate::pods::captured::{Captured, KnownPod, StepError};
@@ -12,9 +14,11 @@ use crate::pods::kept::KeptCapture;
 use crate::pods::report::{Phase, PodReport};
 use crate::state::GatewayListeners;
 use crate::state::model::{Enrolment, OwnWorkload, Workload, WorkloadUid};
+use crate::worker::DEFAULT_DRAIN;
 
 impl Life {
     pub(super) async fn event(&mut self) -> Event {
+        let _resting = self.rest.take();
         let rules = async {
             match &self.captured {
                 Some(captured) => {
@@ -67,6 +71,28 @@ impl Life {
             }
             self.serve_gateway().await;
         }
+    }
+
+    /// Another process looks after the pod. The connections that this one carries for it are still subject to what is wanted.
+    pub(super) async fn retired(&mut self) {
+        let mut drain = EndDrain::default();
+        loop {
+            if let (Some((workload, _)), Some(captured)) = (self.wanted_in(), &mut self.captured) {
+                captured.update(&workload);
+            }
+            drain.follow(self.own());
+            tokio::select! {
+                Ok(()) = self.wanted.changed() => {}
+                Ok(()) = self.certificates_changed.changed() => {}
+                uid = drain.over() => self.node.workers.cut_inbound(&uid).await,
+                else => std::future::pending::<()>().await,
+            }
+        }
+    }
+
+    /// The workload's drain deadline.
+    pub(super) fn drain(&self) -> Duration {
+        self.own().map_or(DEFAULT_DRAIN, |(_, own)| own.settings.timeouts.drain)
     }
 
     /// Brings rules and ports of a Gateway in line with what is wanted of a captured pod.

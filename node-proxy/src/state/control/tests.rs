@@ -118,6 +118,7 @@ async fn start(resources: Resources) -> Fixture {
     let (pods, pods_receiver) = watch::channel(PodReports::new());
     let status = ControlStatus::default();
     let channels = ControlChannels {
+        charge: Charge::held(),
         snapshots: snapshots.clone(),
         telemetry: Telemetry::new(snapshots.clone(), AccessLog::discarded()),
         status: status.clone(),

@@ -5,13 +5,14 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
-use crate::sandbox::namespaces::Entry;
+use super::health;
+use crate::sandbox::namespaces::{Entry, Netns};
 use crate::sandbox::supervisor::log_file::LogFile;
 use crate::sandbox::supervisor::process::{DEFAULT_GRACE, Exit, Process, Streams};
 
@@ -22,6 +23,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const HEALTHY: Duration = Duration::from_secs(10);
 /// Time to drain when stopped on request.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
+/// For a process that another one has taken over from: longer than any `--drain` of the tests.
+const DRAIN_GRACE: Duration = Duration::from_secs(15 * 60);
+/// For a new process to take over.
+const UPGRADE: Duration = Duration::from_secs(45);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_FOR: Duration = Duration::from_secs(2);
 
 /// Which process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +95,8 @@ pub enum Action {
     Crash,
     /// End it properly and start it again.
     Restart,
+    /// Start another one beside it, which takes over from it; then it is told to end. Node proxies only.
+    Upgrade,
 }
 
 /// What is known of a component.
@@ -110,10 +119,13 @@ pub struct ComponentState {
     pub admin: SocketAddr,
 }
 
+/// An action, and where its outcome goes.
+type Order = (Action, oneshot::Sender<Result<(), String>>);
+
 /// A handle to a component's task.
 #[derive(Clone)]
 pub struct Component {
-    orders: mpsc::Sender<(Action, oneshot::Sender<()>)>,
+    orders: mpsc::Sender<Order>,
     state: watch::Receiver<ComponentState>,
 }
 
@@ -132,15 +144,20 @@ impl Component {
             namespace: recipe.namespace.clone(),
             admin: recipe.admin,
         });
-        tokio::spawn(Task { recipe, orders: receiver, state: sender }.run());
+        tokio::spawn(Task { recipe, orders: receiver, state: sender, log: None }.run());
         Self { orders, state }
     }
 
     /// Carries out an action and returns when it is done.
-    pub async fn act(&self, action: Action) {
+    ///
+    /// # Errors
+    /// Why an upgrade has not come about; the process that ran goes on.
+    pub async fn act(&self, action: Action) -> Result<(), String> {
         let (done, wait) = oneshot::channel();
-        if self.orders.send((action, done)).await.is_ok() {
-            let _ = wait.await;
+        // Without a task there is nothing left to do.
+        match self.orders.send((action, done)).await {
+            Ok(()) => wait.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
         }
     }
 
@@ -152,8 +169,9 @@ impl Component {
 
 struct Task {
     recipe: Recipe,
-    orders: mpsc::Receiver<(Action, oneshot::Sender<()>)>,
+    orders: mpsc::Receiver<Order>,
     state: watch::Sender<ComponentState>,
+    log: Option<LogFile>,
 }
 
 enum Next {
@@ -172,10 +190,10 @@ impl Task {
                 Next::StayDown => match self.orders.recv().await {
                     None => Next::End,
                     Some((action, done)) => {
-                        let _ = done.send(());
+                        let _ = done.send(Ok(()));
                         match action {
                             Action::Stop | Action::Kill => Next::StayDown,
-                            Action::Start | Action::Restart | Action::Crash => Next::Start,
+                            Action::Start | Action::Restart | Action::Crash | Action::Upgrade => Next::Start,
                         }
                     }
                 },
@@ -231,11 +249,15 @@ impl Task {
                         return Some(Next::End);
                     };
                     if action == Action::Start {
-                        let _ = done.send(());
+                        let _ = done.send(Ok(()));
+                        continue;
+                    }
+                    if action == Action::Upgrade {
+                        let _ = done.send(self.upgrade(&mut process).await);
                         continue;
                     }
                     let next = self.carry_out(action, &mut process).await;
-                    let _ = done.send(());
+                    let _ = done.send(Ok(()));
                     return Some(next);
                 }
             }
@@ -248,7 +270,9 @@ impl Task {
                 process.signal_group(Signal::SIGKILL);
                 process.wait().await
             }
-            Action::Stop | Action::Restart | Action::Start => process.stop(STOP_GRACE).await,
+            Action::Stop | Action::Restart | Action::Start | Action::Upgrade => {
+                process.stop(STOP_GRACE).await
+            }
         };
         self.note_end(exit.unwrap_or(Exit { code: None, signal: None }));
         match action {
@@ -256,7 +280,52 @@ impl Task {
                 self.state.send_modify(|state| state.held_down = true);
                 Next::StayDown
             }
-            Action::Restart | Action::Start | Action::Crash => Next::Start,
+            Action::Restart | Action::Start | Action::Crash | Action::Upgrade => Next::Start,
+        }
+    }
+
+    /// As a DaemonSet does with `maxSurge: 1`.
+    async fn upgrade(&mut self, process: &mut Process) -> Result<(), String> {
+        if !matches!(self.recipe.name, ComponentName::NodeProxy(_)) {
+            return Err(format!("{} does not hand over; only node proxies do", self.recipe.name));
+        }
+        let mut new = self.spawn().await.map_err(|error| error.to_string())?;
+        let pid = new.id();
+        let ready = tokio::select! {
+            ready = self.ready(pid) => ready,
+            exit = new.wait() => Err(format!("the new process has ended: {exit:?}")),
+        };
+        if let Err(why) = ready {
+            let _ = new.stop(DEFAULT_GRACE).await;
+            return Err(format!("{}: {why}; the old process goes on", self.recipe.name));
+        }
+        let mut old = std::mem::replace(process, new);
+        info!(component = %self.recipe.name, pid, "has taken over");
+        self.state.send_modify(|state| {
+            state.pid = Some(pid);
+            state.since = Some(Utc::now());
+            state.restarts += 1;
+        });
+        tokio::spawn(async move { old.stop(DRAIN_GRACE).await });
+        Ok(())
+    }
+
+    /// Waits until it is that process that says it is ready.
+    async fn ready(&self, pid: i32) -> Result<(), String> {
+        let path = self.recipe.entry.netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
+        let netns = Netns::open(path).map_err(|error| error.to_string())?;
+        let asked = format!("/healthz/ready?instance={pid}");
+        let begun = Instant::now();
+        loop {
+            let why = match health::get(&netns, self.recipe.admin, &asked, LOOK_FOR).await {
+                Ok((status, _)) if status.is_success() => return Ok(()),
+                Ok((_, body)) => String::from_utf8_lossy(&body).trim().to_owned(),
+                Err(why) => why,
+            };
+            if begun.elapsed() > UPGRADE {
+                return Err(why);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -269,8 +338,12 @@ impl Task {
         });
     }
 
-    async fn spawn(&self) -> std::io::Result<Process> {
-        let log = LogFile::open(&self.recipe.log).await?;
+    async fn spawn(&mut self) -> std::io::Result<Process> {
+        let log = match &self.log {
+            Some(log) => log.clone(),
+            None => LogFile::open(&self.recipe.log).await?,
+        };
+        self.log = Some(log.clone());
         let mut process = Process::spawn(&self.recipe.entry, Streams::captured())?;
         if let Some((stdout, stderr)) = process.output() {
             log.follow(stdout);
@@ -291,9 +364,9 @@ impl Task {
                             self.state.send_modify(|state| state.held_down = true);
                             Next::StayDown
                         }
-                        Action::Start | Action::Restart | Action::Crash => Next::Start,
+                        Action::Start | Action::Restart | Action::Crash | Action::Upgrade => Next::Start,
                     };
-                    let _ = done.send(());
+                    let _ = done.send(Ok(()));
                     next
                 }
             },

@@ -58,14 +58,13 @@ impl Components {
     /// Carries out an action on one of them and returns when it is done.
     ///
     /// # Errors
-    /// Names those that there are.
+    /// Names those that there are; why an upgrade has not come about.
     pub async fn act(&self, name: &ComponentName, action: Action) -> Result<(), String> {
         let Some(component) = self.0.get(name) else {
             let names = self.0.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Err(format!("there is no component {name}; there are: {names}"));
         };
-        component.act(action).await;
-        Ok(())
+        component.act(action).await
     }
 
     /// What is known of each.
