@@ -18,7 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Reads objects from a directory or an API server, serves node proxies and writes statuses.
-    Run(run::Flags),
+    Run(Box<run::Flags>),
     /// Takes the mesh of the cluster away, before its objects are deleted: lets all pods go, ends the programs, has the nodes
     /// cleaned, and deletes what the programs made.
     Uninstall(uninstall::Flags),
@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     let log = logging::init(&log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
-        Command::Run(flags) => runtime.block_on(run::run(flags, log)),
+        Command::Run(flags) => runtime.block_on(run::run(*flags, log)),
         Command::Uninstall(flags) => runtime.block_on(uninstall::run(&flags)),
     }
 }

@@ -34,6 +34,11 @@ const OBJECTS: &str = r#"
 {apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop}, spec: {containers: [{name: c, image: i}]}}
 "#;
 
+const REVISION: &str = r#"
+{apiVersion: apps/v1, kind: ControllerRevision, revision: 1, data: {}, metadata: {name: culvert-node-proxy-1, namespace: culvert-system,
+ labels: {app.kubernetes.io/name: culvert, app.kubernetes.io/component: node-proxy}}}
+"#;
+
 /// Not bound to a node: the API server itself lets such pods end.
 fn workload(kind: &str, name: &str, component: &str) -> String {
     let labels = format!("{{app.kubernetes.io/name: culvert, app.kubernetes.io/component: {component}}}");
@@ -53,6 +58,7 @@ async fn prepare(server: &ApiServer) {
     let rbac = std::fs::read_to_string(root.join("deploy/helm/culvert/files/rbac/uninstall.yaml")).unwrap();
     server.apply(&rbac).await;
     server.apply(OBJECTS).await;
+    server.apply(REVISION).await;
     for (kind, name, component) in [
         ("DaemonSet", "culvert-node-proxy", "node-proxy"),
         ("Deployment", "culvert-controller", "controller"),
@@ -126,6 +132,7 @@ async fn everything_that_programs_made_goes_and_nothing_of_others() {
     uninstall(&server).await;
     for (version, kind, name) in [
         ("apps/v1", "DaemonSet", "culvert-node-proxy"),
+        ("apps/v1", "ControllerRevision", "culvert-node-proxy-1"),
         ("apps/v1", "Deployment", "culvert-controller"),
         ("apps/v1", "Deployment", "culvert-ca"),
         ("apps/v1", "DaemonSet", "culvert-cleanup"),

@@ -78,28 +78,27 @@ func ours(t *testing.T) []string {
 	t.Helper()
 	kinds := strings.Fields(kubectl(t, "api-resources", "--verbs=list", "--output=name"))
 	kinds = slices.DeleteFunc(kinds, func(kind string) bool { return strings.HasPrefix(kind, "events") || strings.Contains(kind, "metrics") })
+	var list struct {
+		Items []struct {
+			Kind     string
+			Metadata struct {
+				Name, Namespace string
+				Labels          map[string]string
+			}
+		}
+	}
+	all := kubectl(t, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found", "--output=json")
+	if err := json.Unmarshal([]byte(all[strings.Index(all, "{"):]), &list); err != nil {
+		t.Fatal(err)
+	}
 	var found []string
-	for _, line := range strings.Split(kubectl(t, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found", "--output=json"), "\x00") {
-		var list struct {
-			Items []struct {
-				Kind     string
-				Metadata struct {
-					Name, Namespace string
-					Labels          map[string]string
-				}
-			}
-		}
-		if err := json.Unmarshal([]byte(line), &list); err != nil {
-			t.Fatal(err)
-		}
-		for _, one := range list.Items {
-			// What every namespace has, and what the test itself made.
-			everywhere := one.Metadata.Name == "kube-root-ca.crt" || one.Metadata.Name == "default" || one.Kind == "Namespace"
-			here := one.Metadata.Namespace == mesh || strings.Contains(one.Metadata.Name, "culvert") || one.Metadata.Labels["app.kubernetes.io/name"] == "culvert"
-			released := one.Kind == "Node" && one.Metadata.Labels["culvert.dev/mesh"] != ""
-			if here && !everywhere || released {
-				found = append(found, fmt.Sprintf("%s %s/%s", one.Kind, one.Metadata.Namespace, one.Metadata.Name))
-			}
+	for _, one := range list.Items {
+		// What every namespace has, and what the test itself made.
+		everywhere := one.Metadata.Name == "kube-root-ca.crt" || one.Metadata.Name == "default" || one.Kind == "Namespace"
+		here := one.Metadata.Namespace == mesh || strings.Contains(one.Metadata.Name, "culvert") || one.Metadata.Labels["app.kubernetes.io/name"] == "culvert"
+		released := one.Kind == "Node" && one.Metadata.Labels["culvert.dev/mesh"] != ""
+		if here && !everywhere || released {
+			found = append(found, fmt.Sprintf("%s %s/%s", one.Kind, one.Metadata.Namespace, one.Metadata.Name))
 		}
 	}
 	return found

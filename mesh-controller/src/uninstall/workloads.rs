@@ -7,7 +7,7 @@ use culvert_api::names::SYSTEM_NAMESPACE;
 use culvert_kubernetes::Client;
 use culvert_kubernetes::client::{RequestError, within};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Resource;
@@ -35,6 +35,9 @@ pub async fn delete_daemon_set(
     let orphan =
         DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
     remove::<DaemonSet>(client, name, &orphan).await?;
+    // Orphans, too.
+    let revisions: Api<ControllerRevision> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    within(revisions.delete_collection(&DeleteParams::background(), &of(component))).await?;
     let within_drain = DeleteParams {
         grace_period_seconds: u32::try_from(drain.as_secs().max(1)).ok(),
         ..DeleteParams::background()
@@ -63,9 +66,13 @@ async fn await_end(client: &Client, component: &str, limit: Duration) -> Result<
 /// Names of the pods of a component.
 async fn pods(client: &Client, component: &str) -> Result<Vec<String>, RequestError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
-    let labels = format!("app.kubernetes.io/name=culvert,app.kubernetes.io/component={component}");
-    let pods = within(pods.list(&ListParams::default().labels(&labels))).await?;
+    let pods = within(pods.list(&of(component))).await?;
     Ok(pods.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
+}
+
+fn of(component: &str) -> ListParams {
+    let labels = format!("app.kubernetes.io/name=culvert,app.kubernetes.io/component={component}");
+    ListParams::default().labels(&labels)
 }
 
 /// Secrets, ConfigMaps and the like that no chart knows of.
