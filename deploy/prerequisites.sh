@@ -25,7 +25,8 @@ prerequisites() {
   want nft nftables "the packet filter that captures the pods' connections"
   if [ "$1" = tests ]; then
     want iptables iptables "the older packet filter; the tests run the mesh on both"
-    want go golang-go "fetches the official conformance suite, whose manifests are translated"
+    want go golang-go "fetches the official conformance suite, whose manifests are translated, and builds helm"
+    want jq jq "reads the list of images"
   fi
   if [ "$1" = cluster ]; then
     want iptables iptables "forwards host ports to pods"

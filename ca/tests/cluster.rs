@@ -97,7 +97,9 @@ impl Replica {
 
 async fn prepare(server: &ApiServer) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    server.apply(&std::fs::read_to_string(root.join("deploy/helm/culvert/files/rbac/ca.yaml")).unwrap()).await;
+    server
+        .apply(&std::fs::read_to_string(root.join("deploy/helm/culvert/files/rbac/ca.yaml")).unwrap())
+        .await;
     let pod = |namespace: &str, name: &str, account: &str, node: &str| {
         format!(
             "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: {namespace}}}\n---\n\

@@ -1,6 +1,7 @@
 //! What the controller has to do with an API server: which kinds it follows, who of the replicas leads, and the mesh's own
 //! object.
 
+mod events;
 mod mesh_object;
 mod replicas;
 
@@ -23,6 +24,7 @@ use kube::api::{Api, ListParams};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::hub::Overview;
 use crate::status::{self, ApiStatuses, StatusQueue};
 
 pub use replicas::Follower;
@@ -206,14 +208,17 @@ impl Cluster {
         })
     }
 
-    /// Writes what only the leader writes, through `queue`, and follows what other replicas are told. Ends when the hub does.
-    pub async fn run(&self, queue: StatusQueue, follower: Follower) {
+    /// Writes what only the leader writes, through `queue` and of what `overview` shows, and follows what other replicas are
+    /// told. Ends when the hub does.
+    pub async fn run(&self, queue: StatusQueue, overview: Overview, follower: Follower) {
         let events = follower.hub.events.clone();
         let lead = status::lead(self.leadership.clone(), self.source.statuses(), queue, events);
         let mesh = mesh_object::keep(self.client.clone(), self.source.served(), self.leadership.clone());
+        let events = events::tell(self.client.clone(), &self.replica, self.leadership.clone(), overview);
         tokio::select! {
             () = lead => {}
             () = mesh => {}
+            () = events => {}
             () = follower.run() => {}
         }
     }

@@ -14,6 +14,7 @@ pub mod serve;
 pub mod snapshot;
 pub mod status;
 pub mod translate;
+pub mod uninstall;
 pub mod wanted;
 
 /// The `controllerName` of what the mesh itself does.

@@ -1,7 +1,7 @@
 //! `culvert-controller`: translates objects, serves node proxies, writes statuses.
 
 use clap::{Parser, Subcommand};
-use culvert_controller::run;
+use culvert_controller::{run, uninstall};
 use culvert_identity::logging;
 
 /// The controller of a Culvert mesh.
@@ -19,11 +19,17 @@ struct Cli {
 enum Command {
     /// Reads objects from a directory or an API server, serves node proxies and writes statuses.
     Run(run::Flags),
+    /// Takes the mesh of the cluster away, before its objects are deleted: lets all pods go, ends the programs, has the nodes
+    /// cleaned, and deletes what the programs made.
+    Uninstall(uninstall::Flags),
 }
 
 fn main() -> anyhow::Result<()> {
-    let Cli { log, command: Command::Run(flags) } = Cli::parse();
+    let Cli { log, command } = Cli::parse();
     let log = logging::init(&log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run::run(flags, log))
+    match command {
+        Command::Run(flags) => runtime.block_on(run::run(flags, log)),
+        Command::Uninstall(flags) => runtime.block_on(uninstall::run(&flags)),
+    }
 }

@@ -1,5 +1,6 @@
 //! What the controller counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::hub::enrolment::Missing;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NodeLabels {
     node: String,
@@ -18,6 +21,11 @@ struct NodeLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: StatusResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MissingLabels {
+    reason: Missing,
 }
 
 /// How the writing of a status ended.
@@ -41,6 +49,8 @@ struct Inner {
     resources_sent: Counter,
     refused: Family<NodeLabels, Counter>,
     reports_ignored: Counter,
+    missing: Family<MissingLabels, Gauge>,
+    unfollowed: Gauge,
     translate: Histogram,
     objects: Gauge,
     problems: Gauge,
@@ -60,6 +70,8 @@ impl Default for Metrics {
                 resources_sent: Counter::default(),
                 refused: Family::default(),
                 reports_ignored: Counter::default(),
+                missing: Family::default(),
+                unfollowed: Gauge::default(),
                 translate: Histogram::new(buckets),
                 objects: Gauge::default(),
                 problems: Gauge::default(),
@@ -81,6 +93,8 @@ impl Metrics {
             resources_sent,
             refused,
             reports_ignored,
+            missing,
+            unfollowed,
             translate,
             objects,
             problems,
@@ -96,6 +110,16 @@ impl Metrics {
             "reports_ignored",
             "Reports about workloads that are not on the reporting node, or are gone",
             reports_ignored.clone(),
+        );
+        registry.register(
+            "pods_not_enrolled",
+            "Pods that should be enrolled and are not, by reason",
+            missing.clone(),
+        );
+        registry.register(
+            "replicas_unfollowed",
+            "Other replicas that should be there and cannot be followed",
+            unfollowed.clone(),
         );
         registry.register_with_unit(
             "translate_duration",
@@ -138,6 +162,17 @@ impl Metrics {
 
     pub fn report_ignored(&self) {
         self.inner.reports_ignored.inc();
+    }
+
+    pub fn missing(&self, counts: &BTreeMap<Missing, usize>) {
+        for (reason, count) in counts {
+            let gauge = self.inner.missing.get_or_create(&MissingLabels { reason: *reason });
+            gauge.set((*count).try_into().unwrap_or(i64::MAX));
+        }
+    }
+
+    pub fn unfollowed(&self, replicas: usize) {
+        self.inner.unfollowed.set(replicas.try_into().unwrap_or(i64::MAX));
     }
 
     pub fn translated(&self, took: Duration, objects: usize, problems: usize) {

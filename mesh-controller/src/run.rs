@@ -187,7 +187,8 @@ async fn serve(flags: Flags, log: LogControl, candidacy: &mut Candidacy) -> anyh
     let (hub, handle, trust_domain) = Hub::start(config).await;
     objects_ready.ready();
     // Set once, here; nobody else has it.
-    let _ = overview.set(hub.overview());
+    let shown = hub.overview();
+    let _ = overview.set(shown.clone());
 
     let wanted = flags.wanted.clone().map(|directory| wanted::write(directory, hub.wanted()));
     let wanted = async {
@@ -211,7 +212,7 @@ async fn serve(flags: Flags, log: LogControl, candidacy: &mut Candidacy) -> anyh
     let writing = writer.run();
     let cluster = async {
         match &source {
-            Following::Cluster(cluster) => cluster.run(queue, follower).await,
+            Following::Cluster(cluster) => cluster.run(queue, shown, follower).await,
             Following::Directory(_) => std::future::pending().await,
         }
     };

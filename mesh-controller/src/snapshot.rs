@@ -9,7 +9,7 @@ use pb::resource::Body;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-/// Names a resource. Ordered as batches are: settings, workloads, services, listeners, routes.
+/// Names a resource. Ordered as batches are: settings, workloads, services, listeners, routes, namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     kind: i32,
@@ -39,6 +39,10 @@ impl Key {
     /// `name` as `KIND/NAMESPACE/NAME@PARENT`.
     pub fn route(name: &str) -> Self {
         Self::new(pb::ResourceType::Route, name)
+    }
+
+    pub fn namespace(name: &str) -> Self {
+        Self::new(pb::ResourceType::Namespace, name)
     }
 
     fn new(kind: pb::ResourceType, name: &str) -> Self {

@@ -259,6 +259,58 @@ async fn the_leader_writes_statuses_and_another_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_should_be_enrolled_and_is_not_says_so_in_its_label_an_event_and_a_metric() {
+    const LABEL: &str = "culvert.dev/enrolled";
+    let server = ApiServer::start().await;
+    prepare(&server).await;
+    let replica = Replica::start(&server, "only").await;
+    let pod = || async { server.get("v1", "Pod", "shop", "cart").await.unwrap() };
+    until("the label", || async {
+        let pod = pod().await;
+        let log = || std::fs::read_to_string(&replica.log).unwrap_or_default();
+        if pod["metadata"]["labels"][LABEL] == "waiting" { Ok(()) } else { Err(pod.to_string() + &log()) }
+    })
+    .await;
+    assert_eq!(pod().await["metadata"]["labels"]["app"], "cart", "its own labels stay");
+    let stranger = server.get("v1", "Pod", "other", "stranger").await.unwrap();
+    assert_eq!(stranger["metadata"]["labels"][LABEL], Value::Null);
+    let metric = "culvert_controller_pods_not_enrolled{reason=\"NotReported\"} 1";
+    assert!(replica.get("/metrics").contains(metric), "{}", replica.get("/metrics"));
+
+    let told = || async {
+        let events = server.named("events.k8s.io/v1", "Event", "shop").await;
+        let all = events.list(&Default::default()).await.unwrap().items;
+        all.into_iter().map(|event| event.data).collect::<Vec<Value>>()
+    };
+    until("the Event", || async {
+        let log = || std::fs::read_to_string(&replica.log).unwrap_or_default();
+        if told().await.is_empty() { Err(log()) } else { Ok(()) }
+    })
+    .await;
+    let told = told().await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["reason"], &told[0]["type"]), (&json!("EnrolmentWaiting"), &json!("Warning")));
+    assert_eq!(told[0]["regarding"]["uid"], pod().await["metadata"]["uid"]);
+    assert!(told[0]["note"].as_str().unwrap().contains("the node proxy of one"), "{told:?}");
+
+    server
+        .apply(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {culvert.dev/mesh: disabled}}\n",
+        )
+        .await;
+    until("the label is gone with the wish", || async {
+        let pod = pod().await;
+        if pod["metadata"]["labels"] == json!({"app": "cart"}) { Ok(()) } else { Err(pod.to_string()) }
+    })
+    .await;
+    until("nobody is missing", || async {
+        let metrics = replica.get("/metrics");
+        if metrics.contains(&metric.replace("} 1", "} 0")) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_object_of_somebody_else_is_left_alone_and_a_missing_kind_is_no_fault() {
     let server = ApiServer::start().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

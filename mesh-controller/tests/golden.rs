@@ -64,6 +64,10 @@ fn output(input: &str, file: &Path) -> String {
         insert(&mut all, "listeners", listeners.collect());
         let routes = translation.routes.iter().map(|(name, route)| (name.clone(), render::route(route)));
         insert(&mut all, "routes", routes.collect());
+        let namespaces = translation.namespaces.iter();
+        let namespaces =
+            namespaces.map(|(name, namespace)| (name.clone(), json!({"enrols": namespace.enrols})));
+        insert(&mut all, "namespaces", namespaces.collect());
         let facts = made.facts.iter().map(|(uid, facts)| (uid.clone(), render::workload(facts)));
         insert(&mut all, "workloads", facts.collect());
         let mut of_mesh = translation.statuses;

@@ -125,6 +125,45 @@ async fn serve(mesh: &Mesh, authority: &TestAuthority) -> SocketAddr {
     address
 }
 
+/// Ten minutes go by in the second replica's world while the first cannot be reached, and its node proxy reports there.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_cannot_be_followed_leaves_its_nodes_pods_undecided_and_never_plaintext() {
+    let (first, second) = (Mesh::start(OBJECTS).await, Mesh::start(OBJECTS).await);
+    let directory = tempfile::tempdir().unwrap();
+    let authority = TestAuthority::new("root");
+    let (_bundle, bundle) = watch::channel(Arc::new(authority.bundle()));
+    let (_domain, trust_domain) = watch::channel("cluster.local".to_owned());
+    // A token is not even there: nothing is ever connected.
+    let token = TokenFile::new(directory.path().join("none"));
+    let hub = second.hub.clone();
+    tokio::spawn(Follower { replica: "second".to_owned(), token, bundle, trust_domain, hub }.run());
+    second.set(&format!("{OBJECTS}---\n{}", slice(15010)));
+    let mut one = first.proxy("one", &[]).await;
+    one.follow().await;
+    one.report(UID, pb::EnrolmentPhase::Enrolled).await;
+    let shown = || second.overview.json()["pods"][0]["tunnel"].as_str().unwrap().to_owned();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(shown(), "TUNNEL_UNSPECIFIED", "its node may have it enrolled, and has");
+    let mut two = second.proxy("two", &[]).await;
+    told(&mut two, pb::Tunnel::Unspecified).await;
+
+    // It is gone for good: who has said nothing for a minute after that is not in the mesh.
+    second.set(OBJECTS);
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    assert_eq!(shown(), "TUNNEL_UNSPECIFIED");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(shown(), "TUNNEL_NONE");
+}
+
+/// The Service's addresses: one, with this port.
+fn slice(port: u16) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {{name: a, namespace: culvert-system, labels: {{kubernetes.io/service-name: culvert-controller}}}}\n\
+         ports: [{{name: stream, port: {port}, protocol: TCP}}]\nendpoints: [{{addresses: ['127.0.0.1']}}]\n",
+    )
+}
+
 #[tokio::test]
 async fn replicas_find_each_other_by_the_service_and_speak_tls() {
     let (first, second) = (Mesh::start(OBJECTS).await, Mesh::start(OBJECTS).await);
@@ -148,13 +187,7 @@ async fn replicas_find_each_other_by_the_service_and_speak_tls() {
     one.report(UID, pb::EnrolmentPhase::Enrolled).await;
     let mut two = second.proxy("two", &[]).await;
     // Found when it appears among the Service's addresses.
-    let slice = format!(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
-         metadata: {{name: a, namespace: culvert-system, labels: {{kubernetes.io/service-name: culvert-controller}}}}\n\
-         ports: [{{name: stream, port: {}, protocol: TCP}}]\nendpoints: [{{addresses: ['127.0.0.1']}}]\n",
-        address.port()
-    );
-    second.set(&format!("{OBJECTS}---\n{slice}"));
+    second.set(&format!("{OBJECTS}---\n{}", slice(address.port())));
     let told = tokio::time::timeout(Duration::from_secs(50), told(&mut two, pb::Tunnel::Hbone)).await;
     assert!(told.is_ok(), "not told of the pod that the other's node proxy has enrolled");
 }

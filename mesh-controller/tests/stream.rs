@@ -73,6 +73,21 @@ async fn a_first_batch_is_everything_and_a_resumed_one_only_what_changed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_namespace_is_told_with_what_its_label_says_and_last_of_all() {
+    let system = "apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system, labels: {culvert.dev/mesh: enabled}}\n---\n";
+    let mesh = Mesh::start(&[BASE, system, &namespace("disabled")].concat()).await;
+    let mut proxy = mesh.proxy("one", &[]).await;
+    let first = proxy.follow().await;
+    assert_eq!(first.names(), ["mesh", "shop/cart", "kube-system", "shop"]);
+    assert_eq!((first.enrols("kube-system"), first.enrols("shop")), (false, false));
+    mesh.set(&[BASE, system, &namespace("enabled")].concat());
+    let labelled = proxy.follow().await;
+    assert_eq!((labelled.names(), labelled.enrols("shop")), (vec!["shop"], true));
+    mesh.set(&[BASE, &namespace("enabled")].concat());
+    assert_eq!(proxy.batch().await.removals, ["kube-system"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_sees_its_own_pods_whole_and_others_as_peers() {
     let text = [BASE, &namespace("enabled"), &pod("a", "one", "10.1.0.1"), &pod("early", "one", "")].concat();
     let mesh = Mesh::start(&text).await;

@@ -16,4 +16,5 @@ pub mod run;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;
+pub mod uninstall;
 pub mod worker;

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use culvert_cni::install::{Directories, uninstall};
+use culvert_cni::install::{self, Directories};
 use culvert_identity::logging;
-use culvert_node_proxy::run;
+use culvert_node_proxy::{run, uninstall};
 use mimalloc::MiMalloc;
 
 // With 19,000 connections and bulk traffic the C library's allocator held 200 MB and took a worker's largest buffers from
@@ -32,6 +32,9 @@ enum Command {
     Cni,
     /// Remove what `run --install-cni` put on this node.
     UninstallCni(Directories),
+    /// Remove everything of Culvert from this node: the CNI plugin, interception rules in pods, and what was kept. Waits for
+    /// the end of a node proxy that still runs.
+    Uninstall(uninstall::Flags),
 }
 
 fn main() -> ExitCode {
@@ -42,7 +45,8 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Run(flags) => start(&log, *flags),
         Command::Cni => return culvert_cni::run(),
-        Command::UninstallCni(directories) => uninstall(&directories).map_err(Into::into),
+        Command::UninstallCni(directories) => install::uninstall(&directories).map_err(Into::into),
+        Command::Uninstall(flags) => remove_all(&log, &flags),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,4 +63,10 @@ fn start(log: &str, flags: run::Flags) -> anyhow::Result<()> {
     // Control stream, certificates and pods; the data path has threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run::run(flags, log))
+}
+
+fn remove_all(log: &str, flags: &uninstall::Flags) -> anyhow::Result<()> {
+    logging::init(log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(uninstall::run(flags))
 }

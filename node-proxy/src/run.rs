@@ -65,6 +65,12 @@ pub struct Flags {
     /// Unix socket that pods' network namespaces are handed over by
     #[arg(long)]
     pub enrolment_socket: PathBuf,
+    /// Proc file system that shows the processes of the node's pods: those that nobody handed over are looked for there
+    #[arg(long, default_value = "/proc")]
+    pub proc_dir: PathBuf,
+    /// Directory in which the container runtime binds the network namespaces that it makes
+    #[arg(long, default_value = "/var/run/netns")]
+    pub netns_dir: PathBuf,
     /// Address of health checks, metrics, configuration and log filter
     #[arg(long, default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,

@@ -102,7 +102,7 @@ spec: {hostNetwork: true, containers: [{name: echo, image: %q, args: [serve, --h
 		"host network": kubectl(t, "-n", "kinds", "get", "pod", "hostnetwork", "-o", "jsonpath={.status.hostIP}") +
 			":18081",
 	} {
-		if output, err := cluster("", "enter", "../../target/cluster/bin/probe", "get", "http://"+address+"/"); err != nil {
+		if output, err := cluster("", "enter", binary("probe"), "get", "http://"+address+"/"); err != nil {
 			t.Errorf("%s: %v %s", name, err, output)
 		}
 	}
@@ -130,15 +130,19 @@ spec: {hostNetwork: true, containers: [{name: echo, image: %q, args: [serve, --h
 	}
 }
 
-// killContainer ends the first container of a pod, as a crash does.
+// killContainer ends the first container of a pod, as a crash does; one that is about to be started again is waited for.
 func killContainer(t *testing.T, namespace, pod string) {
 	t.Helper()
 	node := kubectl(t, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}")
-	id := kubectl(t, "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}")
-	id = strings.TrimPrefix(id, "containerd://")
-	if _, err := cluster("", "enter", "--node", node, "ctr", "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the container runs, and is killed", func() error {
+		id, err := cluster("", "kubectl", "-n", namespace, "get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}")
+		if err != nil {
+			return err
+		}
+		id = strings.TrimPrefix(id, "containerd://")
+		_, err = cluster("", "enter", "--node", node, binary("ctr"), "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id)
+		return err
+	})
 }
 
 // Probes of every kind reach a pod that takes nothing but mutual TLS; others in plaintext do not.
@@ -173,7 +177,7 @@ spec:
 		t.Errorf("from the mesh: %v", seen)
 	}
 	// From a node's address, as the kubelet, but not what it asks.
-	if output, err := cluster("", "enter", "--node", "n1", "../../target/cluster/bin/probe", "get", "http://"+address+":8080/other"); err == nil {
+	if output, err := cluster("", "enter", "--node", "n1", binary("probe"), "get", "http://"+address+":8080/other"); err == nil {
 		t.Errorf("plaintext from the node was answered under strict: %s", output)
 	}
 }

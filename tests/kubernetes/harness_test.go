@@ -26,6 +26,15 @@ const (
 
 var clusterCommands = filepath.Join("..", "cluster")
 
+// binary is the path of a program of the cluster, also for whoever is on a node.
+func binary(name string) string {
+	path, err := filepath.Abs(filepath.Join("..", "..", "target", "cluster", "bin", name))
+	if err != nil {
+		panic(err)
+	}
+	return path
+}
+
 // cluster runs a command of tests/cluster with input, and returns what it printed on both channels.
 func cluster(input string, verb string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -66,6 +75,10 @@ func namespace(t *testing.T, name, label string) {
 	}
 	kubectl(t, "delete", "namespace", name, "--ignore-not-found", "--wait")
 	apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: %s}", name, labels))
+	eventually(t, "the namespace has its service account", func() error {
+		_, err := cluster("", "kubectl", "-n", name, "get", "serviceaccount", "default")
+		return err
+	})
 	t.Cleanup(func() {
 		if t.Failed() {
 			evidence(t, name)
@@ -80,10 +93,13 @@ func evidence(t *testing.T, namespace string) {
 		{"-n", namespace, "get", "pods", "-o", "wide"},
 		{"-n", namespace, "get", "events", "--sort-by=.lastTimestamp"},
 		{"-n", mesh, "get", "pods", "-o", "wide"},
-		{"-n", mesh, "logs", "-l", "app.kubernetes.io/name=culvert", "--tail=15", "--prefix"},
+		{"-n", mesh, "logs", "-l", "app.kubernetes.io/name=culvert", "--tail=8", "--prefix"},
 	} {
 		output, _ := cluster("", "kubectl", args...)
 		lines := strings.Split(output, "\n")
+		for i, line := range lines {
+			lines[i] = line[:min(len(line), 400)]
+		}
 		t.Logf("kubectl %s:\n%s", strings.Join(args, " "), strings.Join(lines[max(0, len(lines)-60):], "\n"))
 	}
 }
@@ -129,11 +145,15 @@ spec: {selector: {app: %[2]s}, ports: [{name: http, port: 80, targetPort: 8080},
 
 func ready(t *testing.T, namespace string, selector ...string) {
 	t.Helper()
-	args := []string{"-n", namespace, "wait", "--for=condition=Ready", "pod", "--timeout=" + patience.String()}
 	if len(selector) == 0 {
 		selector = []string{"--all"}
 	}
-	kubectl(t, append(args, selector...)...)
+	// Pods that nobody has made yet are no reason to wait for kubectl, and one that goes meanwhile is one for it to fail.
+	eventually(t, "all pods are Ready", func() error {
+		args := []string{"-n", namespace, "wait", "--for=condition=Ready", "pod", "--timeout=30s"}
+		_, err := cluster("", "kubectl", append(args, selector...)...)
+		return err
+	})
 }
 
 // enrolled waits until the pods say that they are, or are not, in the mesh.

@@ -130,9 +130,12 @@ pub fn recv_packet(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedF
 /// File in the node proxy's state directory that holds [`KeptNamespaces`] as JSON.
 pub const KEPT_NAMESPACES: &str = "namespaces.json";
 
-/// Which namespaces opt in, as the node proxy last knew it: for whoever must decide while nobody can be asked.
+/// Who is wanted in the mesh, as the node proxy last knew it: for whoever must decide while nobody can be asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptNamespaces {
     /// By name, whether the namespace's label enrols its pods. One that is missing is not known.
     pub enrols: std::collections::BTreeMap<String, bool>,
+    /// Of pods that the node already had, by uid, whether they are wanted: a pod's own label wins over its namespace's.
+    #[serde(default)]
+    pub pods: std::collections::BTreeMap<String, bool>,
 }

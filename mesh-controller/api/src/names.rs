@@ -6,7 +6,8 @@ pub const MESH_LABEL: &str = "culvert.dev/mesh";
 pub const MESH_ENABLED: &str = "enabled";
 /// Value of [`MESH_LABEL`] that opts a pod out.
 pub const MESH_DISABLED: &str = "disabled";
-/// Value of [`MESH_LABEL`] on a Node: its pods start also when the mesh, which should take them up, is not there.
+/// Value of [`MESH_LABEL`] on a Node: its pods leave the mesh, and new ones start outside of it, also when the mesh is not
+/// there.
 pub const NODE_RELEASED: &str = "released";
 /// Namespaces that are never enrolled.
 pub const NEVER_ENROLLED_NAMESPACES: [&str; 2] = ["kube-system", SYSTEM_NAMESPACE];
@@ -26,6 +27,8 @@ pub const CA_SERVICE_ACCOUNT: &str = "culvert-ca";
 pub const TOKEN_AUDIENCE: &str = "culvert.dev";
 /// Pod condition that says whether the pod is captured.
 pub const ENROLLED_CONDITION: &str = "culvert.dev/Enrolled";
+/// Pod label that shows what [`ENROLLED_CONDITION`] says: `true`, or in lower case why not; absent where nobody wants the pod.
+pub const ENROLLED_LABEL: &str = "culvert.dev/enrolled";
 /// `controllerName` of the GatewayClasses whose Gateways Culvert serves.
 pub const GATEWAY_CONTROLLER: &str = "culvert.dev/gateway-controller";
 /// Label on everything that is made for a Gateway: its name, or what stands for one that is too long for a label.

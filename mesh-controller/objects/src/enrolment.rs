@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
+use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES, NODE_RELEASED};
 
-use crate::object::Object;
+use crate::kinds::Kind;
+use crate::object::{Object, ObjectKey};
 
 /// Whether a pod is wanted in the mesh, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum WhyNot {
     HostNetwork,
     SystemNamespace,
     Finished,
+    /// The label of its node lets its pods go.
+    NodeReleased,
 }
 
 impl fmt::Display for WhyNot {
@@ -46,6 +49,7 @@ impl fmt::Display for WhyNot {
             WhyNot::HostNetwork => f.write_str("the pod uses the host's network"),
             WhyNot::SystemNamespace => f.write_str("pods of this namespace are never enrolled"),
             WhyNot::Finished => f.write_str("the pod has finished"),
+            WhyNot::NodeReleased => write!(f, "its node has the label {MESH_LABEL}={NODE_RELEASED}"),
         }
     }
 }
@@ -72,6 +76,12 @@ pub fn wanted(pod: &Object, namespace: Option<&Object>) -> Wanted {
             Wanted::NotEnrolled(WhyNot::UnknownLabelValue(value.to_owned()))
         }
     }
+}
+
+/// Whether a namespace enrols pods that say nothing themselves.
+pub fn enrols(namespace: &Object) -> bool {
+    let pod = Object::new(ObjectKey::namespaced(Kind::Pod, namespace.name(), ""));
+    wanted(&pod, Some(namespace)).is_enrolled()
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! Service.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use culvert_api::mesh::ReplicaHello;
@@ -13,7 +14,7 @@ use culvert_identity::grpc::{TokenFile, channel};
 use culvert_identity::{Identity, TrustBundle, TrustDomain};
 use culvert_objects::types::EndpointSlice;
 use culvert_objects::{Kind, Objects};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::{Request, Status};
 
@@ -36,35 +37,55 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows whoever is there, as that changes. Ends with the source of the objects.
+    /// Follows whoever is there, as that changes, and tells the hub who of them cannot be heard. Ends with the source of the
+    /// objects.
     pub async fn run(self) {
         let mut objects = self.hub.objects.clone();
+        let changed = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
-        let mut followed: BTreeMap<SocketAddr, AbortHandle> = BTreeMap::new();
+        let mut followed: BTreeMap<SocketAddr, Followed> = BTreeMap::new();
+        let mut said = BTreeSet::new();
         loop {
             let wanted = addresses(&objects.borrow_and_update());
-            followed.retain(|address, task| {
-                let stays = wanted.contains(address);
+            followed.retain(|address, followed| {
+                let stays = wanted.contains_key(address);
                 if !stays {
-                    task.abort();
+                    followed.task.abort();
                 }
                 stays
             });
-            for address in wanted {
-                followed.entry(address).or_insert_with(|| tasks.spawn(self.clone().follow(address)));
+            for address in wanted.keys() {
+                followed.entry(*address).or_insert_with(|| {
+                    let hearing = Hearing { is_heard: Arc::default(), changed: changed.clone() };
+                    let is_heard = hearing.is_heard.clone();
+                    Followed { task: tasks.spawn(self.clone().follow(*address, hearing)), is_heard }
+                });
             }
-            if objects.changed().await.is_err() {
-                return;
+            let unheard = unheard(&wanted, &followed);
+            if unheard != said {
+                said.clone_from(&unheard);
+                if self.hub.events.send(Event::Unfollowed { replicas: unheard }).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                changed = objects.changed() => if changed.is_err() {
+                    return;
+                },
+                () = changed.notified() => {}
             }
             while tasks.try_join_next().is_some() {}
         }
     }
 
     /// One replica, until it turns out to be this one.
-    async fn follow(self, address: SocketAddr) {
+    async fn follow(self, address: SocketAddr, hearing: Hearing) {
         let mut said = String::new();
         loop {
-            match self.listen(address).await {
+            let listened = self.listen(address, &hearing).await;
+            // This one need not be followed.
+            hearing.set(matches!(listened, Ok(Heard::Itself)));
+            match listened {
                 Ok(Heard::Itself) => return,
                 Ok(Heard::Other) => said.clear(),
                 Err(error) => {
@@ -78,7 +99,7 @@ impl Follower {
         }
     }
 
-    async fn listen(&self, address: SocketAddr) -> Result<Heard, Status> {
+    async fn listen(&self, address: SocketAddr, hearing: &Hearing) -> Result<Heard, Status> {
         let internal = |error: String| Status::internal(error);
         let domain: TrustDomain = {
             let domain = self.trust_domain.borrow().clone();
@@ -98,13 +119,47 @@ impl Follower {
             }
             if !message.replica.is_empty() {
                 tracing::info!(%address, replica = message.replica, "following what its node proxies report");
+                hearing.set(true);
             }
-            if !message.nodes.is_empty() && !tell(&self.hub.events, message.nodes).await {
+            if !message.nodes.is_empty() && !pass_on(&self.hub.events, message.nodes).await {
                 return Err(Status::unavailable("the controller is ending"));
             }
         }
         Ok(Heard::Other)
     }
+}
+
+/// One address that is followed.
+struct Followed {
+    task: AbortHandle,
+    is_heard: Arc<AtomicBool>,
+}
+
+/// Whether what is said at an address arrives; whoever wants to know is told when that changes.
+struct Hearing {
+    is_heard: Arc<AtomicBool>,
+    changed: Arc<Notify>,
+}
+
+impl Hearing {
+    fn set(&self, is_heard: bool) {
+        if self.is_heard.swap(is_heard, Ordering::Relaxed) != is_heard {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// The replicas of which nothing is heard at any of their addresses: with two address families there are several.
+fn unheard(
+    wanted: &BTreeMap<SocketAddr, String>,
+    followed: &BTreeMap<SocketAddr, Followed>,
+) -> BTreeSet<String> {
+    let is_heard = |address: &SocketAddr| {
+        followed.get(address).is_some_and(|followed| followed.is_heard.load(Ordering::Relaxed))
+    };
+    let heard: BTreeSet<&String> =
+        wanted.iter().filter(|(address, _)| is_heard(address)).map(|(_, replica)| replica).collect();
+    wanted.values().filter(|replica| !heard.contains(replica)).cloned().collect()
 }
 
 /// Who was at an address.
@@ -114,25 +169,31 @@ enum Heard {
     Other,
 }
 
-async fn tell(events: &mpsc::Sender<Event>, reports: Vec<culvert_api::mesh::NodeReport>) -> bool {
+async fn pass_on(events: &mpsc::Sender<Event>, reports: Vec<culvert_api::mesh::NodeReport>) -> bool {
     events.send(Event::Replica { reports }).await.is_ok()
 }
 
-/// Where replicas serve that are ready, or on their way there.
-fn addresses(objects: &Objects) -> BTreeSet<SocketAddr> {
+/// Where replicas serve that are ready, or on their way there, and the name of the pod that does.
+fn addresses(objects: &Objects) -> BTreeMap<SocketAddr, String> {
     let slices = objects.in_namespace(Kind::EndpointSlice, SYSTEM_NAMESPACE);
     let own =
         slices.filter(|slice| slice.label(EndpointSlice::SERVICE_NAME_LABEL) == Some(CONTROLLER_SERVICE));
-    let read = own.filter_map(|slice| slice.root::<EndpointSlice>().ok());
-    let all = read.flat_map(|slice| {
+    let mut all = BTreeMap::new();
+    for slice in own.filter_map(|slice| slice.root::<EndpointSlice>().ok()) {
         let ports: Vec<u16> = slice.ports.iter().filter_map(|port| port.port).collect();
-        let port = ports.iter().find(|port| **port == CONTROLLER_PORT).or(ports.first()).copied();
-        let live =
-            slice.endpoints.into_iter().filter(|endpoint| endpoint.conditions.terminating != Some(true));
-        let texts = live.flat_map(|endpoint| endpoint.addresses).collect::<Vec<_>>();
-        texts.into_iter().filter_map(move |text| Some(SocketAddr::new(text.parse().ok()?, port?)))
-    });
-    all.collect()
+        let port = ports.iter().find(|port| **port == CONTROLLER_PORT).or(ports.first());
+        let Some(port) = port.copied() else { continue };
+        for endpoint in slice.endpoints.iter().filter(|endpoint| !endpoint.conditions.is_terminating()) {
+            let pod = endpoint.target_ref.as_ref().map(|target| target.name.clone());
+            for address in endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
+                all.insert(
+                    SocketAddr::new(address, port),
+                    pod.clone().unwrap_or_else(|| address.to_string()),
+                );
+            }
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -155,7 +216,27 @@ mod tests {
         let read =
             culvert_objects::manifest::parse(&text, std::path::Path::new("s.yaml")).into_result().unwrap();
         let objects: Objects = read.objects.into_iter().map(|at| at.object).collect();
-        let found: Vec<String> = addresses(&objects).iter().map(ToString::to_string).collect();
+        let found: Vec<String> = addresses(&objects).keys().map(ToString::to_string).collect();
         assert_eq!(found, ["10.0.0.1:15010"]);
+    }
+
+    #[tokio::test]
+    async fn a_replica_is_heard_at_one_of_its_addresses_or_not_at_all() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (v4, v6, other) = (at("10.0.0.1:15010"), at("[fd00::1]:15010"), at("10.0.0.2:15010"));
+        let wanted = BTreeMap::from([(v4, "a".to_owned()), (v6, "a".to_owned()), (other, "b".to_owned())]);
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let mut tasks = JoinSet::new();
+        let mut followed: BTreeMap<SocketAddr, Followed> = BTreeMap::new();
+        assert_eq!(unheard(&wanted, &followed), names(&["a", "b"]));
+        for address in [v4, v6, other] {
+            let task = tasks.spawn(std::future::pending::<()>());
+            followed.insert(address, Followed { task, is_heard: Arc::default() });
+        }
+        assert_eq!(unheard(&wanted, &followed), names(&["a", "b"]));
+        followed[&v6].is_heard.store(true, Ordering::Relaxed);
+        assert_eq!(unheard(&wanted, &followed), names(&["b"]));
+        followed[&other].is_heard.store(true, Ordering::Relaxed);
+        assert_eq!(unheard(&wanted, &followed), names(&[]));
     }
 }

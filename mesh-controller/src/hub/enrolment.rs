@@ -6,7 +6,8 @@
 //! between enrolled pods into plaintext.
 //!
 //! A controller that has just started does not know yet who was enrolled. Until a pod's own node has spoken of it, or
-//! [`SPOKEN_OF_WITHIN`] has passed, peers are told that it is undecided, and hold their connections.
+//! [`SPOKEN_OF_WITHIN`] has passed, peers are told that it is undecided, and hold their connections. So it is for as long as
+//! another replica, whose node proxies may have reported it enrolled, cannot be followed ([`Sight`]).
 //!
 //! Leaving: peers are told plaintext and the own node LEAVING; when every connected node proxy has applied that, or
 //! 10 s have passed, the own node is told NOT_ENROLLED.
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use culvert_api::mesh as pb;
 use culvert_objects::enrolment::Wanted;
+use prometheus_client::encoding::EncodeLabelValue;
 use tokio::time::Instant;
 
 use crate::translate::Facts;
@@ -44,6 +46,8 @@ pub struct Entry {
     leaving: Option<Leaving>,
     /// Until then peers hold their connections, unless its own node speaks of it first.
     undecided_until: Option<Instant>,
+    /// Its own node may have spoken of it to a replica that is not heard.
+    is_unseen: bool,
     /// The newest of its own node.
     pub report: Option<pb::WorkloadEnrolment>,
     /// Its own node refused what it was told, with this reason.
@@ -57,11 +61,40 @@ struct Leaving {
     generation: Option<u64>,
 }
 
+/// Why a pod that is wanted in the mesh is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelValue)]
+pub enum Missing {
+    /// Its node has said nothing of it.
+    NotReported,
+    /// Its node waits for something.
+    Waiting,
+    /// Its node cannot do it, or refused what it was told.
+    Failed,
+}
+
+impl Missing {
+    pub const ALL: [Self; 3] = [Self::NotReported, Self::Waiting, Self::Failed];
+}
+
 impl Entry {
+    /// None for a pod that is in the mesh, or shall not be.
+    pub fn missing(&self) -> Option<Missing> {
+        use pb::EnrolmentPhase as Phase;
+        let phase = self.report.as_ref().map(pb::WorkloadEnrolment::phase);
+        match phase.filter(|_| self.wanted.is_enrolled()) {
+            Some(Phase::Enrolled) => None,
+            Some(Phase::Failed) => Some(Missing::Failed),
+            _ if !self.wanted.is_enrolled() => None,
+            _ if self.refused.is_some() => Some(Missing::Failed),
+            Some(_) => Some(Missing::Waiting),
+            None => Some(Missing::NotReported),
+        }
+    }
+
     pub fn decision(&self) -> Decision {
         let (enrolment, tunnel) = match (self.wanted.is_enrolled(), self.reached, self.leaving) {
             (true, true, _) => (pb::Enrolment::Enrolled, pb::Tunnel::Hbone),
-            (true, false, _) if self.undecided_until.is_some() => {
+            (true, false, _) if self.undecided_until.is_some() || self.is_unseen => {
                 (pb::Enrolment::Enrolled, pb::Tunnel::Unspecified)
             }
             (true, false, _) => (pb::Enrolment::Enrolled, pb::Tunnel::None),
@@ -84,6 +117,14 @@ impl Entry {
         self.wanted = wanted.clone();
     }
 
+    /// Returns whether anything changed. What was not seen is said again by who is heard again, within a moment.
+    fn set_unseen(&mut self, is_unseen: bool, now: Instant) -> bool {
+        if self.is_unseen && !is_unseen && !self.reached {
+            self.undecided_until = Some(now + SPOKEN_OF_WITHIN);
+        }
+        std::mem::replace(&mut self.is_unseen, is_unseen) != is_unseen
+    }
+
     fn is_reported_enrolled(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.phase() == pb::EnrolmentPhase::Enrolled)
     }
@@ -100,10 +141,26 @@ impl Entry {
     }
 }
 
+/// Whose reports are heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// Another replica cannot be followed: what nodes tell it is not known here.
+    pub is_partial: bool,
+    /// Nodes whose proxies report here.
+    pub here: BTreeSet<String>,
+}
+
+impl Sight {
+    fn misses(&self, node: &str) -> bool {
+        self.is_partial && !self.here.contains(node)
+    }
+}
+
 /// Every pod by the uid of its workload.
 #[derive(Debug, Default)]
 pub struct Book {
     pods: BTreeMap<String, Entry>,
+    sight: Sight,
 }
 
 /// The workloads whose decision or report may have changed.
@@ -116,6 +173,15 @@ impl Book {
 
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Entry)> {
         self.pods.iter()
+    }
+
+    /// How many pods are wanted in the mesh and not in it.
+    pub fn missing(&self) -> BTreeMap<Missing, usize> {
+        let mut counts: BTreeMap<Missing, usize> = Missing::ALL.map(|missing| (missing, 0)).into();
+        for missing in self.pods.values().filter_map(Entry::missing) {
+            *counts.entry(missing).or_default() += 1;
+        }
+        counts
     }
 
     /// Follows the objects: new pods, changed wishes; pods that are gone are forgotten.
@@ -135,6 +201,7 @@ impl Book {
                         reached: false,
                         leaving: None,
                         undecided_until: Some(now + SPOKEN_OF_WITHIN),
+                        is_unseen: self.sight.misses(&facts.workload.node),
                         report: None,
                         refused: None,
                     };
@@ -142,6 +209,20 @@ impl Book {
                 }
             }
         }
+    }
+
+    /// Follows who can be heard.
+    pub fn see(&mut self, sight: Sight, now: Instant) -> Touched {
+        let mut touched = Touched::new();
+        if self.sight != sight {
+            self.sight = sight;
+            for (uid, entry) in &mut self.pods {
+                if entry.set_unseen(self.sight.misses(&entry.node), now) {
+                    touched.insert(uid.clone());
+                }
+            }
+        }
+        touched
     }
 
     /// Takes a node's report. Returns what it touched, and how many lines were about pods not of that node.
@@ -316,6 +397,53 @@ mod tests {
         assert_eq!(deadline, case.now + Duration::from_secs(10));
         assert!(case.book.progress(Some(1), deadline - Duration::from_millis(1)).is_empty());
         assert_eq!(case.book.progress(Some(1), deadline).len(), 1);
+    }
+
+    fn sight(is_partial: bool, here: &[&str]) -> Sight {
+        Sight { is_partial, here: here.iter().map(|node| (*node).to_owned()).collect() }
+    }
+
+    #[tokio::test]
+    async fn what_another_replica_may_know_stays_undecided_for_as_long_as_it_is_not_heard() {
+        let mut case = Case::new(true);
+        assert_eq!(case.book.see(sight(true, &["other"]), case.now).len(), 1);
+        let late = case.now + SPOKEN_OF_WITHIN * 20;
+        case.book.progress(None, late);
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified), "however long it takes");
+        case.report("n", P::Waiting);
+        assert_eq!(
+            case.told(),
+            (E::Enrolled, T::Unspecified),
+            "by way of a third replica, which it may have left"
+        );
+        case.book.see(sight(false, &["other"]), late);
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified), "what it missed is being told");
+        case.report("n", P::Waiting);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+        // Plaintext so far; its node may have it enrolled from now on.
+        case.book.see(sight(true, &[]), late);
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified));
+        case.report("n", P::Enrolled);
+        assert_eq!(case.told(), (E::Enrolled, T::Hbone));
+        case.book.see(sight(false, &[]), late);
+        assert_eq!(case.told(), (E::Enrolled, T::Hbone));
+    }
+
+    #[tokio::test]
+    async fn nodes_that_report_here_and_pods_that_nobody_wants_need_no_other_replica() {
+        let mut case = Case::new(true);
+        assert!(case.book.see(sight(true, &["n"]), case.now).is_empty());
+        case.report("n", P::Waiting);
+        assert_eq!(case.told(), (E::Enrolled, T::None));
+        case.book.see(sight(true, &[]), case.now);
+        assert_eq!(case.told(), (E::Enrolled, T::Unspecified), "its stream has ended");
+        case.wanted(false);
+        assert_eq!(case.told(), (E::NotEnrolled, T::None));
+        let mut later = Case { book: Book::default(), now: case.now };
+        later.book.see(sight(true, &[]), case.now);
+        later.wanted(true);
+        later.book.progress(None, case.now + SPOKEN_OF_WITHIN * 2);
+        assert_eq!(later.told(), (E::Enrolled, T::Unspecified), "one that came meanwhile");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ mod pod_status;
 mod replicas;
 mod state;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_api::mesh as pb;
@@ -23,7 +24,8 @@ use crate::status::StatusQueue;
 use crate::translate::{self, Environment, Memory, Translation, Workloads};
 use crate::wanted::Wanted;
 
-pub use overview::Overview;
+pub use overview::{Overview, Trouble};
+pub use pod_status::LEAVING;
 use state::State;
 
 /// Events of streams that may wait for the hub; streams wait when it is full.
@@ -63,6 +65,10 @@ pub enum Event {
     /// What node proxies have told another replica.
     Replica {
         reports: Vec<pb::NodeReport>,
+    },
+    /// The other replicas that should be there and cannot be followed now.
+    Unfollowed {
+        replicas: BTreeSet<String>,
     },
     /// Another replica wants to be told what this one's node proxies have reported, and report.
     Follower {

@@ -2,10 +2,22 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use culvert_objects::ObjectKey;
 use serde_json::{Value, json};
 
+use super::enrolment::Missing;
 use super::state::{State, Stream};
 use crate::snapshot::Key;
+
+/// A pod that is wanted in the mesh and not in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub pod: ObjectKey,
+    pub uid: String,
+    pub missing: Missing,
+    /// As its condition says it.
+    pub message: String,
+}
 
 /// Shows what is in force.
 #[derive(Clone)]
@@ -16,6 +28,11 @@ pub struct Overview {
 impl Overview {
     pub fn new(state: Arc<Mutex<State>>) -> Self {
         Self { state }
+    }
+
+    /// Every pod that should be enrolled and is not.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).troubles()
     }
 
     /// Generation, streams with what they have applied and refused, and every pod with its enrolment.

@@ -1,23 +1,40 @@
-//! The condition `culvert.dev/Enrolled` of a pod, from what is wanted and what its node reports.
+//! The condition `culvert.dev/Enrolled` of a pod, and the label that shows it, from what is wanted and what its node reports.
 
 use chrono::{DateTime, SecondsFormat};
 use culvert_api::mesh::{Enrolment, EnrolmentPhase as Phase, WorkloadEnrolment};
-use culvert_api::names::ENROLLED_CONDITION;
+use culvert_api::names::{ENROLLED_CONDITION, ENROLLED_LABEL};
 use culvert_objects::enrolment::Wanted;
+use culvert_objects::types::ConditionStatus;
 use serde_json::{Value, json};
 
 use super::enrolment::Entry;
 use crate::status::{DesiredCondition, DesiredStatus};
 
+/// Reason of the condition while peers are told, and while captured connections end.
+pub const LEAVING: &str = "Leaving";
+
 /// Adds what is known of a pod's enrolment to its status.
 pub fn add_enrolment(status: &mut DesiredStatus, entry: &Entry) {
-    status.conditions.insert(0, condition(entry));
+    let condition = condition(entry);
+    if let Some(shown) = shown(&condition) {
+        status.labels.insert(ENROLLED_LABEL.to_owned(), shown);
+    }
+    status.conditions.insert(0, condition);
     if let Some(report) = entry.report.as_ref().filter(|report| report.phase() != Phase::NotEnrolled) {
         status.fields.insert("culvert".to_owned(), details(report));
     }
 }
 
-fn condition(entry: &Entry) -> DesiredCondition {
+/// What a column of `kubectl get pods` has room for.
+fn shown(condition: &DesiredCondition) -> Option<String> {
+    match (condition.status, condition.reason.as_str()) {
+        (ConditionStatus::True, _) => Some("true".to_owned()),
+        (_, "NotEnrolled") => None,
+        (_, reason) => Some(reason.to_lowercase()),
+    }
+}
+
+pub fn condition(entry: &Entry) -> DesiredCondition {
     let phase = entry.report.as_ref().map(WorkloadEnrolment::phase);
     let said = entry.report.as_ref().map(|report| report.message.as_str()).filter(|said| !said.is_empty());
     let no = |reason: &str, message: String| DesiredCondition::no(ENROLLED_CONDITION, reason, message);
@@ -27,10 +44,10 @@ fn condition(entry: &Entry) -> DesiredCondition {
     };
     match (&entry.wanted, phase) {
         (Wanted::NotEnrolled(_), Some(Phase::Leaving | Phase::Enrolled)) => {
-            no("Leaving", said.unwrap_or("captured connections are being drained").to_owned())
+            no(LEAVING, said.unwrap_or("captured connections are being drained").to_owned())
         }
         (Wanted::NotEnrolled(_), _) if entry.decision().enrolment == Enrolment::Leaving => {
-            no("Leaving", "peers are being told".to_owned())
+            no(LEAVING, "peers are being told".to_owned())
         }
         (Wanted::NotEnrolled(why), _) => no("NotEnrolled", why.to_string()),
         (Wanted::Enrolled, Some(Phase::Enrolled)) => {

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::board::Board;
-use super::enrolment::{Book, Decision, Touched};
+use super::enrolment::{Book, Decision, Entry, Sight, Touched};
 use super::listeners::Listeners;
+use super::overview::Trouble;
 use super::replicas::{self, Followers};
 use super::{Event, StreamId, pod_status};
 use crate::metrics::Metrics;
@@ -24,12 +25,14 @@ pub struct State {
     pub(super) services: BTreeMap<String, pb::Service>,
     pub(super) listener_resources: BTreeMap<String, pb::Listener>,
     pub(super) routes: BTreeMap<String, Arc<pb::Route>>,
+    namespaces: BTreeMap<String, pb::Namespace>,
     pub(super) facts: BTreeMap<String, Facts>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
     pub(super) book: Book,
     listeners: Listeners,
     followers: Followers,
+    unfollowed: BTreeSet<String>,
     pub(super) streams: BTreeMap<StreamId, Stream>,
     builder: Builder,
     pub(super) generation: u64,
@@ -68,11 +71,13 @@ impl State {
             services: BTreeMap::new(),
             listener_resources: BTreeMap::new(),
             routes: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             facts: BTreeMap::new(),
             told: BTreeMap::new(),
             book: Book::default(),
             listeners: Listeners::default(),
             followers: Followers::default(),
+            unfollowed: BTreeSet::new(),
             streams: BTreeMap::new(),
             builder: Builder::default(),
             generation: 0,
@@ -90,6 +95,7 @@ impl State {
     pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
         self.follow_mesh(translation.mesh);
         self.follow_shared(translation.services, translation.listeners, translation.routes);
+        self.follow_namespaces(translation.namespaces);
         self.book.follow(&workloads.facts, now);
         let before = std::mem::replace(&mut self.facts, workloads.facts);
         for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
@@ -170,6 +176,11 @@ impl State {
         });
         share(builder, &mut self.listener_resources, listeners, Key::listener, pb::Listener::eq, listener);
         share(builder, &mut self.routes, routes, Key::route, same, route);
+    }
+
+    fn follow_namespaces(&mut self, namespaces: BTreeMap<String, pb::Namespace>) {
+        let body = |of: &pb::Namespace| Body::Namespace(of.clone());
+        share(&mut self.builder, &mut self.namespaces, namespaces, Key::namespace, pb::Namespace::eq, body);
     }
 
     /// With what proxies report.
@@ -253,6 +264,7 @@ impl State {
                     refused: BTreeMap::new(),
                 };
                 self.streams.insert(stream, opened);
+                self.look();
             }
             Event::HoldsHbone { uids, published } => {
                 for uid in uids.iter().filter(|uid| self.book.was_enrolled(uid)).collect::<Vec<_>>() {
@@ -283,6 +295,11 @@ impl State {
                     }
                 }
             }
+            Event::Unfollowed { replicas } => {
+                self.metrics.unfollowed(replicas.len());
+                self.unfollowed = replicas;
+                self.look();
+            }
             Event::Follower { reports } => {
                 let nodes = self.streams.values().map(|stream| stream.node.clone()).collect();
                 let standing = replicas::standing(&nodes, &self.book, &self.listeners, &self.facts);
@@ -297,11 +314,21 @@ impl State {
             Event::Rewrite { existing } => self.board.rewrite(existing),
             Event::Closed { stream } => {
                 if let Some(closed) = self.streams.remove(&stream) {
+                    self.look();
                     self.metrics.stream_closed();
                     // What it refuses it says again when it is back.
                     closed.refused.keys().filter_map(Key::route_name).for_each(|name| self.touch_route(name));
                 }
             }
+        }
+    }
+
+    /// After a change of whose reports are heard.
+    fn look(&mut self) {
+        let here = self.streams.values().map(|stream| stream.node.clone()).collect();
+        let sight = Sight { is_partial: !self.unfollowed.is_empty(), here };
+        for uid in self.book.see(sight, Instant::now()) {
+            self.touch(&uid);
         }
     }
 
@@ -349,10 +376,22 @@ impl State {
         for uid in self.book.progress(applied, now) {
             self.touch(&uid);
         }
+        self.metrics.missing(&self.book.missing());
         let snapshot = self.builder.publish()?;
         self.generation = snapshot.generation;
         self.book.published(snapshot.generation);
         Some(snapshot)
+    }
+
+    /// Pods that are wanted in the mesh and not in it, and what their condition says of that.
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        let trouble = |(uid, entry): (&String, &Entry)| {
+            let missing = entry.missing()?;
+            let status = self.pod_statuses.get(pod_key(&self.facts, uid)?)?;
+            let message = pod_status::condition(entry).message;
+            Some(Trouble { pod: status.key.clone(), uid: status.uid.clone(), missing, message })
+        };
+        self.book.iter().filter_map(trouble).collect()
     }
 
     /// The streams that waited for what has been published now.

@@ -1,5 +1,7 @@
 //! What the status of an object should say, without times.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use culvert_objects::types::{ConditionStatus, GATEWAY_GROUP};
 use culvert_objects::{Object, ObjectKey};
@@ -26,6 +28,8 @@ pub struct DesiredStatus {
     pub ancestors: Vec<DesiredAncestor>,
     /// Further fields of `status`.
     pub fields: Map<String, Value>,
+    /// Labels of the object that show in a table what its conditions say; only pods of an API server get them.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A condition as wanted.
@@ -115,6 +119,7 @@ impl DesiredStatus {
             listeners: Vec::new(),
             ancestors: Vec::new(),
             fields: Map::new(),
+            labels: BTreeMap::new(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What must be written for an object of an API server to say what is wanted: a pure function of the wanted status and the
 //! one it has. What others say there stays.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use culvert_api::names::GATEWAY_CONTROLLER;
 use culvert_kubernetes::source::{CurrentStatus, OWN_CONDITIONS};
@@ -42,7 +44,7 @@ fn owner(kind: Kind) -> Owner {
 /// Whether the status says something of Culvert's that must go when nothing is wanted of it.
 pub fn is_ours(kind: Kind, current: &CurrentStatus) -> bool {
     match owner(kind) {
-        Owner::Others => !list(&current.status, "conditions").is_empty(),
+        Owner::Others => !list(&current.status, "conditions").is_empty() || !current.labels.is_empty(),
         Owner::Shared(entries) => list(&current.status, entries).iter().any(is_own),
         // The object is somebody else's now, and so is what it says.
         Owner::Culvert => false,
@@ -62,7 +64,10 @@ pub fn change(
     }
     let body = wanted.map(|wanted| wanted.body(Some(&current.status), now)).unwrap_or_default();
     match owner(kind) {
-        Owner::Others => conditions(kind, &body, current),
+        Owner::Others => {
+            let labels = wanted.map(|wanted| wanted.labels.clone()).unwrap_or_default();
+            conditions(kind, &body, &labels, current)
+        }
         Owner::Shared(entries) => {
             let before = list(&current.status, entries);
             let foreign = before.iter().filter(|entry| !is_own(entry)).cloned();
@@ -103,7 +108,12 @@ fn whole(current: &CurrentStatus, status: Value) -> Change {
     }))
 }
 
-fn conditions(kind: Kind, body: &Map<String, Value>, current: &CurrentStatus) -> Option<Change> {
+fn conditions(
+    kind: Kind,
+    body: &Map<String, Value>,
+    labels: &BTreeMap<String, String>,
+    current: &CurrentStatus,
+) -> Option<Change> {
     let before = list(&current.status, "conditions");
     let mut wanted: Vec<Value> = items(body, "conditions").collect();
     if kind == Kind::Namespace {
@@ -114,6 +124,7 @@ fn conditions(kind: Kind, body: &Map<String, Value>, current: &CurrentStatus) ->
     }
     // Pods that have nothing to do with the mesh are not told so one by one.
     if before.is_empty()
+        && current.labels.is_empty()
         && wanted.iter().all(|condition| condition.get("reason") == Some(&json!("NotEnrolled")))
     {
         return None;
@@ -122,9 +133,21 @@ fn conditions(kind: Kind, body: &Map<String, Value>, current: &CurrentStatus) ->
     let gone: Vec<Value> = gone.map(|at| json!({"$patch": "delete", "type": type_of(at)})).collect();
     let changed = wanted.into_iter().filter(|condition| !before.contains(condition));
     let changes: Vec<Value> = changed.chain(gone).collect();
-    (!changes.is_empty()).then(|| {
-        Change::Conditions(json!({"metadata": {"uid": current.uid}, "status": {"conditions": changes}}))
-    })
+    let mut patch = json!({"metadata": {"uid": current.uid}});
+    if !changes.is_empty() {
+        patch["status"]["conditions"] = changes.into();
+    }
+    // The API server takes them with the status of a pod; a right to change pods is not needed for that.
+    let gone = current.labels.keys().filter(|name| !labels.contains_key(*name));
+    let gone = gone.map(|name| (name.clone(), Value::Null));
+    let set = labels.iter().filter(|(name, value)| current.labels.get(*name) != Some(value));
+    let labels: Map<String, Value> =
+        set.map(|(name, value)| (name.clone(), json!(value))).chain(gone).collect();
+    if !labels.is_empty() {
+        patch["metadata"]["labels"] = labels.into();
+    }
+    let differs = patch.get("status").is_some() || patch["metadata"].get("labels").is_some();
+    differs.then_some(Change::Conditions(patch))
 }
 
 fn list(status: &Value, field: &str) -> Vec<Value> {
@@ -158,7 +181,7 @@ mod tests {
     }
 
     fn current(status: Value) -> CurrentStatus {
-        CurrentStatus { uid: "u".to_owned(), resource_version: "7".to_owned(), status }
+        CurrentStatus { uid: "u".to_owned(), resource_version: "7".to_owned(), status, ..Default::default() }
     }
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -258,6 +281,41 @@ mod tests {
         let mut successor = now;
         successor.uid = "v".to_owned();
         assert_eq!(change(Kind::Pod, Some(&yes), &successor, at(2)), None);
+    }
+
+    #[test]
+    fn a_pods_label_is_set_changed_and_removed_with_its_condition() {
+        let name = culvert_api::names::ENROLLED_LABEL;
+        let labelled = |condition, value: Option<&str>| {
+            let mut status = DesiredStatus::of(&object(Kind::Pod)).with_condition(condition);
+            status.labels = value.map(|value| (name.to_owned(), value.to_owned())).into_iter().collect();
+            status
+        };
+        let patch_of = |wanted: Option<&DesiredStatus>, current: &CurrentStatus| match change(
+            Kind::Pod,
+            wanted,
+            current,
+            at(1),
+        ) {
+            Some(Change::Conditions(patch)) => patch,
+            other => panic!("{other:?}"),
+        };
+        let yes = labelled(DesiredCondition::yes("culvert.dev/Enrolled", "Enrolled", ""), Some("true"));
+        let first = patch_of(Some(&yes), &current(Value::Null));
+        assert_eq!(first["metadata"], json!({"uid": "u", "labels": {name: "true"}}));
+        let mut now = current(first["status"].clone());
+        let alone = patch_of(Some(&yes), &now);
+        assert_eq!(alone, json!({"metadata": {"uid": "u", "labels": {name: "true"}}}), "somebody removed it");
+        now.labels.insert(name.to_owned(), "true".to_owned());
+        assert_eq!(change(Kind::Pod, Some(&yes), &now, at(2)), None);
+        let not = labelled(DesiredCondition::no("culvert.dev/Enrolled", "NotEnrolled", ""), None);
+        for (wanted, what) in [(Some(&not), "no longer wanted"), (None, "nobody's")] {
+            assert_eq!(patch_of(wanted, &now)["metadata"]["labels"], json!({name: null}), "{what}");
+        }
+        now.status = Value::Null;
+        assert!(is_ours(Kind::Pod, &now));
+        let gone = patch_of(None, &now);
+        assert_eq!(gone, json!({"metadata": {"uid": "u", "labels": {name: null}}}));
     }
 
     #[test]

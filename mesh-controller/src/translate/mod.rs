@@ -9,6 +9,7 @@ mod labels;
 mod membership;
 mod mesh;
 mod mesh_object;
+mod namespaces;
 mod probes;
 mod routes;
 mod services;
@@ -58,6 +59,8 @@ pub struct Translation {
     pub listeners: BTreeMap<String, pb::Listener>,
     /// By the name of the resource.
     pub routes: BTreeMap<String, Arc<pb::Route>>,
+    /// By name.
+    pub namespaces: BTreeMap<String, pb::Namespace>,
     /// Without what proxies report: that is added to Gateways by [`GatewayFacts::complete`].
     pub statuses: Statuses,
     pub gateways: BTreeMap<ObjectKey, GatewayFacts>,
@@ -95,6 +98,7 @@ pub fn translate_again(
         services,
         listeners: gateways.listeners(),
         routes,
+        namespaces: namespaces::resources(objects),
         gateways: gateways.facts(objects, &attached, &mut statuses),
         wanted: gateways.wanted(),
         statuses,

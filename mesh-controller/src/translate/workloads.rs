@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use culvert_api::mesh as pb;
+use culvert_api::names::{MESH_LABEL, NODE_RELEASED};
 use culvert_objects::enrolment::{Wanted, WhyNot, wanted};
 use culvert_objects::mesh_config::LastGood;
 use culvert_objects::types::{PodSpec, PodStatus};
@@ -125,6 +126,7 @@ impl Maker<'_> {
             status.conditions.extend(fault);
             all.statuses.insert(object.key(), status);
         }
+        let released = self.is_released(&node);
         let workload = pb::Workload {
             uid: self.uid(&format!("Pod/{namespace}/{name}/{uid}")),
             name: name.to_owned(),
@@ -143,6 +145,7 @@ impl Maker<'_> {
         };
         let wanted = match wanted(object, self.objects.namespace(namespace).map(AsRef::as_ref)) {
             Wanted::Enrolled if pod.finished => Wanted::NotEnrolled(WhyNot::Finished),
+            Wanted::Enrolled if released => Wanted::NotEnrolled(WhyNot::NodeReleased),
             wanted => wanted,
         };
         Facts { workload, pod: Some(PodFacts { key: object.key(), wanted }) }
@@ -178,6 +181,12 @@ impl Maker<'_> {
             tunnel: pb::Tunnel::None.into(),
             ..pb::Workload::default()
         }
+    }
+
+    /// Its pods are let go, and new ones start outside the mesh.
+    fn is_released(&self, node: &str) -> bool {
+        let node = self.objects.find(Kind::Node, "", node);
+        node.is_some_and(|node| node.label(MESH_LABEL) == Some(NODE_RELEASED))
     }
 
     fn locality(&mut self, node: &str) -> pb::Locality {

@@ -187,6 +187,14 @@ impl Batch {
         found.unwrap_or_else(|| panic!("no workload {name} in {:?}", self.order))
     }
 
+    pub fn enrols(&self, namespace: &str) -> bool {
+        let found = self.upserts.values().find_map(|resource| match &resource.body {
+            Some(Body::Namespace(told)) if told.name == namespace => Some(told.enrols),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("no namespace {namespace} in {:?}", self.order))
+    }
+
     pub fn names(&self) -> Vec<&str> {
         self.order.iter().map(String::as_str).collect()
     }

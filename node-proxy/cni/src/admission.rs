@@ -24,10 +24,14 @@ pub fn judge_live(name: &PodName, pod: Option<Object>, namespace: Option<&Object
     if wanted(&pod, namespace).is_enrolled() { Judgement::Wanted } else { Judgement::NotWanted }
 }
 
-/// By what the node proxy last knew. The labels of the pod itself are not known then.
+/// By what the node proxy last knew: of the pod itself, if its node had it before, else of its namespace.
 #[must_use]
 pub fn judge_kept(name: &PodName, kept: Option<&KeptNamespaces>, unknown: UnknownNamespaces) -> Judgement {
-    match (kept.and_then(|kept| kept.enrols.get(&name.namespace)), unknown) {
+    let wanted = kept.and_then(|kept| {
+        let itself = name.uid.as_ref().and_then(|uid| kept.pods.get(uid));
+        itself.or_else(|| kept.enrols.get(&name.namespace))
+    });
+    match (wanted, unknown) {
         (Some(false), _) | (None, UnknownNamespaces::Start) => Judgement::NotWanted,
         (Some(true), _) | (None, UnknownNamespaces::Wait) => Judgement::Wanted,
     }
@@ -82,6 +86,7 @@ mod tests {
         use Judgement::{NotWanted, Wanted};
         let kept = |enrols: &[(&str, bool)]| KeptNamespaces {
             enrols: enrols.iter().map(|(name, enrols)| ((*name).to_owned(), *enrols)).collect(),
+            ..KeptNamespaces::default()
         };
         for (enrols, unknown, expected) in [
             (&[("shop", true)][..], UnknownNamespaces::Start, Wanted),
@@ -92,5 +97,17 @@ mod tests {
             assert_eq!(judge_kept(&name(), Some(&kept(enrols)), unknown), expected, "{enrols:?} {unknown:?}");
         }
         assert_eq!(judge_kept(&name(), None, UnknownNamespaces::Wait), Wanted);
+        for (pod, namespace, expected) in [(true, false, Wanted), (false, true, NotWanted)] {
+            let mut kept = kept(&[("shop", namespace)]);
+            kept.pods.insert("u-1".into(), pod);
+            assert_eq!(
+                judge_kept(&name(), Some(&kept), UnknownNamespaces::Wait),
+                expected,
+                "the pod's own label"
+            );
+            let other = PodName { uid: Some("u-2".into()), ..name() };
+            let of_namespace = judge_kept(&other, Some(&kept), UnknownNamespaces::Wait);
+            assert_ne!(of_namespace, expected, "another pod");
+        }
     }
 }

@@ -72,6 +72,11 @@ impl Netns {
         }
     }
 
+    /// The descriptor, for whoever opens it anew.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     pub fn id(&self) -> NetnsId {
         self.id
     }

@@ -16,7 +16,7 @@ use super::gateway::GatewayPorts;
 use super::kept::{KeptCapture, KeptPods};
 use crate::identity::{CertificateLease, Certificates};
 use crate::intercept::rules::{
-    Entry, Exclusions, Firewall, FirewallChoice, FirewallKind, RuleError, RulePlan, Rules, Verified,
+    Entry, Exclusions, Firewall, FirewallKind, RuleError, RulePlan, Rules, Verified,
 };
 use crate::intercept::{Netns, listeners};
 use crate::limits::WorkloadLimits;
@@ -321,12 +321,8 @@ impl Captured {
     }
 
     async fn remove_left_over(&self, left: FirewallKind) {
-        let choice = match left {
-            FirewallKind::Nft => FirewallChoice::Nft,
-            FirewallKind::Iptables => FirewallChoice::Iptables,
-        };
         // Two sets of the same rules do no harm, and without the program they cannot be removed.
-        let removed = match Firewall::detect(choice) {
+        let removed = match Firewall::detect(left.into()) {
             Ok(firewall) => self.rules.remove_those_of(&firewall).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };

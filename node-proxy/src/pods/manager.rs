@@ -1,7 +1,9 @@
 //! The pods of this node: who they are (from the enrolment socket), what is wanted of them (from the controller's
 //! snapshot), and one [`Life`] for each.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod missing;
+
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,13 +23,13 @@ use super::ending::Endings;
 use super::kept::{KeptCapture, KeptPod, KeptPods};
 use super::life::{Blocked, Life, Standing, Wanted, unknown_to_the_controller};
 use super::report::{Phase, PodReport, PodReports};
+use super::search::{Places, Search};
 use super::server::{self, Asked};
 use super::wanted::wanted_of;
 use crate::identity::Certificates;
 use crate::intercept::rules::{Firewall, FirewallChoice, FirewallError};
 use crate::intercept::{Netns, NetnsId};
-use crate::state::model::{Enrolment, WorkloadUid};
-use crate::state::{Snapshot, Snapshots};
+use crate::state::Snapshots;
 use crate::telemetry::Telemetry;
 use crate::worker::Workers;
 
@@ -46,6 +48,8 @@ pub struct ManagerSettings {
     pub enrolment_socket: PathBuf,
     pub state_dir: PathBuf,
     pub firewall: FirewallChoice,
+    /// Where pods that nobody hands over are looked for.
+    pub places: Places,
 }
 
 /// Why the manager cannot work at all.
@@ -67,6 +71,7 @@ pub struct Manager {
     home: NetnsId,
     reports: watch::Sender<PodReports>,
     pods: HashMap<String, Managed>,
+    search: Search,
     endings: Endings,
     /// Answers and ends under way.
     answers: JoinSet<()>,
@@ -80,7 +85,7 @@ struct Managed {
 }
 
 impl Manager {
-    /// Reads what the last process kept; touches no namespace yet.
+    /// Reads what the last process kept; touches no namespace yet. Call it on the control runtime.
     ///
     /// # Errors
     /// When there is no program to load rules with, or the state directory cannot be used.
@@ -103,6 +108,7 @@ impl Manager {
             home,
             reports: watch::Sender::new(PodReports::new()),
             pods: HashMap::new(),
+            search: Search::start(settings.places, home),
             endings: Endings::default(),
             answers: JoinSet::new(),
         })
@@ -141,6 +147,11 @@ impl Manager {
                 Some(asked) = asked.recv() => self.answer(asked).await,
                 Ok(()) = changed.changed() => self.follow(),
                 _ = sweep.tick() => self.sweep().await,
+                results = self.search.next() => {
+                    for (sought, outcome) in results {
+                        self.found(sought, outcome).await;
+                    }
+                }
                 Some(_) = self.answers.join_next() => {}
             }
         }
@@ -207,26 +218,6 @@ impl Manager {
             });
         }
         self.report_missing(&snapshot);
-    }
-
-    /// Pods that shall be enrolled and whose namespace nobody handed over yet.
-    fn report_missing(&self, snapshot: &Snapshot) {
-        let missing: HashSet<&WorkloadUid> = snapshot
-            .own_workloads()
-            .filter(|workload| workload.own.as_ref().is_some_and(|own| own.enrolment == Enrolment::Enrolled))
-            .map(|workload| &workload.uid)
-            .filter(|uid| !self.pods.contains_key(uid.pod_uid()))
-            .collect();
-        self.reports.send_if_modified(|all| {
-            let before = all.len();
-            all.retain(|uid, _| missing.contains(uid) || self.pods.contains_key(uid.pod_uid()));
-            let mut changed = all.len() != before;
-            for uid in missing {
-                changed |= !all.contains_key(uid);
-                all.entry(uid.clone()).or_insert_with(waiting_for_namespace);
-            }
-            changed
-        });
     }
 
     async fn answer(&mut self, asked: Asked) {
@@ -333,8 +324,12 @@ impl Manager {
         let is_gone = |managed: &Managed| matches!(Netns::id_at(&managed.kept.netns_path), Ok(found) if found != Some(managed.kept.netns));
         let gone: Vec<String> =
             self.pods.iter().filter(|(_, managed)| is_gone(managed)).map(|(uid, _)| uid.clone()).collect();
-        for uid in gone {
-            self.remove(&uid, "its network namespace is gone").await;
+        for uid in &gone {
+            self.remove(uid, "its network namespace is gone").await;
+        }
+        if !gone.is_empty() {
+            // Perhaps only the process has ended by which it was known.
+            self.follow();
         }
         self.endings.forget_those_over();
     }
@@ -368,17 +363,6 @@ fn enrolled_before(capture: &KeptCapture) -> PodReport {
         phase: Phase::Enrolled,
         message: "found again after a restart of the node proxy".into(),
         uncaptured_connections: u32::try_from(capture.uncaptured.len()).unwrap_or(u32::MAX),
-        identity: None,
-        certificate_not_after: None,
-        listeners: BTreeMap::new(),
-    }
-}
-
-fn waiting_for_namespace() -> PodReport {
-    PodReport {
-        phase: Phase::Waiting,
-        message: "the pod's network namespace has not been handed over to the node proxy".into(),
-        uncaptured_connections: 0,
         identity: None,
         certificate_not_after: None,
         listeners: BTreeMap::new(),

@@ -17,8 +17,10 @@ use tracing::{error, info};
 
 use super::{Flags, Parts, complete_state};
 use crate::identity::{CertificateManager, CertificateSettings};
-use crate::pods::{Manager, ManagerSettings, PodReports};
-use crate::state::{ControlChannels, ControlClient, ControlSettings, Keeper, Kept, Resources, Snapshots};
+use crate::pods::{Manager, ManagerSettings, Places, PodReports};
+use crate::state::{
+    ControlChannels, ControlClient, ControlSettings, Keeper, Kept, NamespaceKeeper, Resources, Snapshots,
+};
 use crate::worker::Workers;
 
 /// Lifetime of certificates asked for; the CA may shorten it.
@@ -76,6 +78,10 @@ impl Tasks {
             "keeper of the state",
             Keeper::new(&flags.state_dir, newest).run(self.cancel.child_token()),
         );
+        self.spawn(
+            "keeper of the namespaces",
+            NamespaceKeeper::new(&flags.state_dir, parts.snapshots.clone()).run(self.cancel.child_token()),
+        );
         Ok(())
     }
 
@@ -111,6 +117,7 @@ impl Tasks {
             enrolment_socket: flags.enrolment_socket.clone(),
             state_dir: flags.state_dir.clone(),
             firewall: flags.firewall,
+            places: Places { processes: flags.proc_dir.clone(), namespaces: flags.netns_dir.clone() },
         };
         let manager = Manager::new(
             settings,
@@ -156,7 +163,8 @@ impl Tasks {
             Credentials::in_cluster(),
             tokens,
             installed,
-            self.cancel.child_token(),
+            // One that drains may have been told to end for good.
+            self.first.child_token(),
         );
         self.spawn("CNI plugin", keep);
         self.spawn("check of the CNI plugin", say_what_is_installed(told, check));

@@ -136,6 +136,14 @@ impl Builder {
         self.routes.remove(name);
     }
 
+    pub fn upsert_namespace(&mut self, name: Arc<str>, enrols: bool) {
+        self.next.namespaces.insert_mut(name, enrols);
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.next.namespaces.remove_mut(name);
+    }
+
     /// Forgets routes that were refused.
     pub fn forget_refused_routes(&mut self) {
         self.routes.forget_unusable();

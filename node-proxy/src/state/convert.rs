@@ -383,6 +383,15 @@ fn service_port(wire: wire::ServicePort) -> Result<ServicePort> {
     Ok(ServicePort { port: port("ports.port", wire.port)?, name: wire.name, app_protocol })
 }
 
+/// A namespace's name, and whether it enrols pods that say nothing themselves.
+///
+/// # Errors
+/// When the resource is named otherwise.
+pub fn namespace(name: &str, wire: wire::Namespace) -> Result<(Arc<str>, bool)> {
+    same_name(name, &wire.name)?;
+    Ok((wire.name.into(), wire.enrols))
+}
+
 fn same_name(name: &str, body: &str) -> Result<()> {
     if name == body && !name.is_empty() {
         return Ok(());

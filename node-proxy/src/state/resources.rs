@@ -29,6 +29,7 @@ pub enum ResourceKind {
     Service,
     Listener,
     Route,
+    Namespace,
 }
 
 impl ResourceKind {
@@ -39,6 +40,7 @@ impl ResourceKind {
             Self::Service => "service",
             Self::Listener => "listener",
             Self::Route => "route",
+            Self::Namespace => "namespace",
         }
     }
 
@@ -49,6 +51,7 @@ impl ResourceKind {
             Ok(ResourceType::Service) => Some(Self::Service),
             Ok(ResourceType::Listener) => Some(Self::Listener),
             Ok(ResourceType::Route) => Some(Self::Route),
+            Ok(ResourceType::Namespace) => Some(Self::Namespace),
             Ok(ResourceType::Unspecified) | Err(_) => None,
         }
     }
@@ -60,6 +63,7 @@ impl ResourceKind {
             Self::Service => ResourceType::Service,
             Self::Listener => ResourceType::Listener,
             Self::Route => ResourceType::Route,
+            Self::Namespace => ResourceType::Namespace,
         }
     }
 }
@@ -242,6 +246,11 @@ impl Resources {
                 self.builder.upsert_route(&key.name.as_str().into(), route);
                 false
             }
+            (ResourceKind::Namespace, Body::Namespace(namespace)) => {
+                let (name, enrols) = convert::namespace(&key.name, namespace)?;
+                self.builder.upsert_namespace(name, enrols);
+                false
+            }
             _ => return Err(ConversionError::OtherType.into()),
         };
         Ok((ResourceId { kind, name: key.name.into() }, claims))
@@ -309,6 +318,7 @@ impl Resources {
             ResourceKind::Service => self.builder.remove_service(&ServiceKey(id.name.clone())),
             ResourceKind::Listener => self.builder.remove_listener(&id.name),
             ResourceKind::Route => self.builder.remove_route(&id.name),
+            ResourceKind::Namespace => self.builder.remove_namespace(&id.name),
         }
         self.held.remove_mut(&id);
         self.unusable.remove_mut(&id);

@@ -27,7 +27,7 @@ pub enum Origin {
 /// A resource that this proxy could not accept. Its last good version, if any, is still in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RefusedResource {
-    /// `workload`, `service`, `listener`, `route` or `mesh_settings`.
+    /// `workload`, `service`, `listener`, `route`, `namespace` or `mesh_settings`.
     pub kind: &'static str,
     pub name: Arc<str>,
     /// The refused version.
@@ -78,6 +78,7 @@ pub struct Snapshot {
     pub(super) listener_routes: Map<Arc<str>, RouteGroup>,
     pub(super) gateways: Map<Arc<str>, Arc<GatewayListeners>>,
     pub(super) populations: Map<(Arc<str>, Arc<WorkloadLabels>), Population>,
+    pub(super) namespaces: Map<Arc<str>, bool>,
     pub(super) refused: Arc<[RefusedResource]>,
 }
 
@@ -100,6 +101,7 @@ impl Snapshot {
             listener_routes: Map::new_sync(),
             gateways: Map::new_sync(),
             populations: Map::new_sync(),
+            namespaces: Map::new_sync(),
             refused: Arc::new([]),
         }
     }
@@ -203,6 +205,11 @@ impl Snapshot {
     /// The workloads of this node, enrolled or not.
     pub fn own_workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.own.values()
+    }
+
+    /// Every namespace, and whether it enrols pods that say nothing themselves. None from a controller that does not tell.
+    pub fn namespaces(&self) -> impl Iterator<Item = (&Arc<str>, bool)> {
+        self.namespaces.iter().map(|(name, enrols)| (name, *enrols))
     }
 
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {

@@ -211,3 +211,8 @@ pub(crate) fn service_resource(namespace: &str, name: &str, vip: u8) -> wire::Re
         wire::resource::Body::Service(service),
     )
 }
+
+pub(crate) fn namespace_resource(name: &str, enrols: bool) -> wire::Resource {
+    let namespace = wire::Namespace { name: name.to_owned(), enrols };
+    resource(wire::ResourceType::Namespace, name, wire::resource::Body::Namespace(namespace))
+}

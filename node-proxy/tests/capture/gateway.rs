@@ -69,6 +69,27 @@ async fn becomes(world: &World, port: u16, wanted: Option<u16>, what: &str) {
     panic!("{what}: {last:?}");
 }
 
+/// Waits until nobody listens on a port of the pod: whoever gets in before that is reset when it closes.
+async fn let_go(world: &World, port: u16) {
+    let is_listening = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().and_then(|local| local.rsplit(':').next());
+        local == Some(format!("{port:04X}").as_str()) && fields.nth(1) == Some("0A")
+    };
+    let listened = || {
+        let read = |file| std::fs::read_to_string(file).expect("connections");
+        let both = read("/proc/thread-self/net/tcp") + &read("/proc/thread-self/net/tcp6");
+        both.lines().any(is_listening)
+    };
+    for _ in 0..1_500 {
+        if !world.pod.run(listened).expect("entering") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("port {port} is still listened on");
+}
+
 async fn listeners_are_opened_reported_and_closed(world: World) {
     let home = Home::new().await;
     let path = home.bind(&world.pod, "pod");
@@ -142,6 +163,7 @@ async fn a_restart_opens_the_listeners_again(world: World) {
     assert_eq!(node.add(&world, &path).await, Reply::Enrolled);
     node.reported("open", |report| states(report) == open(&["a"])).await;
     node.kill().await;
+    let_go(&world, 80).await;
     let waiting = status(&world, 80);
     let restart = async {
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -8,6 +8,7 @@ mod cases;
 mod enrolment;
 mod gateway;
 mod node;
+mod search;
 mod traffic;
 mod world;
 
@@ -21,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use world::{Setup, World};
 
 /// A case that takes longer hangs.
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 type Case = fn(World) -> BoxFuture<'static, ()>;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let filter: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if std::env::args().any(|argument| argument == "--list") {
-        for (name, _) in cases::ALL.iter().chain(enrolment::ALL).chain(gateway::ALL) {
+        for (name, _) in cases::ALL.iter().chain(enrolment::ALL).chain(gateway::ALL).chain(search::ALL) {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let mut failed = Vec::new();
     for setup in Setup::ALL {
         let is_for_lives = |_: &&(&str, Case)| Setup::FOR_LIVES.contains(setup);
-        let lives = enrolment::ALL.iter().chain(gateway::ALL).filter(is_for_lives);
+        let lives = enrolment::ALL.iter().chain(gateway::ALL).chain(search::ALL).filter(is_for_lives);
         for (case, run) in cases::ALL.iter().chain(lives) {
             let name = format!("{setup} {case}");
             if !filter.is_empty() && !filter.iter().any(|part| name.contains(part)) {

@@ -9,7 +9,7 @@ use culvert_identity::certificate_client::CertificateClient;
 use culvert_identity::grpc::TokenFile;
 use culvert_node_proxy::identity::{CertificateManager, CertificateSettings, Certificates};
 use culvert_node_proxy::intercept::Netns;
-use culvert_node_proxy::pods::{Manager, ManagerSettings, Phase, PodReport, PodReports};
+use culvert_node_proxy::pods::{Manager, ManagerSettings, Phase, Places, PodReport, PodReports};
 use culvert_node_proxy::state::model::{
     AccessLog as LogSettings, AccessLogFilter, AccessLogFormat, Enrolment, InboundMode, Limits, Listener,
     MeshSettings, OutboundPolicy, OwnWorkload, Timeouts, TunnelProtocol, UdpPolicy, Workload,
@@ -30,7 +30,7 @@ use crate::world::{INTERCEPTION, World};
 
 pub const POD_UID: &str = "0b1c2d3e";
 /// Repairs, retries and counts all happen within this.
-const EVENTUALLY: Duration = Duration::from_secs(12);
+const EVENTUALLY: Duration = Duration::from_secs(30);
 
 pub struct Node {
     pub snapshots: Snapshots,
@@ -51,7 +51,11 @@ pub struct Home {
 
 impl Home {
     pub async fn new() -> Self {
-        Self { directory: tempfile::tempdir().expect("a directory"), ca: Ca::start().await }
+        let home = Self { directory: tempfile::tempdir().expect("a directory"), ca: Ca::start().await };
+        for name in ["proc", "netns"] {
+            std::fs::create_dir(home.path(name)).expect("a directory");
+        }
+        home
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -104,6 +108,7 @@ impl Node {
             enrolment_socket: home.path("enrolment.sock"),
             state_dir: home.path("state"),
             firewall: world.setup.firewall,
+            places: Places { processes: home.path("proc"), namespaces: home.path("netns") },
         };
         let manager =
             Manager::new(settings, snapshots.clone(), certificates, workers.clone(), telemetry.clone())

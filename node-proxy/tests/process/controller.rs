@@ -1,4 +1,4 @@
-//! A controller that sends every proxy the same two resources.
+//! A controller that sends every proxy the same resources.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,13 +28,20 @@ pub struct FakeController {
 
 impl FakeController {
     pub async fn start(home: &Home) -> Self {
+        Self::start_with(home, vec![workload()]).await
+    }
+
+    /// With these resources, and the settings of the mesh.
+    pub async fn start_with(home: &Home, mut resources: Vec<wire::Resource>) -> Self {
+        resources.insert(0, settings());
         let leaf = home.authority.leaf("spiffe://cluster.local/ns/culvert-system/sa/culvert-controller");
         let config = watch::channel(tls::grpc_server_config(&leaf).unwrap()).1;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let held = Arc::new(AtomicUsize::new(0));
         let stopped = CancellationToken::new();
-        let service = MeshControlServer::new(Control { held: held.clone(), stopped: stopped.clone() });
+        let service =
+            MeshControlServer::new(Control { resources, held: held.clone(), stopped: stopped.clone() });
         let server = tokio::spawn(async move {
             let served = grpc::server().add_service(service);
             served.serve_with_incoming(grpc::incoming(listener, config)).await.unwrap();
@@ -60,6 +67,7 @@ impl FakeController {
 }
 
 struct Control {
+    resources: Vec<wire::Resource>,
     held: Arc<AtomicUsize>,
     stopped: CancellationToken,
 }
@@ -79,7 +87,7 @@ impl MeshControl for Control {
             return Err(Status::unavailable("stopped"));
         }
         let (outgoing, queue) = mpsc::channel(16);
-        let stream = serve(request.into_inner(), outgoing, self.held.clone());
+        let stream = serve(request.into_inner(), outgoing, self.resources.clone(), self.held.clone());
         tokio::spawn(self.stopped.clone().run_until_cancelled_owned(stream));
         Ok(Response::new(ReceiverStream::new(queue)))
     }
@@ -88,6 +96,7 @@ impl MeshControl for Control {
 async fn serve(
     mut incoming: Streaming<wire::ProxyMessage>,
     outgoing: mpsc::Sender<Result<wire::ControllerMessage, Status>>,
+    resources: Vec<wire::Resource>,
     held: Arc<AtomicUsize>,
 ) {
     let mut count = 0;
@@ -100,7 +109,7 @@ async fn serve(
     }
     held.store(count, Ordering::SeqCst);
     let welcome = wire::Welcome { node: "one".to_owned(), heartbeat_seconds: 1, ..wire::Welcome::default() };
-    let page = wire::Page { upserts: vec![settings(), workload()], removals: Vec::new() };
+    let page = wire::Page { upserts: resources, removals: Vec::new() };
     let mark = wire::Mark { sequence: 1, version: "v1".to_owned() };
     let mut next = vec![Kind::Welcome(welcome), Kind::Page(page), Kind::Mark(mark)];
     loop {
@@ -154,4 +163,43 @@ fn workload() -> wire::Resource {
         ..wire::Workload::default()
     };
     resource(wire::ResourceType::Workload, uid, wire::resource::Body::Workload(workload))
+}
+
+/// A pod of this node that is wanted in the mesh.
+pub fn own_pod(name: &str, pod_uid: &str, addresses: Vec<Vec<u8>>) -> wire::Resource {
+    let uid = format!("c/n/Pod/shop/{name}/{pod_uid}");
+    let workload = wire::Workload {
+        uid: uid.clone(),
+        name: name.to_owned(),
+        namespace: "shop".to_owned(),
+        service_account: "a".to_owned(),
+        trust_domain: "cluster.local".to_owned(),
+        node: "one".to_owned(),
+        addresses,
+        tunnel: wire::Tunnel::None.into(),
+        enrolment: wire::Enrolment::Enrolled.into(),
+        settings: Some(wire::WorkloadSettings {
+            limits: Some(wire::Limits {
+                connections: 100,
+                memory_bytes: 1 << 20,
+                requests: 100,
+                request_head_bytes: 1 << 14,
+                streams: 100,
+            }),
+            timeouts: Some(wire::Timeouts {
+                connect_ms: 1000,
+                tls_handshake_ms: 1000,
+                tunnel_handshake_ms: 1000,
+                unknown_destination_ms: 1000,
+                half_closed_idle_ms: 1000,
+                drain_ms: 1000,
+                request_head_ms: 1000,
+                body_idle_ms: 1000,
+                connection_idle_ms: 1000,
+            }),
+            ..wire::WorkloadSettings::default()
+        }),
+        ..wire::Workload::default()
+    };
+    resource(wire::ResourceType::Workload, &uid, wire::resource::Body::Workload(workload))
 }

@@ -5,6 +5,7 @@
 
 mod controller;
 mod proxy;
+mod search;
 
 use std::time::{Duration, Instant};
 

@@ -63,6 +63,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(home: &Home, controller: &str) -> Self {
+        Self::start_with(home, controller, &[])
+    }
+
+    /// With more flags.
+    pub fn start_with(home: &Home, controller: &str, arguments: &[&str]) -> Self {
         // On a loopback address of its own: a port that was free a moment ago may be another test's by now.
         let address = std::net::Ipv4Addr::from(0x7f01_0000 + rand::random_range(0..0x00fe_0000_u32));
         let admin = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap();
@@ -78,6 +83,7 @@ impl Proxy {
             .arg("--enrolment-socket")
             .arg(home.enrolment_socket())
             .args(["--admin", &admin.to_string(), "--workers", "1", "--drain", "2"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .kill_on_drop(true)

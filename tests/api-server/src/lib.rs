@@ -48,7 +48,7 @@ impl Drop for Process {
 
 fn binary() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let built = root.join("target/cluster/bin/hyper");
+    let built = root.join("target/cluster/bin/kubernetes");
     let path = std::env::var_os("CULVERT_KUBE").map_or(built, PathBuf::from);
     assert!(
         path.is_file(),
@@ -303,7 +303,8 @@ impl ApiServer {
     /// Installs Culvert's own CRDs.
     pub async fn install_culvert(&self) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-        let text = std::fs::read_to_string(root.join("deploy/helm/culvert/files/crds/meshconfigs.yaml")).unwrap();
+        let text =
+            std::fs::read_to_string(root.join("deploy/helm/culvert/files/crds/meshconfigs.yaml")).unwrap();
         self.apply(&text).await;
     }
 }

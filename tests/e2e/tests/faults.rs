@@ -1,6 +1,7 @@
 //! Broken parts: pods fail closed, and recover by themselves.
 
-use culvert_e2e::{Labelled, Mesh, Pod, SOON, Shared, Shop, eventually, holds};
+use culvert_cli::sandbox::files::Files;
+use culvert_e2e::{Labelled, Mesh, Pod, SOON, Shared, Shop, binary, eventually, holds};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -249,4 +250,55 @@ fn a_cut_link_heals() {
     assert_eq!(mesh.send(&client, &server.at(9000))["ok"], false);
     mesh.sandbox(&["link", "node2", "up"]).ok();
     mesh.reaches(&client, &server.at(9000));
+}
+
+/// Calls the CNI plugin as a runtime does for a new pod, on a node where neither the node proxy nor the API server answers.
+/// Whether the pod may start.
+fn starts_with_nobody_to_ask(kept: &str, namespace: &str) -> bool {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("namespaces.json"), kept).expect("written");
+    let configuration = json!({
+        "cniVersion": "1.0.0", "name": "kube", "type": "culvert-cni", "enrolmentSocket": at("none.sock"),
+        "kubeconfig": at("none"), "stateDirectory": directory.path(), "node": "node1", "unknownNamespaces": "wait",
+        "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/24"}]},
+    });
+    std::fs::write(at("call"), configuration.to_string()).expect("written");
+    let name = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=new;K8S_POD_UID=never-seen");
+    let called = std::process::Command::new(binary("culvert-node-proxy"))
+        .arg("cni")
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")])
+        .envs([("CNI_NETNS", "/proc/self/ns/net"), ("CNI_PATH", "/opt/cni/bin"), ("CNI_ARGS", &name)])
+        .stdin(std::fs::File::open(at("call")).expect("what was written"))
+        .output()
+        .expect("the plugin");
+    called.status.success()
+}
+
+#[test]
+fn what_a_node_knows_of_namespaces_follows_their_labels_and_decides_while_nobody_can_be_asked() {
+    let mesh = MESH.alone();
+    let path = Files.node_state("node1").join("namespaces.json").display().to_string();
+    let kept = || mesh.node_exec("node1", &["cat", &path]).ok().stdout;
+    let says = |expected: Value| {
+        eventually("the node keeps what the label says", SOON, || {
+            let read: Value = serde_json::from_str(&kept()).map_err(|error| error.to_string())?;
+            if read["enrols"]["known"] == expected { Ok(()) } else { Err(read.to_string()) }
+        });
+    };
+    let shop = Shop::new("known", Labelled::Yes);
+    mesh.apply(&shop.namespace());
+    says(json!(true));
+    mesh.apply(&shop.clone().labelled(Labelled::No).namespace());
+    says(json!(false));
+    assert!(starts_with_nobody_to_ask(&kept(), "known"), "{}", kept());
+    mesh.apply(&shop.namespace());
+    says(json!(true));
+
+    mesh.component("stop", "controller");
+    mesh.component("crash", "node-proxy/node1");
+    mesh.node_ready("node1");
+    says(json!(true));
+    assert!(!starts_with_nobody_to_ask(&kept(), "known"), "{}", kept());
+    mesh.component("start", "controller");
 }

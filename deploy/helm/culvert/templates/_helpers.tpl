@@ -148,3 +148,76 @@ port: {{ .port }}
 host: {{ . | quote }}
 {{- end }}
 {{- end }}
+
+{{/* A pod that works on its node. */}}
+{{- define "culvert.nodePod" -}}
+seccompProfile: {type: RuntimeDefault}
+{{- with .Values.nodeProxy.seLinuxOptions }}
+seLinuxOptions: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "culvert.nodeContainer" -}}
+runAsUser: 0
+runAsGroup: 0
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+{{- if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version }}
+# The profile that runtimes give containers forbids to look at the namespaces of other pods' processes.
+appArmorProfile: {type: Unconfined}
+{{- end }}
+capabilities:
+  drop: [ALL]
+  add: {{- toYaml .Values.nodeProxy.capabilities | nindent 4 }}
+{{- end }}
+
+{{- define "culvert.nodeMounts" -}}
+{{- $platform := include "culvert.platform" . | fromYaml -}}
+- {name: state, mountPath: {{ .Values.nodeProxy.stateDir }}}
+- {name: run, mountPath: {{ .Values.nodeProxy.runDir }}}
+- {name: cni-conf, mountPath: /etc/cni/net.d}
+- {name: cni-bin, mountPath: /opt/cni/bin}
+# Kernel settings of pods' networks; /proc/sys is read-only in containers without all privileges.
+- {name: sysctl, mountPath: /host/proc/sys/net}
+# Under the runtime's own paths, by which the CNI plugin names them; those made later appear too.
+- {name: netns, mountPath: {{ $platform.netnsDir }}, mountPropagation: HostToContainer, readOnly: true}
+{{- if hasPrefix "/var/run/" $platform.netnsDir }}
+- {name: netns, mountPath: {{ trimPrefix "/var" $platform.netnsDir }}, mountPropagation: HostToContainer, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "culvert.nodeVolumes" -}}
+{{- $platform := include "culvert.platform" . | fromYaml -}}
+- name: state
+  hostPath: {path: {{ .Values.nodeProxy.stateDir }}, type: DirectoryOrCreate}
+- name: run
+  hostPath: {path: {{ .Values.nodeProxy.runDir }}, type: DirectoryOrCreate}
+- name: cni-conf
+  hostPath: {path: {{ $platform.confDir }}, type: DirectoryOrCreate}
+- name: cni-bin
+  hostPath: {path: {{ $platform.binDir }}, type: DirectoryOrCreate}
+- name: sysctl
+  hostPath: {path: /proc/sys/net, type: Directory}
+- name: netns
+  hostPath: {path: {{ $platform.netnsDir }}, type: DirectoryOrCreate}
+{{- end }}
+
+{{/* A container that takes Culvert off its node. Takes a dict of root and arguments. */}}
+{{- define "culvert.cleaner" -}}
+image: {{ include "culvert.image" (list .root "node-proxy") }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+args:
+  - uninstall
+  - --state-dir={{ .root.Values.nodeProxy.stateDir }}
+  - --enrolment-socket={{ .root.Values.nodeProxy.runDir }}/enrolment.sock
+  {{- range .arguments }}
+  - {{ . }}
+  {{- end }}
+env:
+  - {name: CULVERT_LOG, value: {{ .root.Values.log.filter | quote }}}
+resources:
+  requests: {cpu: 10m, memory: 32Mi}
+securityContext: {{- include "culvert.nodeContainer" .root | nindent 2 }}
+volumeMounts: {{- include "culvert.nodeMounts" .root | nindent 2 }}
+{{- end }}

@@ -1,7 +1,10 @@
 //! From what the API server sends to the objects that everybody else sees. What nobody reads is left out, so that memory
 //! holds what matters and a change of the rest is none.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
+use culvert_api::names::ENROLLED_LABEL;
 use culvert_objects::manifest::drop_nulls;
 use culvert_objects::{FieldError, Kind, Metadata, Object, ObjectKey, OwnerReference, Scope, schema};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -37,6 +40,8 @@ const POD_STATUS: &[&str] = &["phase", "podIP", "podIPs", "hostIP", "conditions"
 pub struct CurrentStatus {
     pub uid: String,
     pub resource_version: String,
+    /// Labels that Culvert writes.
+    pub labels: BTreeMap<String, String>,
     pub status: Value,
 }
 
@@ -46,6 +51,7 @@ impl CurrentStatus {
         Self {
             uid: object.metadata.uid.clone().unwrap_or_default(),
             resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
+            labels: own_labels(kind, &object.metadata),
             status: status_of(kind, object.data.get("status")),
         }
     }
@@ -116,6 +122,15 @@ fn status_of(kind: Kind, status: Option<&Value>) -> Value {
     if own.is_empty() { Value::Null } else { serde_json::json!({"conditions": own}) }
 }
 
+fn own_labels(kind: Kind, metadata: &ObjectMeta) -> BTreeMap<String, String> {
+    let labels = metadata.labels.iter().flatten().filter(|(name, _)| is_own_label(kind, name));
+    labels.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+fn is_own_label(kind: Kind, name: &str) -> bool {
+    kind == Kind::Pod && name == ENROLLED_LABEL
+}
+
 fn is_own(condition: &Value) -> bool {
     condition.get("type").and_then(Value::as_str).is_some_and(|of| of.starts_with(OWN_CONDITIONS))
 }
@@ -127,6 +142,9 @@ fn metadata(kind: Kind, came: ObjectMeta) -> Metadata {
         // Others note there every few seconds what they did; nothing of Culvert's is in them.
         annotations.clear();
     }
+    let mut labels = came.labels.unwrap_or_default();
+    // Culvert's own word is not read back.
+    labels.retain(|name, _| !is_own_label(kind, name));
     let owner = |of: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| OwnerReference {
         api_version: of.api_version,
         kind: of.kind,
@@ -139,7 +157,7 @@ fn metadata(kind: Kind, came: ObjectMeta) -> Metadata {
         name: came.name.unwrap_or_default(),
         namespace: came.namespace.filter(|_| kind.scope() == Scope::Namespaced),
         uid: came.uid,
-        labels: came.labels.unwrap_or_default(),
+        labels,
         annotations,
         creation_timestamp: came.creation_timestamp.as_ref().and_then(time),
         deletion_timestamp: came.deletion_timestamp.as_ref().and_then(time),
@@ -237,11 +255,13 @@ mod tests {
         let later = pod(|pod| {
             pod["metadata"]["resourceVersion"] = "8".into();
             pod["status"]["conditions"][1]["status"] = "False".into();
+            pod["metadata"]["labels"] = serde_json::json!({ENROLLED_LABEL: "true"});
             pod["status"]["containerStatuses"][0]["restartCount"] = 3.into();
         });
         assert_eq!(later.object.unwrap(), object);
         let own = later.status.unwrap();
         assert_eq!((own.uid.as_str(), own.resource_version.as_str()), ("1", "8"));
+        assert_eq!(own.labels, BTreeMap::from([(ENROLLED_LABEL.to_owned(), "true".to_owned())]));
         assert_eq!(own.status["conditions"].as_array().unwrap().len(), 1);
         let moved = pod(|pod| pod["status"]["podIP"] = "10.0.0.2".into());
         assert_ne!(moved.object.unwrap(), object);

@@ -33,6 +33,15 @@ pub enum FirewallKind {
     Iptables,
 }
 
+impl From<FirewallKind> for FirewallChoice {
+    fn from(kind: FirewallKind) -> Self {
+        match kind {
+            FirewallKind::Nft => Self::Nft,
+            FirewallKind::Iptables => Self::Iptables,
+        }
+    }
+}
+
 /// No program to load rules with.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FirewallError {

@@ -181,6 +181,8 @@ impl Facts {
         all.extend(listeners.map(|(name, one)| sealed(Key::listener(name), Body::Listener(one.clone()))));
         let routes = translation.routes.iter();
         all.extend(routes.map(|(name, route)| sealed(Key::route(name), Body::Route((**route).clone()))));
+        let namespaces = translation.namespaces.iter();
+        all.extend(namespaces.map(|(name, one)| sealed(Key::namespace(name), Body::Namespace(one.clone()))));
         all
     }
 
