@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use culvert_objects::{FieldError, Kind, ManifestError, ObjectKey, Objects};
+use culvert_objects::{FieldError, Kind, ManifestError, ObjectKey, Objects, Scope};
 use futures::future::join_all;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -26,13 +26,15 @@ pub struct Listing {
     pub unlisted: BTreeMap<Kind, RequestError>,
 }
 
-/// Reads all objects of these kinds; those that the API server does not have are left out.
+/// Reads all objects of these kinds, of a namespace those of the kinds that live in one; kinds that the API server does not have are
+/// left out.
 ///
 /// # Errors
 /// When it does not say which kinds it has. A single kind that it does not list is in the result.
-pub async fn list(client: &Client, kinds: &[Kind]) -> Result<Listing, RequestError> {
+pub async fn list(client: &Client, kinds: &[Kind], namespace: Option<&str>) -> Result<Listing, RequestError> {
     let served = discovery::ask(client, kinds).await?;
-    let lists = served.iter().map(|resource| async move { (resource.kind, all(client, resource).await) });
+    let lists =
+        served.iter().map(|resource| async move { (resource.kind, all(client, resource, namespace).await) });
     let (mut listing, mut problems) = (Listing::default(), Vec::new());
     for (kind, listed) in join_all(lists).await {
         match listed {
@@ -51,8 +53,15 @@ pub async fn list(client: &Client, kinds: &[Kind]) -> Result<Listing, RequestErr
     Ok(listing)
 }
 
-async fn all(client: &Client, resource: Resource) -> Result<Vec<Item>, RequestError> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource.api());
+async fn all(
+    client: &Client,
+    resource: Resource,
+    namespace: Option<&str>,
+) -> Result<Vec<Item>, RequestError> {
+    let api: Api<DynamicObject> = match namespace.filter(|_| resource.kind.scope() == Scope::Namespaced) {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource.api()),
+        None => Api::all_with(client.clone(), &resource.api()),
+    };
     let mut params = ListParams::default().limit(PAGE);
     let mut items = Vec::new();
     loop {

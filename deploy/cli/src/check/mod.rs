@@ -2,7 +2,7 @@
 //! printing and the exit code.
 
 use clap::{Args, ValueEnum};
-use culvert_check::cluster::{self, Stage};
+use culvert_check::cluster::{self, ClusterFacts, Stage};
 use culvert_check::{Absent, File, Report, render};
 use culvert_objects::{Kind, manifest};
 use std::io::Read;
@@ -92,11 +92,7 @@ const KINDS: [Kind; 3] = [Kind::Namespace, Kind::Node, Kind::Pod];
 
 async fn run_on_cluster(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let stage = if arguments.pre { Stage::BeforeInstall } else { Stage::Installed };
-    let facts = async {
-        let cluster = arguments.cluster.connect().await?;
-        gather::facts(&cluster, stage, &KINDS).await
-    };
-    let facts = match facts.await {
+    let facts = match read_cluster(&arguments.cluster, stage).await {
         Ok(facts) => facts,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -106,6 +102,11 @@ async fn run_on_cluster(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = cluster::check(&facts);
     print(arguments.output, &cluster::text(&report), &serde_json::to_value(&report)?)?;
     Ok(if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn read_cluster(arguments: &ClusterArgs, stage: Stage) -> anyhow::Result<ClusterFacts> {
+    let cluster = arguments.connect().await?;
+    Box::pin(gather::facts(&cluster, stage, &KINDS)).await
 }
 
 fn exit_code(report: &Report, is_whole: bool) -> ExitCode {

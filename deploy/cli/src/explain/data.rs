@@ -39,10 +39,27 @@ pub struct Explanation {
 
 /// What the node proxy of the client says. Everything else is made from objects: what of them it does not have yet, or has
 /// refused, it does not follow.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeProxy {
     pub node: String,
-    /// Of the state that it decides on.
+    #[serde(flatten)]
+    pub answer: NodeProxyAnswer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum NodeProxyAnswer {
+    InForce(InForce),
+    /// Why it could not be asked.
+    Not {
+        unreachable: String,
+    },
+}
+
+/// What a node proxy decides on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// Of its state.
     pub version: String,
     /// Whether its stream from the controller is up.
     pub connected: bool,
@@ -53,9 +70,6 @@ pub struct NodeProxy {
     pub pod: Option<String>,
     /// Resources that it does not follow, and why.
     pub refused: Vec<String>,
-    /// Why it could not be asked; then nothing of the above is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unreachable: Option<String>,
 }
 
 /// As it was asked.

@@ -7,7 +7,7 @@ use culvert_objects::Kind;
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::data::{Explanation, NodeProxy};
+use super::data::{Explanation, InForce, NodeProxy, NodeProxyAnswer};
 use super::facts::{Facts, Source};
 use crate::live::{Cluster, proxies};
 
@@ -20,7 +20,8 @@ const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 /// When something of that may not be listed.
 pub async fn facts(cluster: &Cluster) -> anyhow::Result<Facts> {
     let kinds: Vec<Kind> = controller::kinds().collect();
-    let (objects, ranges) = tokio::join!(cluster.objects(&kinds), controller::service_cidrs(&cluster.client));
+    let (objects, ranges) =
+        tokio::join!(cluster.objects(&kinds, None), controller::service_cidrs(&cluster.client));
     let mut assumed = vec![
         "the controller's flags are the defaults (--cluster, --network, ranges)".to_owned(),
         "the cluster's DNS domain is cluster.local".to_owned(),
@@ -37,17 +38,23 @@ pub async fn facts(cluster: &Cluster) -> anyhow::Result<Facts> {
 /// What the node proxy of the client says; None for a client without a node.
 pub async fn node_proxy(cluster: &Cluster, facts: &Facts, explanation: &Explanation) -> Option<NodeProxy> {
     let node = explanation.client.node.as_deref()?;
-    let mut found = NodeProxy { node: node.to_owned(), ..NodeProxy::default() };
-    let part = match proxies::on_node(&facts.objects, node) {
-        Ok(part) => part,
-        Err(error) => return Some(NodeProxy { unreachable: Some(error.to_string()), ..found }),
-    };
-    let pod = facts.objects.find(Kind::Pod, SYSTEM_NAMESPACE, &part.pod)?;
-    match proxies::json(&cluster.client, pod, "/config?only=node,controller,pods,refused").await {
-        Err(error) => found.unreachable = Some(error.to_string()),
-        Ok(config) => tell(&mut found, &config, &uid(facts, explanation)),
-    }
-    Some(found)
+    let answer = ask(cluster, facts, explanation, node)
+        .await
+        .unwrap_or_else(|error| NodeProxyAnswer::Not { unreachable: error.to_string() });
+    Some(NodeProxy { node: node.to_owned(), answer })
+}
+
+async fn ask(
+    cluster: &Cluster,
+    facts: &Facts,
+    explanation: &Explanation,
+    node: &str,
+) -> Result<NodeProxyAnswer, proxies::AdminError> {
+    let part = proxies::on_node(&facts.objects, node)?;
+    let pod = facts.objects.find(Kind::Pod, SYSTEM_NAMESPACE, &part.pod);
+    let pod = pod.ok_or_else(|| proxies::AdminError::NoProxy(node.to_owned()))?;
+    let config = proxies::json(&cluster.client, pod, "/config?only=node,controller,pods,refused").await?;
+    Ok(NodeProxyAnswer::InForce(in_force(&config, &uid(facts, explanation))))
 }
 
 /// Of the client's pod; the last part of its workload's uid.
@@ -57,23 +64,24 @@ fn uid(facts: &Facts, explanation: &Explanation) -> String {
     pod.map(|pod| pod.uid().to_owned()).unwrap_or_default()
 }
 
-fn tell(found: &mut NodeProxy, config: &Value, uid: &str) {
+fn in_force(config: &Value, uid: &str) -> InForce {
     let text = |path: &str| config.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let is = |path: &str| config.pointer(path).and_then(Value::as_bool).unwrap_or_default();
     let list = |path: &str| config.pointer(path).and_then(Value::as_array).into_iter().flatten();
-    found.version = text("/node/version");
-    found.connected = is("/controller/connected");
-    found.stale = is("/node/stale");
     let of =
         |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    found.refused = list("/refused")
-        .map(|one| format!("{} {}: {}", of(one, "kind"), of(one, "name"), of(one, "reason")))
-        .collect();
+    let refused = |one: &Value| format!("{} {}: {}", of(one, "kind"), of(one, "name"), of(one, "reason"));
     let own = list("/pods").find(|pod| !uid.is_empty() && of(pod, "uid").ends_with(uid));
-    found.pod = own.map(|pod| match of(pod, "message") {
-        message if message.is_empty() => of(pod, "phase"),
-        message => format!("{}: {message}", of(pod, "phase")),
-    });
+    InForce {
+        version: text("/node/version"),
+        connected: is("/controller/connected"),
+        stale: is("/node/stale"),
+        pod: own.map(|pod| match of(pod, "message") {
+            message if message.is_empty() => of(pod, "phase"),
+            message => format!("{}: {message}", of(pod, "phase")),
+        }),
+        refused: list("/refused").map(refused).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -87,13 +95,10 @@ mod tests {
             "pods": [{"uid": "Kubernetes//Pod/shop/x/1", "phase": "Enrolled", "message": ""},
                 {"uid": "Kubernetes//Pod/shop/web/2", "phase": "Waiting", "message": "no certificate yet"}],
             "refused": [{"kind": "route", "name": "shop/split", "reason": "too large"}]});
-        let mut found = NodeProxy::default();
-        tell(&mut found, &config, "2");
+        let found = in_force(&config, "2");
         assert_eq!((found.version.as_str(), found.stale, found.connected), ("v7", true, false));
         assert_eq!(found.pod.as_deref(), Some("Waiting: no certificate yet"));
         assert_eq!(found.refused, ["route shop/split: too large"]);
-        let mut other = NodeProxy::default();
-        tell(&mut other, &config, "");
-        assert_eq!(other.pod, None);
+        assert_eq!(in_force(&config, "").pod, None);
     }
 }

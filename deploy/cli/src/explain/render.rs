@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::data::{
     Backend, Candidate, End, Endpoint, EndpointState, Explanation, GroupKind, Header, Layer, Mirror,
-    NodeProxy, Parent, Retry, RetryBudget, SentRequest, Transport, Verdict,
+    NodeProxy, NodeProxyAnswer, Parent, Retry, RetryBudget, SentRequest, Transport, Verdict,
 };
 
 /// Candidates that lost are shown up to this many; `-o json` has all.
@@ -45,9 +45,12 @@ fn write(out: &mut String, explanation: &Explanation) -> fmt::Result {
 
 fn node_proxy(out: &mut String, proxy: &NodeProxy) -> fmt::Result {
     writeln!(out, "\nnode proxy of {}", proxy.node)?;
-    if let Some(why) = &proxy.unreachable {
-        return writeln!(out, "  could not be asked what it has in force: {why}");
-    }
+    let proxy = match &proxy.answer {
+        NodeProxyAnswer::InForce(in_force) => in_force,
+        NodeProxyAnswer::Not { unreachable } => {
+            return writeln!(out, "  could not be asked what it has in force: {unreachable}");
+        }
+    };
     let state = match (proxy.connected, proxy.stale) {
         (true, _) => "connected to a controller",
         (false, false) => "without a controller: later changes are not in it",

@@ -56,11 +56,11 @@ const KINDS: [Kind; 4] = [Kind::XMesh, Kind::MeshConfig, Kind::Namespace, Kind::
 /// When they cannot be read, or there is no such pod.
 pub async fn run(arguments: &ConfigArgs) -> anyhow::Result<()> {
     let ConfigCommand::Effective(arguments) = &arguments.command;
+    let (namespace, name) = &arguments.pod;
     let objects = match arguments.target.target() {
         Target::Sandbox(name) => explain::objects_of_sandbox(&name).await?,
-        Target::Cluster(cluster) => cluster.connect_or_say().await?.objects(&KINDS).await?,
+        Target::Cluster(cluster) => cluster.connect_or_say().await?.objects(&KINDS, Some(namespace)).await?,
     };
-    let (namespace, name) = &arguments.pod;
     let Some(pod) = objects.find(Kind::Pod, namespace, name) else {
         bail!("there is no pod {namespace}/{name}; kubectl -n {namespace} get pods lists them");
     };

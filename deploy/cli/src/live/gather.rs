@@ -59,7 +59,7 @@ pub async fn facts(cluster: &Cluster, stage: Stage, kinds: &[Kind]) -> anyhow::R
     let system = Api::<ConfigMap>::namespaced(client.clone(), SYSTEM_NAMESPACE);
     let cilium = Api::<ConfigMap>::namespaced(client.clone(), CILIUM_CONFIG.0);
     let (listed, daemon_sets, policies, definitions, cilium, bundle, rights) = tokio::join!(
-        listing::list(client, kinds),
+        listing::list(client, kinds, None),
         all::<DaemonSet>(client),
         all::<NetworkPolicy>(client),
         definitions(client),

@@ -54,7 +54,7 @@ pub fn on_node(objects: &Objects, node: &str) -> Result<Component, AdminError> {
 /// # Errors
 /// When pods may not be listed, or the node has no proxy.
 pub async fn find(cluster: &Cluster, node: &str) -> anyhow::Result<(Component, Objects)> {
-    let objects = cluster.objects(&[Kind::Pod]).await?;
+    let objects = cluster.objects(&[Kind::Pod], Some(SYSTEM_NAMESPACE)).await?;
     Ok((on_node(&objects, node)?, objects))
 }
 
@@ -94,4 +94,44 @@ fn admin_port(pod: &Object) -> u16 {
     let named = ports.filter(|port| port.get("name").and_then(Value::as_str) == Some(ADMIN_PORT_NAME));
     let mut numbers = named.filter_map(|port| u16::try_from(port.get("containerPort")?.as_u64()?).ok());
     numbers.next().unwrap_or(ADMIN_PORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn proxy(name: &str, node: &str, ready: &str, ends: bool, ports: Value) -> Object {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": SYSTEM_NAMESPACE,
+                "labels": {"app.kubernetes.io/name": "culvert", "app.kubernetes.io/component": "node-proxy"}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i:1", "ports": ports}]},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+        if ends {
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn of_two_proxies_on_a_node_the_one_that_stays_is_asked() {
+        let none = json!([]);
+        let objects: Objects = [
+            proxy("old", "n1", "True", true, none.clone()),
+            proxy("new", "n1", "False", false, none.clone()),
+            proxy("other", "n2", "True", false, none),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(on_node(&objects, "n1").unwrap().pod, "new");
+        assert_eq!(on_node(&objects, "n2").unwrap().pod, "other");
+        assert!(on_node(&objects, "n3").unwrap_err().to_string().contains("node n3"));
+    }
+
+    #[test]
+    fn the_admin_port_is_the_one_of_that_name_else_the_default() {
+        let port = |ports: Value| admin_port(&proxy("p", "n1", "True", false, ports));
+        assert_eq!(port(json!([])), ADMIN_PORT);
+        assert_eq!(port(json!([{"name": "hbone", "containerPort": 15008}])), ADMIN_PORT);
+        assert_eq!(port(json!([{"name": "admin", "containerPort": 16000}])), 16000);
+    }
 }

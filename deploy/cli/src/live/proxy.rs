@@ -41,19 +41,19 @@ struct OneProxy {
 /// # Errors
 /// When there is none on that node, or it does not answer.
 pub async fn run(arguments: &ProxyArgs) -> anyhow::Result<()> {
-    let (one, parts, render): (_, _, fn(&Value, DateTime<Utc>) -> anyhow::Result<String>) =
-        match &arguments.command {
-            ProxyCommand::Config(one) => {
-                (one, "node,controller,mesh,workloads,services,pods,refused", |value, _| {
-                    Ok(serde_yaml_ng::to_string(value)?)
-                })
-            }
-            ProxyCommand::Certs(one) => (one, "certificates", |value, now| Ok(certificates(value, now))),
-            ProxyCommand::Connections(one) => (one, "connections", |value, _| Ok(connections(value))),
-        };
+    let (one, parts) = match &arguments.command {
+        ProxyCommand::Config(one) => (one, "node,controller,mesh,workloads,services,pods,refused"),
+        ProxyCommand::Certs(one) => (one, "certificates"),
+        ProxyCommand::Connections(one) => (one, "connections"),
+    };
     let cluster = one.cluster.connect().await?;
     let value = ask(&cluster, &one.node, parts).await?;
-    print(one.output, &render(&value, Utc::now())?, &value)
+    let text = match &arguments.command {
+        ProxyCommand::Config(_) => serde_yaml_ng::to_string(&value)?,
+        ProxyCommand::Certs(_) => certificates(&value, Utc::now()),
+        ProxyCommand::Connections(_) => connections(&value),
+    };
+    print(one.output, &text, &value)
 }
 
 /// Parts of `/config` of a node's proxy.

@@ -117,12 +117,13 @@ impl ClusterArgs {
 }
 
 impl Cluster {
-    /// All objects of these kinds.
+    /// All objects of these kinds; of those that live in a namespace, that one's alone, if there is one.
     ///
     /// # Errors
     /// When one of them may not be listed: names it, and what the API server says.
-    pub async fn objects(&self, kinds: &[Kind]) -> anyhow::Result<Objects> {
-        let Listing { objects, unlisted } = listing::list(&self.client, kinds).await.map_err(refused)?;
+    pub async fn objects(&self, kinds: &[Kind], namespace: Option<&str>) -> anyhow::Result<Objects> {
+        let Listing { objects, unlisted } =
+            listing::list(&self.client, kinds, namespace).await.map_err(refused)?;
         match unlisted.into_iter().next() {
             Some((kind, error)) => {
                 Err(refused(error).context(format!("{kind}: its objects cannot be listed")))

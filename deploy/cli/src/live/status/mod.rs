@@ -123,7 +123,7 @@ pub struct Reason {
 pub async fn run(arguments: &StatusArgs) -> anyhow::Result<()> {
     let cluster = arguments.cluster.connect().await?;
     let kinds = [&[Kind::Namespace, Kind::Node, Kind::Pod], Kind::ROUTES].concat();
-    let facts = gather::facts(&cluster, Stage::Installed, &kinds).await?;
+    let facts = Box::pin(gather::facts(&cluster, Stage::Installed, &kinds)).await?;
     let said = ask_proxies(&cluster, &facts).await;
     let status = of(&cluster.url, &facts, &said);
     print(arguments.output, &render::text(&status, facts.now), &serde_json::to_value(&status)?)
