@@ -125,11 +125,16 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Probes of a program. Takes a dict of port and, where it is not the pod's, host. */}}
+{{/* Probes of a program. Takes a dict of port and, where they are not the pod's, host and the command for readiness. */}}
 {{- define "culvert.probes" -}}
 # It may wait for others for as long as it takes: only readiness says so.
 readinessProbe:
+  {{- if .command }}
+  exec:
+    command: {{- toYaml .command | nindent 6 }}
+  {{- else }}
   httpGet: {{- include "culvert.probe" (merge (dict "path" "/healthz/ready") .) | nindent 4 }}
+  {{- end }}
   periodSeconds: 2
   timeoutSeconds: 5
   failureThreshold: 3
