@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::handover;
 use crate::pods::{RemovalError, remove_rules};
 
 /// Between two looks at whether a node proxy still runs, or something has come back.
@@ -80,8 +81,9 @@ async fn remove(flags: &Flags) -> Result<(), UninstallError> {
     }
     let pods = remove_rules(&flags.state_dir).await?;
     let kept = empty(&flags.state_dir)?;
-    let socket = remove_file(&flags.enrolment_socket)?;
-    if pods + kept + socket > 0 {
+    let sockets =
+        remove_file(&flags.enrolment_socket)? + remove_file(&handover::socket_path(&flags.enrolment_socket))?;
+    if pods + kept + sockets > 0 {
         info!(pods, "removed from this node");
     }
     Ok(())
