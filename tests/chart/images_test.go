@@ -169,7 +169,8 @@ func TestTheREADMEInstallsAsTheManualDoes(t *testing.T) {
 	if !found || !ended || strings.Count(block, "\n") > 6 {
 		t.Fatalf("docs/install.md does not begin with six commands at most: %s", block)
 	}
-	if !strings.Contains(read(t, "README.md"), "```sh\n"+block+"```") {
+	// What is marked sh there is run in the sandbox.
+	if !strings.Contains(read(t, "README.md"), "```bash\n"+block+"```") {
 		t.Errorf("README.md does not have the commands\n%s", block)
 	}
 }
