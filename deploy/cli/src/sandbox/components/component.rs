@@ -289,6 +289,10 @@ impl Task {
         if !matches!(self.recipe.name, ComponentName::NodeProxy(_)) {
             return Err(format!("{} does not hand over; only node proxies do", self.recipe.name));
         }
+        // One that has just been started does not hand over yet, and the new one would find its admin address taken.
+        let not_yet =
+            |why| format!("{} is not ready, so it has nothing to hand over: {why}", self.recipe.name);
+        self.ready(process.id()).await.map_err(not_yet)?;
         let mut new = self.spawn().await.map_err(|error| error.to_string())?;
         let pid = new.id();
         let ready = tokio::select! {
