@@ -16,11 +16,19 @@ pub enum PluginError {
     #[error("{0}")]
     Configuration(String),
     #[error(
-        "{pod} is wanted in the mesh and must not start outside of it; {component}: {message}; {remedy}. \
+        "{pod} is wanted in the mesh and must not start outside of it; {component}: {message}; {remedy}.{unasked} \
          To start it without the mesh: label it culvert.dev/mesh=disabled, or the node: `kubectl label node {node} \
          culvert.dev/mesh=released`"
     )]
-    NotYet { pod: String, node: String, component: String, message: String, remedy: String },
+    NotYet {
+        pod: String,
+        node: String,
+        component: String,
+        message: String,
+        remedy: String,
+        /// Why the pod's labels are not what decided, as a sentence; empty where they did.
+        unasked: String,
+    },
     #[error("the node proxy refused {pod}: {message}")]
     Refused { pod: String, message: String },
     #[error("{0}")]

@@ -134,9 +134,9 @@ impl Candidate<'_> {
             return done;
         }
         // Both go on: a pod that must wait is taken as soon as the node proxy can.
-        let judgement = tokio::select! {
+        let (judgement, unasked) = tokio::select! {
             done = &mut handed => return done,
-            judgement = self.judged() => judgement,
+            judged = self.judged() => judged,
         };
         if judgement == Judgement::NotWanted || self.is_released().await {
             return Ok(());
@@ -146,18 +146,23 @@ impl Candidate<'_> {
             Err(_) => {
                 let Missing { component, message, remedy } = told.borrow().clone();
                 let (pod, node) = (self.pod.to_string(), self.configuration.node.clone());
-                Err(PluginError::NotYet { pod, node, component, message, remedy })
+                Err(PluginError::NotYet { pod, node, component, message, remedy, unasked })
             }
         }
     }
 
-    /// By the API server, else by what the node proxy kept.
-    async fn judged(&self) -> Judgement {
-        if let Ok(judgement) = self.judged_live().await {
-            return judgement;
-        }
+    /// By the API server, else by what the node proxy kept, and then why not by the API server.
+    async fn judged(&self) -> (Judgement, String) {
+        let error = match self.judged_live().await {
+            Ok(judgement) => return (judgement, String::new()),
+            Err(error) => error,
+        };
         let kept = kept(&self.configuration.state_directory);
-        judge_kept(&self.pod, kept.as_ref(), self.configuration.unknown_namespaces)
+        let judgement = judge_kept(&self.pod, kept.as_ref(), self.configuration.unknown_namespaces);
+        let unasked = format!(
+            " Its labels could not be looked at ({error}), so this is decided by what the node last knew of its namespace."
+        );
+        (judgement, unasked)
     }
 
     async fn judged_live(&self) -> Result<Judgement, ApiError> {

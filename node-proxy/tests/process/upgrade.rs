@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use culvert_api::packet;
@@ -30,6 +31,13 @@ impl Node {
         proxy
     }
 
+    /// Whoever starts now comes no further than to announce itself.
+    fn keep_back_the_bundle(&self) -> KeptBack {
+        let kept_back = KeptBack { bundle: self.home.path("bundle.pem"), aside: self.home.path("aside.pem") };
+        std::fs::rename(&kept_back.bundle, &kept_back.aside).unwrap();
+        kept_back
+    }
+
     /// Says packets to the process in charge; its answers, until it hangs up.
     fn say(&self, packets: &[&str]) -> Vec<String> {
         let socket: OwnedFd =
@@ -50,6 +58,17 @@ impl Node {
                 Err(error) => panic!("{error}: {answers:?}"),
             }
         }
+    }
+}
+
+struct KeptBack {
+    bundle: PathBuf,
+    aside: PathBuf,
+}
+
+impl KeptBack {
+    fn give(self) {
+        std::fs::rename(self.aside, self.bundle).unwrap();
     }
 }
 
@@ -113,14 +132,12 @@ async fn one_that_hangs_is_not_waited_for() {
 async fn one_that_dies_meanwhile_is_followed_as_after_a_restart() {
     let node = Node::new().await;
     let mut first = node.proxy().await;
-    let bundle = node.home.path("bundle.pem");
-    let aside = node.home.path("aside.pem");
-    std::fs::rename(&bundle, &aside).unwrap();
+    let kept_back = node.keep_back_the_bundle();
     let mut next = first.start_after(&node.home, &node.controller.url());
     next.says("the admin port is the last node proxy's").await;
     assert_eq!(first.get("/healthz/ready").await.0, 200, "in charge until then");
     first.kill().await;
-    std::fs::rename(&aside, &bundle).unwrap();
+    kept_back.give();
     next.is_ready().await;
     next.says("starting without it").await;
 }
@@ -129,13 +146,11 @@ async fn one_that_dies_meanwhile_is_followed_as_after_a_restart() {
 async fn a_successor_that_dies_is_forgotten() {
     let node = Node::new().await;
     let mut first = node.proxy().await;
-    let bundle = node.home.path("bundle.pem");
-    let aside = node.home.path("aside.pem");
-    std::fs::rename(&bundle, &aside).unwrap();
+    let kept_back = node.keep_back_the_bundle();
     let mut dies = first.start_after(&node.home, &node.controller.url());
     dies.says("the admin port is the last node proxy's").await;
     dies.kill().await;
-    std::fs::rename(&aside, &bundle).unwrap();
+    kept_back.give();
     assert_eq!(first.get("/healthz/ready").await.0, 200);
     let mut next = first.start_after(&node.home, &node.controller.url());
     next.is_ready().await;
@@ -147,9 +162,7 @@ async fn one_that_is_told_to_end_waits_for_its_successor() {
     let mut node = Node::new().await;
     node.home.drain = 120;
     let mut first = node.proxy().await;
-    let bundle = node.home.path("bundle.pem");
-    let aside = node.home.path("aside.pem");
-    std::fs::rename(&bundle, &aside).unwrap();
+    let kept_back = node.keep_back_the_bundle();
     let mut next = first.start_after(&node.home, &node.controller.url());
     next.says("the admin port is the last node proxy's").await;
     first.signal(Signal::SIGTERM);
@@ -157,7 +170,7 @@ async fn one_that_is_told_to_end_waits_for_its_successor() {
     // Longer than it would wait for one that is gone.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(first.get("/healthz/ready").await.0, 200, "it serves");
-    std::fs::rename(&aside, &bundle).unwrap();
+    kept_back.give();
     next.is_ready().await;
     next.says("took over from the last node proxy").await;
     assert_eq!(first.ended().await, Some(0));
