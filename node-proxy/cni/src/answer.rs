@@ -15,24 +15,29 @@ pub enum PluginError {
     Decode(#[from] serde_json::Error),
     #[error("{0}")]
     Configuration(String),
-    #[error(
-        "{pod} is wanted in the mesh and must not start outside of it; {component}: {message}; {remedy}.{unasked} \
-         To start it without the mesh: label it culvert.dev/mesh=disabled, or the node: `kubectl label node {node} \
-         culvert.dev/mesh=released`"
-    )]
-    NotYet {
-        pod: String,
-        node: String,
-        component: String,
-        message: String,
-        remedy: String,
-        /// Why the pod's labels are not what decided, as a sentence; empty where they did.
-        unasked: String,
-    },
+    #[error(transparent)]
+    NotYet(Box<NotYet>),
     #[error("the node proxy refused {pod}: {message}")]
     Refused { pod: String, message: String },
     #[error("{0}")]
     Io(String),
+}
+
+/// A pod that is wanted in the mesh and cannot be captured yet.
+#[derive(Debug, Error)]
+#[error(
+    "{pod} is wanted in the mesh and must not start outside of it; {component}: {message}; {remedy}.{unasked} \
+     To start it without the mesh: label it culvert.dev/mesh=disabled, or the node: `kubectl label node {node} \
+     culvert.dev/mesh=released`"
+)]
+pub struct NotYet {
+    pub pod: String,
+    pub node: String,
+    pub component: String,
+    pub message: String,
+    pub remedy: String,
+    /// Why the pod's labels are not what decided, as a sentence; empty where they did.
+    pub unasked: String,
 }
 
 impl PluginError {
@@ -45,7 +50,7 @@ impl PluginError {
             Self::Decode(_) => 6,
             Self::Configuration(_) => 7,
             // "Try again later".
-            Self::NotYet { .. } => 11,
+            Self::NotYet(_) => 11,
             Self::Refused { .. } => 100,
         }
     }

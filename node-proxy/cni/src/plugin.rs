@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::admission::{Judgement, judge_kept, judge_live};
-use crate::answer::{PluginError, Printed};
+use crate::answer::{NotYet, PluginError, Printed};
 use crate::api::{Api, ApiError};
 use crate::call::{Call, Command, Configuration, Environment, PodName, VERSIONS};
 
@@ -146,7 +146,8 @@ impl Candidate<'_> {
             Err(_) => {
                 let Missing { component, message, remedy } = told.borrow().clone();
                 let (pod, node) = (self.pod.to_string(), self.configuration.node.clone());
-                Err(PluginError::NotYet { pod, node, component, message, remedy, unasked })
+                let not_yet = NotYet { pod, node, component, message, remedy, unasked };
+                Err(PluginError::NotYet(Box::new(not_yet)))
             }
         }
     }
