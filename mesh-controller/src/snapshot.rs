@@ -68,6 +68,12 @@ impl Key {
     }
 }
 
+impl From<&Key> for pb::ResourceKey {
+    fn from(key: &Key) -> Self {
+        Self { r#type: key.kind, name: key.name.to_string() }
+    }
+}
+
 impl From<pb::ResourceKey> for Key {
     fn from(key: pb::ResourceKey) -> Self {
         Self { kind: key.r#type, name: key.name.into() }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_api::mesh as pb;
+use culvert_api::mesh::proxy_message::Kind as In;
 use culvert_controller::cluster::Follower;
 use culvert_identity::grpc::{self, TokenFile};
 use culvert_identity::testing::TestAuthority;
@@ -41,6 +42,18 @@ kind: Pod
 metadata: {name: cart, namespace: shop, uid: u}
 spec: {nodeName: one, containers: [{name: c}]}
 status: {podIP: 10.1.0.1}
+";
+const ROUTE: &str = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop}
+spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: cart, port: 80}]}]}
 ";
 const UID: &str = "c/n/Pod/shop/cart/u";
 
@@ -75,7 +88,7 @@ async fn what_one_replica_is_reported_the_others_tell_their_node_proxies() {
     one.report(UID, pb::EnrolmentPhase::Enrolled).await;
     let said = next(&mut reports).await;
     assert_eq!((said.nodes.len(), said.nodes[0].node.as_str()), (1, "one"));
-    second.hear(said.nodes).await;
+    second.hear("first", said.nodes).await;
     told(&mut two, pb::Tunnel::Hbone).await;
 
     // One that comes later is told what stands; the first message is the name alone.
@@ -84,7 +97,7 @@ async fn what_one_replica_is_reported_the_others_tell_their_node_proxies() {
     let standing = next(&mut late).await.nodes;
     assert_eq!(standing[0].enrolment.as_ref().unwrap().workloads[0].uid, UID);
     let third = Mesh::start(OBJECTS).await;
-    third.hear(standing).await;
+    third.hear("first", standing).await;
     let mut other = third.proxy("two", &[]).await;
     told(&mut other, pb::Tunnel::Hbone).await;
 }
@@ -106,9 +119,57 @@ async fn only_controllers_are_told_and_nobody_follows_itself() {
         ..Default::default()
     };
     let report = pb::EnrolmentReport { complete: false, workloads: vec![line] };
-    mesh.hear(vec![pb::NodeReport { node: "two".to_owned(), enrolment: Some(report), listeners: None }])
-        .await;
+    let node = "two".to_owned();
+    mesh.hear("first", vec![pb::NodeReport { node, enrolment: Some(report), ..Default::default() }]).await;
     two.hears_nothing().await;
+}
+
+/// A node refuses a route at the replica that does not write the status.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_at_one_replica_is_in_the_status_that_the_other_writes() {
+    let objects = &[OBJECTS, ROUTE].concat();
+    let (first, leader) = (Mesh::start(objects).await, Mesh::start(objects).await);
+    let mut one = first.proxy("one", &[]).await;
+    let batch = one.follow().await;
+    leader.wait_status("HTTPRoute/shop/r", "Accepted").await;
+    let refuse = |name: &str, reason: &str| {
+        let pb::Resource { key, version, .. } = batch.upserts[name].clone();
+        In::Refused(pb::Refused { key, version, reason: reason.into() })
+    };
+    let mut reports = first.reports(&token(&first), "leader").await.unwrap();
+    next(&mut reports).await;
+    one.say(refuse("HTTPRoute/shop/r@shop/cart", "too new")).await;
+    leader.hear("first", next(&mut reports).await.nodes).await;
+    leader.wait_status("HTTPRoute/shop/r", "node one (too new)").await;
+    one.say(refuse(UID, "too odd")).await;
+    leader.hear("first", next(&mut reports).await.nodes).await;
+    leader.wait_status("Pod/shop/cart", "refused the workload: too odd").await;
+
+    // A later one is told what stands, in one message.
+    let late = Mesh::start(objects).await;
+    let mut standing = first.reports(&token(&first), "late").await.unwrap();
+    next(&mut standing).await;
+    late.hear("first", next(&mut standing).await.nodes).await;
+    late.wait_status("HTTPRoute/shop/r", "node one (too new)").await;
+
+    // Served by a third replica, it refuses the route for another reason; the first one's farewell comes late.
+    let third = Mesh::start(objects).await;
+    let mut of_third = third.reports(&token(&third), "leader").await.unwrap();
+    next(&mut of_third).await;
+    let mut moved = third.proxy("one", &[]).await;
+    moved.follow().await;
+    moved.say(refuse("HTTPRoute/shop/r@shop/cart", "still too new")).await;
+    leader.hear("third", next(&mut of_third).await.nodes).await;
+    leader.hear("third", next(&mut of_third).await.nodes).await;
+    leader.wait_status("HTTPRoute/shop/r", "node one (still too new)").await;
+    drop(one);
+    leader.hear("first", next(&mut reports).await.nodes).await;
+    drop(moved);
+    leader.wait_status("HTTPRoute/shop/r", "node one (still too new)").await;
+    leader.hear("third", next(&mut of_third).await.nodes).await;
+    while leader.status("HTTPRoute/shop/r").contains("too new") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Serves the other replicas over TLS until the test ends.

@@ -14,7 +14,7 @@ use culvert_identity::grpc::{TokenFile, channel};
 use culvert_identity::{Identity, TrustBundle, TrustDomain};
 use culvert_objects::types::EndpointSlice;
 use culvert_objects::{Kind, Objects};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::{Request, Status};
 
@@ -113,16 +113,20 @@ impl Follower {
         self.token.authorize(&mut request).map_err(|error| internal(error.to_string()))?;
         let client = MeshReplicasClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let mut stream = { client }.reports(request).await?.into_inner();
+        let mut replica = String::new();
         while let Some(message) = stream.message().await? {
             if message.replica == self.replica {
                 return Ok(Heard::Itself);
             }
             if !message.replica.is_empty() {
                 tracing::info!(%address, replica = message.replica, "following what its node proxies report");
+                replica = message.replica;
                 hearing.set(true);
             }
-            if !message.nodes.is_empty() && !pass_on(&self.hub.events, message.nodes).await {
-                return Err(Status::unavailable("the controller is ending"));
+            if !message.nodes.is_empty() {
+                let event = Event::Replica { replica: replica.clone(), reports: message.nodes };
+                let ending = |_| Status::unavailable("the controller is ending");
+                self.hub.events.send(event).await.map_err(ending)?;
             }
         }
         Ok(Heard::Other)
@@ -167,10 +171,6 @@ enum Heard {
     Itself,
     /// Until its stream ended.
     Other,
-}
-
-async fn pass_on(events: &mpsc::Sender<Event>, reports: Vec<culvert_api::mesh::NodeReport>) -> bool {
-    events.send(Event::Replica { reports }).await.is_ok()
 }
 
 /// Where replicas serve that are ready, or on their way there, and the name of the pod that does.

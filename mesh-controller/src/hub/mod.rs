@@ -64,6 +64,7 @@ pub enum Event {
     },
     /// What node proxies have told another replica.
     Replica {
+        replica: String,
         reports: Vec<pb::NodeReport>,
     },
     /// The other replicas that should be there and cannot be followed now.

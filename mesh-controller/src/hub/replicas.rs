@@ -51,7 +51,8 @@ fn pages(standing: Vec<pb::NodeReport>) -> Vec<Vec<pb::NodeReport>> {
     let mut pages: Vec<Vec<pb::NodeReport>> = Vec::new();
     let mut filled = PAGE;
     for report in standing {
-        let size = 1 + report.enrolment.as_ref().map_or(0, |report| report.workloads.len());
+        let workloads = report.enrolment.as_ref().map_or(0, |report| report.workloads.len());
+        let size = 1 + workloads + report.refusals.as_ref().map_or(0, |report| report.refused.len());
         if filled + size > PAGE {
             pages.push(Vec::new());
             filled = 0;
@@ -95,7 +96,7 @@ mod tests {
         let line = |n| pb::WorkloadEnrolment { uid: format!("{node}/{n}"), ..Default::default() };
         let workloads = (0..workloads).map(line).collect();
         let enrolment = Some(pb::EnrolmentReport { complete: false, workloads });
-        pb::NodeReport { node: node.to_owned(), enrolment, listeners: None }
+        pb::NodeReport { node: node.to_owned(), enrolment, ..Default::default() }
     }
 
     #[test]

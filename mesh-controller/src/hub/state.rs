@@ -1,5 +1,8 @@
 //! The hub's state, all of it changed without waiting; shared with the admin server, which only reads.
 
+mod events;
+mod refusals;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,15 +13,16 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::board::Board;
-use super::enrolment::{Book, Decision, Entry, Sight, Touched};
+use super::enrolment::{Book, Decision, Entry, Touched};
 use super::listeners::Listeners;
 use super::overview::Trouble;
-use super::replicas::{self, Followers};
-use super::{Event, StreamId, pod_status};
+use super::replicas::Followers;
+use super::{StreamId, pod_status};
 use crate::metrics::Metrics;
 use crate::snapshot::{Builder, Key, Sealed, Snapshot};
 use crate::status::{DesiredStatus, StatusQueue};
-use crate::translate::{self, Facts, GatewayFacts, Statuses, Translation, Workloads};
+use crate::translate::{Facts, GatewayFacts, Statuses, Translation, Workloads};
+use refusals::RefusedElsewhere;
 
 pub struct State {
     mesh: Option<pb::MeshSettings>,
@@ -34,6 +38,7 @@ pub struct State {
     followers: Followers,
     unfollowed: BTreeSet<String>,
     pub(super) streams: BTreeMap<StreamId, Stream>,
+    refused_elsewhere: RefusedElsewhere,
     builder: Builder,
     pub(super) generation: u64,
     board: Board,
@@ -79,6 +84,7 @@ impl State {
             followers: Followers::default(),
             unfollowed: BTreeSet::new(),
             streams: BTreeMap::new(),
+            refused_elsewhere: RefusedElsewhere::default(),
             builder: Builder::default(),
             generation: 0,
             board: Board::new(queue, existing),
@@ -109,6 +115,7 @@ impl State {
         let touched: Touched = self.facts.iter().filter_map(differs).collect();
         touched.iter().for_each(|uid| self.tell(uid));
         self.listeners.follow(&self.facts);
+        self.refused_elsewhere.follow(&self.facts);
         self.pod_statuses = workloads.statuses;
         let mut wanted = translation.statuses;
         self.gateways = translation.gateways;
@@ -123,41 +130,6 @@ impl State {
         }
         self.refused_routes = self.add_refusals(&mut wanted);
         self.board.replace(wanted);
-    }
-
-    /// Adds what proxies refuse of routes, and returns the statuses without that.
-    fn add_refusals(&self, wanted: &mut Statuses) -> Statuses {
-        let refused = self.streams.values().flat_map(|stream| stream.refused.keys());
-        let routes: BTreeSet<ObjectKey> =
-            refused.filter_map(|key| translate::route_object(key.route_name()?)).collect();
-        let mut without = Statuses::new();
-        for route in routes {
-            if let Some(status) = wanted.get_mut(&route) {
-                without.insert(route, status.clone());
-                translate::add_route_refusals(status, |resource| self.refusals(resource));
-            }
-        }
-        without
-    }
-
-    /// The nodes whose proxies refuse a route's resource, and why.
-    fn refusals(&self, resource: &str) -> BTreeMap<String, String> {
-        let key = Key::route(resource);
-        let of = |stream: &Stream| Some((stream.node.clone(), stream.refused.get(&key)?.clone()));
-        self.streams.values().filter_map(of).collect()
-    }
-
-    /// Puts the status of the route behind a resource in the queue as it is now.
-    fn touch_route(&mut self, resource: &str) {
-        let Some(key) = translate::route_object(resource) else { return };
-        let without = self.refused_routes.remove(&key).or_else(|| self.board.wanted(&key).cloned());
-        let Some(without) = without else { return };
-        let mut status = without.clone();
-        translate::add_route_refusals(&mut status, |resource| self.refusals(resource));
-        if status != without {
-            self.refused_routes.insert(key.clone(), without);
-        }
-        self.board.put(&key, Some(status));
     }
 
     fn follow_shared(
@@ -248,122 +220,6 @@ impl State {
             let mut status = status.clone();
             pod_status::add_enrolment(&mut status, entry);
             self.board.put(key, Some(status));
-        }
-    }
-
-    pub fn take(&mut self, event: Event) {
-        match event {
-            Event::Opened { stream, node, hello } => {
-                self.metrics.stream_opened();
-                let opened = Stream {
-                    node,
-                    hello,
-                    opened: Instant::now(),
-                    applied: 0,
-                    version: String::new(),
-                    refused: BTreeMap::new(),
-                };
-                self.streams.insert(stream, opened);
-                self.look();
-            }
-            Event::HoldsHbone { uids, published } => {
-                for uid in uids.iter().filter(|uid| self.book.was_enrolled(uid)).collect::<Vec<_>>() {
-                    self.touch(uid);
-                }
-                self.waiting.push(published);
-            }
-            Event::Applied { stream, generation } => {
-                if let Some(stream) = self.streams.get_mut(&stream) {
-                    stream.applied = stream.applied.max(generation);
-                }
-            }
-            Event::Report { node, report } => {
-                self.reported(&node, report.clone());
-                self.followers.tell(&pb::NodeReport { node, enrolment: Some(report), listeners: None });
-            }
-            Event::Listeners { node, report } => {
-                self.listeners_reported(&node, report.clone());
-                self.followers.tell(&pb::NodeReport { node, enrolment: None, listeners: Some(report) });
-            }
-            Event::Replica { reports } => {
-                for pb::NodeReport { node, enrolment, listeners } in reports {
-                    if let Some(report) = enrolment {
-                        self.reported(&node, report);
-                    }
-                    if let Some(report) = listeners {
-                        self.listeners_reported(&node, report);
-                    }
-                }
-            }
-            Event::Unfollowed { replicas } => {
-                self.metrics.unfollowed(replicas.len());
-                self.unfollowed = replicas;
-                self.look();
-            }
-            Event::Follower { reports } => {
-                let nodes = self.streams.values().map(|stream| stream.node.clone()).collect();
-                let standing = replicas::standing(&nodes, &self.book, &self.listeners, &self.facts);
-                self.followers.add(reports, standing);
-            }
-            Event::Refused { stream, key, reason } => self.refused(stream, key, reason),
-            Event::Heartbeat { stream, version } => {
-                if let Some(stream) = self.streams.get_mut(&stream) {
-                    stream.version = version;
-                }
-            }
-            Event::Rewrite { existing } => self.board.rewrite(existing),
-            Event::Closed { stream } => {
-                if let Some(closed) = self.streams.remove(&stream) {
-                    self.look();
-                    self.metrics.stream_closed();
-                    // What it refuses it says again when it is back.
-                    closed.refused.keys().filter_map(Key::route_name).for_each(|name| self.touch_route(name));
-                }
-            }
-        }
-    }
-
-    /// After a change of whose reports are heard.
-    fn look(&mut self) {
-        let here = self.streams.values().map(|stream| stream.node.clone()).collect();
-        let sight = Sight { is_partial: !self.unfollowed.is_empty(), here };
-        for uid in self.book.see(sight, Instant::now()) {
-            self.touch(&uid);
-        }
-    }
-
-    fn reported(&mut self, node: &str, report: pb::EnrolmentReport) {
-        let (touched, ignored) = self.book.report(node, report);
-        (0..ignored).for_each(|_| self.metrics.report_ignored());
-        touched.iter().for_each(|uid| self.touch(uid));
-    }
-
-    fn listeners_reported(&mut self, node: &str, report: pb::ListenerReport) {
-        let (differs, ignored) = self.listeners.report(node, report, &self.facts);
-        (0..ignored).for_each(|_| self.metrics.report_ignored());
-        if differs {
-            for (key, status) in self.gateway_statuses() {
-                self.board.put(&key, Some(status));
-            }
-        }
-    }
-
-    fn refused(&mut self, stream: StreamId, key: Key, reason: Option<String>) {
-        let Some(stream) = self.streams.get_mut(&stream) else { return };
-        let uid = key.workload_uid().map(str::to_owned);
-        let route = key.route_name().map(str::to_owned);
-        match &reason {
-            Some(reason) => stream.refused.insert(key, reason.clone()),
-            None => stream.refused.remove(&key),
-        };
-        let node = stream.node.clone();
-        if let Some(uid) = uid
-            && self.book.refused(&node, &uid, reason)
-        {
-            self.touch(&uid);
-        }
-        if let Some(route) = route {
-            self.touch_route(&route);
         }
     }
 

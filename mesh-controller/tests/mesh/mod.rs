@@ -86,16 +86,20 @@ impl Mesh {
         self.directory.path().join("statuses").join(format!("{object}.json"))
     }
 
+    /// The status file of an object (`Kind/namespace/name`), empty while there is none.
+    pub fn status(&self, object: &str) -> String {
+        std::fs::read_to_string(self.status_path(object)).unwrap_or_default()
+    }
+
     /// Waits until the status file of an object (`Kind/namespace/name`) contains a text.
     pub async fn wait_status(&self, object: &str, contains: &str) {
-        let path = self.status_path(object);
         for _ in 0..1000 {
-            if std::fs::read_to_string(&path).unwrap_or_default().contains(contains) {
+            if self.status(object).contains(contains) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("{contains:?} not in {:?}", std::fs::read_to_string(&path));
+        panic!("{contains:?} not in {:?}", self.status(object));
     }
 
     pub async fn client(&self) -> MeshControlClient<tonic::transport::Channel> {
@@ -110,8 +114,8 @@ impl Mesh {
     }
 
     /// Tells this one what another replica's node proxies have reported.
-    pub async fn hear(&self, reports: Vec<pb::NodeReport>) {
-        self.hub.events.send(Event::Replica { reports }).await.unwrap();
+    pub async fn hear(&self, replica: &str, reports: Vec<pb::NodeReport>) {
+        self.hub.events.send(Event::Replica { replica: replica.to_owned(), reports }).await.unwrap();
     }
 
     async fn channel(&self) -> tonic::transport::Channel {
