@@ -47,7 +47,7 @@ fn run(page: &str) {
         }
     }
     let output = Command::new("timeout")
-        .args(["--kill-after=5", "300", "bash", "-c", &script])
+        .args(["--kill-after=5", "150", "bash", "-c", &script])
         .current_dir(root())
         .env("CULVERT_SANDBOX", &name)
         .output()

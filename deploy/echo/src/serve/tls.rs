@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 /// # Errors
 /// When no key can be made.
 pub(crate) fn acceptor(identity: &PodIdentity) -> anyhow::Result<TlsAcceptor> {
-    let made = rcgen::generate_simple_self_signed(vec![identity.pod.to_string()]).context("a certificate")?;
+    let made = rcgen::generate_simple_self_signed(vec![identity.pod.clone()]).context("a certificate")?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(session::provider())
         .with_safe_default_protocol_versions()?
