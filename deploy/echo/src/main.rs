@@ -7,6 +7,7 @@ mod hex;
 mod identity;
 mod ports;
 mod serve;
+mod session;
 mod websocket;
 
 use clap::{Parser, Subcommand};

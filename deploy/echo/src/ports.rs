@@ -14,6 +14,8 @@ pub(crate) enum Behaviour {
     Tcp,
     /// Sends a banner, then back what it gets.
     TcpFirst,
+    /// The same over TLS of its own.
+    Tls,
     /// Sends back each datagram.
     Udp,
     /// Reads and throws away.
@@ -51,9 +53,10 @@ impl Behaviour {
     /// By the container port's name, as Kubernetes users write it; `http` when the name says nothing.
     fn of_name(name: &str) -> Self {
         // Longer names before their prefixes.
-        const NAMES: [(&str, Behaviour); 10] = [
+        const NAMES: [(&str, Behaviour); 11] = [
             ("tcp-first", Behaviour::TcpFirst),
             ("tcp", Behaviour::Tcp),
+            ("tls", Behaviour::Tls),
             ("grpc", Behaviour::Grpc),
             ("udp", Behaviour::Udp),
             ("discard", Behaviour::Discard),
@@ -97,7 +100,8 @@ mod tests {
     #[test]
     fn names_decide_the_behaviour() {
         let specs =
-            parse_list("http=8080, grpc-api=9003,tcp=9000,tcp-first=9001,dns=53/UDP,web=80,=81,").unwrap();
+            parse_list("http=8080, grpc-api=9003,tcp=9000,tcp-first=9001,dns=53/UDP,web=80,=81,tls=8443")
+                .unwrap();
         let behaviours: Vec<_> = specs.iter().map(|spec| (spec.port, spec.behaviour)).collect();
         assert_eq!(
             behaviours,
@@ -109,6 +113,7 @@ mod tests {
                 (53, Behaviour::Udp),
                 (80, Behaviour::Http),
                 (81, Behaviour::Http),
+                (8443, Behaviour::Tls),
             ]
         );
     }

@@ -167,3 +167,18 @@ fn any_grpc_method_is_answered_and_statuses_are_told() {
     assert_eq!((&stream["ok"], &stream["last"]["sequence"]), (&3.into(), &2.into()), "{stream}");
     assert_eq!(client(&["grpc", &server.at(0), "--call", "health"])["ok"], 1);
 }
+
+#[test]
+fn who_greets_is_counted_in_the_clear_and_over_tls() {
+    let server = Server::start(&["tls", "tcp-first", "silent"]);
+    let report = client(&["greet", &server.at(0), "--tls", "a.example", "--count", "2"]);
+    assert_eq!((&report["ok"], &report["pods"]["me"]), (&2.into(), &2.into()), "{report}");
+    let report = client(&["greet", &server.at(0), "--tls", "-"]);
+    assert_eq!(report["ok"], 1, "no server name is none: {report}");
+    let report = client(&["greet", &server.at(1)]);
+    assert_eq!(report["pods"]["me"], 1, "{report}");
+    let report = client(&["greet", &server.at(1), "--tls", "a.example"]);
+    assert_eq!(report["ok"], 0, "a banner is no TLS: {report}");
+    let report = client(&["greet", &server.at(2), "--timeout", "100"]);
+    assert_eq!(report["errors"]["timeout"], 1, "{report}");
+}

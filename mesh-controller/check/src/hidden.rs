@@ -96,7 +96,7 @@ fn witnesses(kind: RouteKind, hostname: Option<&Hostname>, of: &Match) -> Result
     let fresh = || Method::from_bytes(METHOD.as_bytes()).unwrap_or(Method::PATCH);
     let method = match kind {
         RouteKind::Grpc => Method::POST,
-        RouteKind::Http => of.method.clone().unwrap_or_else(fresh),
+        RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => of.method.clone().unwrap_or_else(fresh),
     };
     let mut headers = header_values(of);
     if kind == RouteKind::Grpc && !headers.contains_key(CONTENT_TYPE) {

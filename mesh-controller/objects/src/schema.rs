@@ -11,9 +11,9 @@ use crate::kinds::Kind;
 use crate::object::{FieldError, Object};
 use crate::reading::{Reading, read_all};
 use crate::types::{
-    BackendTrafficPolicySpec, ConfigMap, Container, DeploymentSpec, EndpointSlice, GatewayClassSpec,
-    GatewaySpec, GrpcRouteRule, HttpRouteRule, NodeSpec, NodeStatus, PodSpec, PodStatus, Probe,
-    ReferenceGrantSpec, RouteSpec, Secret, ServiceSpec, ServiceType, XMeshSpec,
+    BackendTrafficPolicySpec, ConfigMap, ConnectionRouteRule, Container, DeploymentSpec, EndpointSlice,
+    GatewayClassSpec, GatewaySpec, GrpcRouteRule, HttpRouteRule, NodeSpec, NodeStatus, PodSpec, PodStatus,
+    Probe, ReferenceGrantSpec, RouteSpec, Secret, ServiceSpec, ServiceType, XMeshSpec,
 };
 
 /// Everything that is wrong with an object; empty when it is valid.
@@ -70,6 +70,7 @@ fn faults_of(object: &Object) -> Faults {
         Kind::ReferenceGrant => drop(faults.read::<ReferenceGrantSpec>(object, "spec")),
         Kind::HttpRoute => rules::<HttpRouteRule>(object, &mut faults),
         Kind::GrpcRoute => rules::<GrpcRouteRule>(object, &mut faults),
+        Kind::TlsRoute | Kind::TcpRoute => rules::<ConnectionRouteRule>(object, &mut faults),
         kind if Kind::ROUTES.contains(&kind) => drop(faults.read::<RouteSpec>(object, "spec")),
         _ => {}
     }

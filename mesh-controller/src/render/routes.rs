@@ -36,16 +36,20 @@ pub fn route(route: &pb::Route) -> Value {
         "clients": clients,
         "created": route.created,
         "hostnames": route.hostnames,
-        "rules": route.rules.iter().map(rule).collect::<Vec<_>>(),
+        "rules": route.rules.iter().map(|of| rule(of, route.kind())).collect::<Vec<_>>(),
     }))
 }
 
-fn rule(rule: &pb::RouteRule) -> Value {
+fn rule(rule: &pb::RouteRule, kind: pb::RouteKind) -> Value {
+    // A rule about connections matches nothing in them, and those that it does not carry are reset.
+    let is_of_connections = matches!(kind, pb::RouteKind::Tls | pb::RouteKind::Tcp);
+    let matches = rule.matches.iter().filter(|_| !is_of_connections);
+    let invalid = if is_of_connections { "reset" } else { "500" };
     json!({
         "name": rule.name,
-        "matches": rule.matches.iter().map(one_match).collect::<Vec<_>>(),
+        "matches": matches.map(one_match).collect::<Vec<_>>(),
         "filters": rule.filters.iter().map(filter).collect::<Vec<_>>(),
-        "backends": rule.backends.iter().map(backend).collect::<Vec<_>>(),
+        "backends": rule.backends.iter().map(|of| backend(of, invalid)).collect::<Vec<_>>(),
         "refuse": rule.refuse,
         "requestTimeoutMs": rule.request_timeout_ms,
         "backendRequestTimeoutMs": rule.backend_request_timeout_ms,
@@ -151,11 +155,12 @@ fn path_edit(edit: Option<&pb::PathEdit>) -> String {
     }
 }
 
-fn backend(backend: &pb::RouteBackend) -> String {
+/// `invalid`: what becomes of the share of one that cannot be called.
+fn backend(backend: &pb::RouteBackend, invalid: &str) -> String {
     use pb::route_backend::Target;
     let target = match &backend.target {
         Some(Target::Service(to)) => format!("{}:{}", to.service, to.port),
-        Some(Target::Invalid(why)) => format!("500 ({why})"),
+        Some(Target::Invalid(why)) => format!("{invalid} ({why})"),
         None => "nothing".to_owned(),
     };
     let filters: Vec<String> = backend.filters.iter().map(filter).collect();

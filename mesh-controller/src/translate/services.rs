@@ -84,10 +84,11 @@ fn by_name(name: &str) -> pb::AppProtocol {
 
 fn by_word(word: &str) -> pb::AppProtocol {
     match word {
-        "http" => pb::AppProtocol::Http1,
+        // A WebSocket begins as a request of HTTP/1.1 (RFC 6455, 1.2).
+        "http" | "ws" => pb::AppProtocol::Http1,
         "http2" | "h2c" => pb::AppProtocol::Http2,
         "grpc" => pb::AppProtocol::Grpc,
-        "https" | "tls" => pb::AppProtocol::Tls,
+        "https" | "wss" | "tls" => pb::AppProtocol::Tls,
         "tcp" | "mongo" | "mysql" | "postgres" | "postgresql" | "redis" => pb::AppProtocol::Tcp,
         _ => pb::AppProtocol::Unspecified,
     }
@@ -105,6 +106,17 @@ mod tests {
             ("http-web", None, Http1),
             ("httpx", None, Unspecified),
             ("http", Some("kubernetes.io/h2c"), Http2),
+            ("tcp", Some("http"), Http1),
+            ("tcp", Some("h2c"), Http2),
+            ("tcp", Some("grpc"), Grpc),
+            ("tcp", Some("ws"), Http1),
+            ("tcp", Some("kubernetes.io/ws"), Http1),
+            ("http", Some("wss"), Tls),
+            ("http", Some("kubernetes.io/wss"), Tls),
+            ("http", Some("https"), Tls),
+            ("http", Some("HTTPS"), Tls),
+            ("http", Some("tls"), Tls),
+            ("ws-chat", None, Http1),
             ("http", Some("tcp"), Tcp),
             ("http", Some("example.com/own"), Unspecified),
             ("http", Some(""), Http1),

@@ -2,6 +2,7 @@
 //! without a line in common with `culvert-routing`, whose property tests are held against it. Where the specification
 //! leaves a choice, it is marked *ours*.
 
+pub mod connections;
 pub mod cors;
 pub mod filters;
 pub mod hostname;

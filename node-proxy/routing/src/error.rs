@@ -34,8 +34,10 @@ pub enum CompileError {
         "{at}: {value:?} cannot be the name of a gRPC service or method: letters, digits and '_' (services also '.'), not starting with a digit"
     )]
     GrpcName { at: String, value: String },
-    #[error("{at}: a GRPCRoute has no filter {filter}: use an HTTPRoute, which gRPC calls match too")]
-    FilterOfOtherKind { at: String, filter: FilterKind },
+    #[error("{at}: a {kind} has no filter {filter}: use an HTTPRoute{}", also_for(*kind))]
+    FilterOfOtherKind { at: String, filter: FilterKind, kind: RouteKind },
+    #[error("{at}: a {kind} does not have this, it decides about connections: use an HTTPRoute")]
+    NotOfConnections { at: String, kind: RouteKind },
     #[error("{at}: a second filter {filter} after {first}: put both into one")]
     FilterRepeated { at: String, filter: FilterKind, first: String },
     #[error("{at}: header {header} is named at {first} too: set, add and remove name each header once")]
@@ -117,6 +119,7 @@ impl CompileError {
             | Self::QueryName { at }
             | Self::GrpcName { at, .. }
             | Self::FilterOfOtherKind { at, .. }
+            | Self::NotOfConnections { at, .. }
             | Self::FilterRepeated { at, .. }
             | Self::HeaderNamedTwice { at, .. }
             | Self::ForbiddenHeader { at, .. }
@@ -159,6 +162,14 @@ fn other_kind(kind: &RouteKind) -> &'static str {
             "a GRPCRoute matches service, method and headers: for path, HTTP method or query use an HTTPRoute"
         }
         RouteKind::Http => "an HTTPRoute does not match gRPC service and method: use a GRPCRoute",
+        RouteKind::Tls | RouteKind::Tcp => "rules about connections match nothing in them: use an HTTPRoute",
+    }
+}
+
+fn also_for(kind: RouteKind) -> &'static str {
+    match kind {
+        RouteKind::Grpc => ", which gRPC calls match too",
+        RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => ", where the port carries HTTP",
     }
 }
 

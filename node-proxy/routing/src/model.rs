@@ -1,5 +1,6 @@
 //! A route in the one shape that all route kinds are brought to. Values are checked when a route is compiled.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,59 @@ use http::{HeaderName, HeaderValue, Method};
 pub use crate::cors::Cors;
 pub use crate::retry::Retry;
 
-/// The kind of a route object. The first wins over the second for the requests that both match (GEP-1686).
+/// The kind of a route object, the more specific first (GEP-1294). Of the requests that both match, a GRPCRoute takes
+/// them before an HTTPRoute (GEP-1686).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteKind {
     Grpc,
     Http,
+    Tls,
+    Tcp,
+}
+
+impl RouteKind {
+    pub const ALL: [RouteKind; 4] = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp];
+
+    /// As the object's `kind` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RouteKind::Grpc => "GRPCRoute",
+            RouteKind::Http => "HTTPRoute",
+            RouteKind::Tls => "TLSRoute",
+            RouteKind::Tcp => "TCPRoute",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<RouteKind> {
+        RouteKind::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    pub fn carries(self) -> Carries {
+        match self {
+            RouteKind::Grpc | RouteKind::Http => Carries::Requests,
+            RouteKind::Tls => Carries::Tls,
+            RouteKind::Tcp => Carries::Bytes,
+        }
+    }
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a kind of route decides about, the more specific first. Of routes for one port the first of these that is there
+/// counts alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Carries {
+    /// Each request by itself.
+    Requests,
+    /// A connection, by the server name that its TLS asks for.
+    Tls,
+    /// A connection, whatever it carries.
+    Bytes,
 }
 
 /// Names a route object.
@@ -29,9 +78,21 @@ pub struct Route {
     pub key: RouteKey,
     /// `metadata.creationTimestamp`, seconds since the epoch: the older route wins a tie.
     pub created: i64,
-    /// The hostnames in effect at the parent: the intersection with the listener's. Empty: any host, as for every Service.
+    /// The hostnames in effect at the parent: the intersection with the listener's. Empty: any host, as for every Service but
+    /// in a TLSRoute.
     pub hostnames: Vec<Hostname>,
     pub rules: Vec<Rule>,
+}
+
+impl Route {
+    /// Those in effect where the parent is a Service: the address that is called decides, never a host (GEP-1294), but in
+    /// a TLSRoute, which tells connections of one address apart by server name.
+    pub fn hostnames_at_service(&self) -> &[Hostname] {
+        match self.key.kind.carries() {
+            Carries::Tls => &self.hostnames,
+            Carries::Requests | Carries::Bytes => &[],
+        }
+    }
 }
 
 /// A lower-case DNS name, or a wildcard for one or more labels in front of one.
@@ -46,7 +107,8 @@ pub enum Hostname {
 pub struct Rule {
     /// `rules[].name`
     pub name: Option<Arc<str>>,
-    /// Any of them suffices; the controller writes an omitted list as one match of everything.
+    /// Any of them suffices; the controller writes an omitted list as one match of everything, which is all that a rule about
+    /// connections has.
     pub matches: Vec<Match>,
     /// In the order of the route.
     pub filters: Vec<Filter>,
@@ -82,6 +144,17 @@ pub enum Target {
     },
     /// A reference that cannot be followed: 500 for its share, and why.
     Invalid(Arc<str>),
+}
+
+impl Match {
+    /// The match of everything in a route of this kind. Connections have neither path nor service: theirs is that of a request.
+    pub fn everything(kind: RouteKind) -> Match {
+        let path = match kind {
+            RouteKind::Grpc => PathMatch::Grpc { service: None, method: None },
+            RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => PathMatch::Prefix("/".into()),
+        };
+        Match { path, method: None, headers: Vec::new(), query: Vec::new() }
+    }
 }
 
 /// All parts must match.

@@ -1,5 +1,7 @@
 //! A request as route tables see it.
 
+use std::sync::LazyLock;
+
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Version};
 
@@ -16,6 +18,22 @@ pub struct RequestView<'a> {
     pub headers: &'a HeaderMap,
     /// What [`is_grpc`] says.
     pub grpc: bool,
+}
+
+impl RequestView<'_> {
+    /// A connection, with the server name that its TLS asks for (lower case, without trailing dot): what routes about connections
+    /// are asked with.
+    pub fn connection(server_name: Option<&str>) -> RequestView<'_> {
+        static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        RequestView {
+            method: &Method::CONNECT,
+            host: server_name.unwrap_or_default(),
+            path: "/",
+            query: None,
+            headers: &NO_HEADERS,
+            grpc: false,
+        }
+    }
 }
 
 /// Whether a request is a gRPC call, which routes of kind GRPCRoute are for: HTTP/2 with the content type

@@ -17,7 +17,7 @@ use http::{HeaderName, HeaderValue, Method};
 fn anything(kind: RouteKind) -> Match {
     let path = match kind {
         RouteKind::Http => PathMatch::Prefix("/foo".into()),
-        RouteKind::Grpc => PathMatch::Grpc { service: None, method: None },
+        kind => return Match::everything(kind),
     };
     Match { path, method: None, headers: vec![], query: vec![] }
 }

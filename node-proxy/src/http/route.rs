@@ -23,7 +23,7 @@ pub fn select<'t>(
 ) -> Result<Option<Selected<'t>>, Failure> {
     match group {
         None => Ok(None),
-        Some(RouteGroup::Unusable(why)) => {
+        Some(RouteGroup::Unusable(_, why)) => {
             Err(Failure::new(Reason::RouteUnsupported, format!("a route of this port: {why}")))
         }
         Some(RouteGroup::Table(table)) => match table.select(request) {

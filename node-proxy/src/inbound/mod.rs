@@ -104,6 +104,7 @@ fn meta(context: &Context, own: Arc<Workload>, parties: Parties) -> ConnectionMe
         destination_addr: destination,
         hbone_addr: hbone,
         service: None,
+        routed: None,
         security,
     }
 }

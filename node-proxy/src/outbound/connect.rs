@@ -132,11 +132,12 @@ impl Outbound {
     pub(super) async fn connect_to_service(
         &self,
         service: &Arc<Service>,
+        port: u16,
         snapshot: &Snapshot,
     ) -> Result<Connected, Refusal> {
         let wanted = Wanted {
             service,
-            port: self.destination.port(),
+            port,
             family: Family::of(self.destination.ip()),
             client: self.client.ip(),
             zone: &self.source.zone,
@@ -252,6 +253,7 @@ impl Outbound {
             hbone_addr: is_hbone.then_some(hbone_addr),
             destination_identity: workload.identity.clone().filter(|_| is_hbone),
             service: attempt.service.cloned(),
+            routed: None,
             security: match workload.tunnel {
                 TunnelProtocol::Hbone => Security::MutualTls,
                 TunnelProtocol::Plaintext | TunnelProtocol::Undecided => {

@@ -96,6 +96,6 @@ impl Outbound {
             Treatment::Bytes | Treatment::Wait => Reason::ProtocolMismatch,
         };
         let port = self.destination.port();
-        Err(self.not_requests(reason, format_args!("port {port} of Gateway {gateway} is for HTTP")))
+        Err(self.not_carried(reason, format_args!("port {port} of Gateway {gateway} is for HTTP"), "HTTP"))
     }
 }

@@ -1,10 +1,13 @@
 //! Connections that the pod's applications open: where were they going, which endpoint, how to reach it, and carry.
 
+pub mod client_hello;
 mod connect;
 pub mod decide;
 pub mod gateway;
+mod hello;
 mod look;
 pub mod protocol;
+pub mod routed;
 mod undecided;
 
 use std::net::SocketAddr;
@@ -112,6 +115,7 @@ fn unknown(
         hbone_addr: None,
         destination_identity: None,
         service,
+        routed: None,
         security: Security::Plaintext(why),
     }
 }
@@ -249,22 +253,25 @@ impl Outbound {
         let (namespace, settings) = (&self.source.namespace, &self.own.settings);
         let declared = Declared::of_port(snapshot, &service, port, namespace, settings);
         let seen = match declared.dial() {
-            Dial::PerRequest => self.look(client, Some(self.timeouts().request_head)).await?,
+            Dial::WhenAsked => self.look(client, Some(self.timeouts().request_head)).await?,
             Dial::After(patience) => self.look(client, Some(patience)).await?,
             // What is there already decides without a connection that nobody needs.
             Dial::AtOnce if declared == Declared::Nothing => self.look(client, Some(Duration::ZERO)).await?,
             Dial::AtOnce => Seen::First(First::Silence),
         };
         let treatment = match seen {
-            Seen::Closed if declared == Declared::Route => return Ok(Treated::Over),
+            Seen::Closed if declared.dial() == Dial::WhenAsked => return Ok(Treated::Over),
             Seen::Closed => Treatment::Bytes,
             Seen::First(first) => protocol::treat(declared, first),
         };
         match treatment {
             Treatment::Requests(version) => Ok(Treated::Requests(Parent::Service(service), version)),
-            Treatment::Bytes => self.connect_to_service(&service, snapshot).await.map(bytes),
+            Treatment::Bytes => {
+                let connecting = self.connect_bytes(client, declared, &service, snapshot);
+                Box::pin(connecting).await.map(bytes)
+            }
             Treatment::Wait => {
-                let mut connected = self.connect_to_service(&service, snapshot).await?;
+                let mut connected = self.connect_to_service(&service, port, snapshot).await?;
                 let seen = tokio::select! {
                     biased;
                     seen = self.look(client, None) => seen?,
@@ -283,18 +290,19 @@ impl Outbound {
                 })
             }
             Treatment::Refuse(reason) => {
-                Err(self.not_requests(reason, format_args!("port {port} of {} has a route", service.key)))
+                let must = format_args!("port {port} of {} has a route for {}", service.key, declared.what());
+                Err(self.not_carried(reason, must, declared.what()))
             }
         }
     }
 
-    /// Why a connection that must carry requests does not.
-    fn not_requests(&self, reason: Reason, must: std::fmt::Arguments<'_>) -> Refusal {
+    /// Why a connection that must carry something does not.
+    fn not_carried(&self, reason: Reason, must: std::fmt::Arguments<'_>, what: &str) -> Refusal {
         match reason {
             Reason::ProtocolMismatch => {
-                self.refusal(reason, format_args!("{must}, and these bytes are not HTTP"))
+                self.refusal(reason, format_args!("{must}, and these bytes are not {what}"))
             }
-            _ => self.refusal(reason, format_args!("no request within {:?}", self.timeouts().request_head)),
+            _ => self.refusal(reason, format_args!("no {what} within {:?}", self.timeouts().request_head)),
         }
     }
 

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use culvert_routing::model::Carries;
+
 use crate::reason::Reason;
-use crate::state::Snapshot;
 use crate::state::model::{AppProtocol, Service, WorkloadSettings};
+use crate::state::{RouteGroup, Snapshot};
 
 /// Until the server is dialled on a port that is declared HTTP, when the client says nothing: servers of such ports may
 /// speak first all the same.
@@ -16,8 +18,12 @@ pub const UNDECIDED: Duration = Duration::from_secs(3);
 /// What is known of the port before a byte is seen. The first that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Declared {
-    /// A route applies to this client: it must be HTTP.
+    /// An HTTPRoute or GRPCRoute applies to this client: it must be HTTP.
     Route,
+    /// A TLSRoute does: it must be TLS.
+    TlsRoute,
+    /// A TCPRoute does: it may be anything.
+    TcpRoute,
     /// `opaque-ports`, or `appProtocol` or the port's name say that it is not HTTP.
     Opaque,
     /// `appProtocol` or the port's name say HTTP, HTTP/2 or gRPC.
@@ -35,28 +41,41 @@ impl Declared {
         settings: &WorkloadSettings,
     ) -> Self {
         let routes = snapshot.routes(&service.key, port);
-        let routed = routes.is_some_and(|routes| routes.for_clients_in(client_namespace).is_some());
+        let group = routes.and_then(|routes| routes.for_clients_in(client_namespace));
+        let routed = group.map(RouteGroup::carries);
         let opaque = settings.opaque_ports.iter().any(|range| (range.first..=range.last).contains(&port));
         let known = service.ports.iter().find(|known| known.port == port);
         Self::of(routed, opaque, known.map_or(AppProtocol::Undeclared, |known| known.app_protocol))
     }
 
-    pub fn of(routed: bool, opaque: bool, protocol: AppProtocol) -> Self {
-        match protocol {
-            _ if routed => Self::Route,
-            _ if opaque => Self::Opaque,
-            AppProtocol::Tcp | AppProtocol::Tls => Self::Opaque,
-            AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc => Self::Http,
-            AppProtocol::Undeclared => Self::Nothing,
+    /// `routed`: what the routes that apply to the client decide about.
+    pub fn of(routed: Option<Carries>, opaque: bool, protocol: AppProtocol) -> Self {
+        match (routed, protocol) {
+            (Some(Carries::Requests), _) => Self::Route,
+            (Some(Carries::Tls), _) => Self::TlsRoute,
+            (Some(Carries::Bytes), _) => Self::TcpRoute,
+            (None, _) if opaque => Self::Opaque,
+            (None, AppProtocol::Tcp | AppProtocol::Tls) => Self::Opaque,
+            (None, AppProtocol::Http1 | AppProtocol::Http2 | AppProtocol::Grpc) => Self::Http,
+            (None, AppProtocol::Undeclared) => Self::Nothing,
+        }
+    }
+
+    /// What alone passes where it must be something.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Route | Self::Http => "HTTP",
+            Self::TlsRoute => "TLS",
+            Self::TcpRoute | Self::Opaque | Self::Nothing => "bytes",
         }
     }
 
     /// When the server is dialled.
     pub fn dial(self) -> Dial {
         match self {
-            Self::Route => Dial::PerRequest,
+            Self::Route | Self::TlsRoute => Dial::WhenAsked,
             Self::Http => Dial::After(CLIENT_FIRST),
-            Self::Opaque | Self::Nothing => Dial::AtOnce,
+            Self::TcpRoute | Self::Opaque | Self::Nothing => Dial::AtOnce,
         }
     }
 }
@@ -64,8 +83,8 @@ impl Declared {
 /// When the server is dialled, as far as the connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dial {
-    /// Not before a request was read.
-    PerRequest,
+    /// Not before the client has said what the route decides by: a request, or the server name of its TLS.
+    WhenAsked,
     /// When the client has said nothing for so long.
     After(Duration),
     AtOnce,
@@ -112,11 +131,14 @@ pub enum Version {
 pub fn treat(declared: Declared, first: First) -> Treatment {
     use Treatment::{Bytes, Refuse, Requests, Wait};
     match (declared, first) {
-        (Declared::Opaque, _) => Bytes,
+        (Declared::Opaque | Declared::TcpRoute, _) | (Declared::TlsRoute, First::Tls) => Bytes,
         (Declared::Route | Declared::Http, First::Http1) => Requests(Version::Http1),
         (Declared::Route | Declared::Http | Declared::Nothing, First::Http2) => Requests(Version::Http2),
         (Declared::Route, First::Tls | First::Other | First::Server) => Refuse(Reason::ProtocolMismatch),
-        (Declared::Route, First::Silence) => Refuse(Reason::RequestHeaderTimeout),
+        (Declared::TlsRoute, First::Http1 | First::Http2 | First::Other | First::Server) => {
+            Refuse(Reason::ProtocolMismatch)
+        }
+        (Declared::Route | Declared::TlsRoute, First::Silence) => Refuse(Reason::RequestHeaderTimeout),
         (Declared::Http, First::Tls | First::Other | First::Server) => Bytes,
         (Declared::Nothing, First::Http1 | First::Tls | First::Other | First::Server) => Bytes,
         (Declared::Http | Declared::Nothing, First::Silence) => Wait,
@@ -195,7 +217,7 @@ mod tests {
         for (declared, dial, rows) in [
             (
                 Declared::Route,
-                Dial::PerRequest,
+                Dial::WhenAsked,
                 [
                     (Http1, requests(Version::Http1)),
                     (Http2, requests(Version::Http2)),
@@ -204,6 +226,23 @@ mod tests {
                     (Server, mismatch),
                     (Silence, Treatment::Refuse(Reason::RequestHeaderTimeout)),
                 ],
+            ),
+            (
+                Declared::TlsRoute,
+                Dial::WhenAsked,
+                [
+                    (Http1, mismatch),
+                    (Http2, mismatch),
+                    (Tls, Treatment::Bytes),
+                    (Other, mismatch),
+                    (Server, mismatch),
+                    (Silence, Treatment::Refuse(Reason::RequestHeaderTimeout)),
+                ],
+            ),
+            (
+                Declared::TcpRoute,
+                Dial::AtOnce,
+                [Http1, Http2, Tls, Other, Server, Silence].map(|first| (first, Treatment::Bytes)),
             ),
             (
                 Declared::Http,
@@ -253,17 +292,19 @@ mod tests {
     fn a_route_is_asked_before_settings_and_those_before_the_service() {
         use AppProtocol::{Grpc, Http1, Http2, Tcp, Tls, Undeclared};
         for (routed, opaque, protocols, expected) in [
-            (true, true, &[Undeclared, Http1, Http2, Grpc, Tcp, Tls][..], Declared::Route),
-            (false, true, &[Undeclared, Http1, Http2, Grpc, Tcp, Tls], Declared::Opaque),
-            (false, false, &[Http1, Http2, Grpc], Declared::Http),
-            (false, false, &[Tcp, Tls], Declared::Opaque),
-            (false, false, &[Undeclared], Declared::Nothing),
+            (Some(Carries::Requests), true, &[Undeclared, Http1, Http2, Grpc, Tcp, Tls][..], Declared::Route),
+            (Some(Carries::Tls), true, &[Undeclared, Http1, Http2, Grpc, Tcp, Tls], Declared::TlsRoute),
+            (Some(Carries::Bytes), true, &[Undeclared, Http1, Http2, Grpc, Tcp, Tls], Declared::TcpRoute),
+            (None, true, &[Undeclared, Http1, Http2, Grpc, Tcp, Tls], Declared::Opaque),
+            (None, false, &[Http1, Http2, Grpc], Declared::Http),
+            (None, false, &[Tcp, Tls], Declared::Opaque),
+            (None, false, &[Undeclared], Declared::Nothing),
         ] {
             for protocol in protocols {
                 assert_eq!(
                     Declared::of(routed, opaque, *protocol),
                     expected,
-                    "{routed} {opaque} {protocol:?}"
+                    "{routed:?} {opaque} {protocol:?}"
                 );
             }
         }

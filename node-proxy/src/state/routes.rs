@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use culvert_routing::model::Carries;
 use culvert_routing::weights::Wheels;
 use culvert_routing::{CompiledRoute, RouteTable};
 
@@ -46,6 +47,8 @@ pub struct Attached {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unusable {
     pub parent: Parent,
+    /// What it would decide about.
+    pub carries: Carries,
     pub why: Arc<str>,
 }
 
@@ -53,8 +56,18 @@ pub struct Unusable {
 #[derive(Clone, Debug)]
 pub enum RouteGroup {
     Table(Arc<RouteTable>),
-    /// One of its routes is unusable: every request is answered 500.
-    Unusable(Arc<str>),
+    /// One of its routes is unusable: every request is answered 500, every connection reset.
+    Unusable(Carries, Arc<str>),
+}
+
+impl RouteGroup {
+    /// What its routes decide about.
+    pub fn carries(&self) -> Carries {
+        match self {
+            Self::Table(table) => table.carries(),
+            Self::Unusable(carries, _) => *carries,
+        }
+    }
 }
 
 /// The routes of one port of a Service.
@@ -106,6 +119,13 @@ impl Entry {
         match self {
             Self::Attached(attached) => &attached.parent,
             Self::Unusable(unusable) => &unusable.parent,
+        }
+    }
+
+    fn carries(&self) -> Carries {
+        match self {
+            Self::Attached(attached) => attached.route.route().key.kind.carries(),
+            Self::Unusable(unusable) => unusable.carries,
         }
     }
 }
@@ -237,12 +257,15 @@ impl Routes {
         }
     }
 
-    /// `None` when there are no routes at all.
-    fn group<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Option<RouteGroup> {
+    /// `None` when there are no routes at all. Of several sorts the most specific counts alone, as the table has it too.
+    fn group<'e>(&self, entries: impl Iterator<Item = &'e Entry> + Clone) -> Option<RouteGroup> {
+        let carries = entries.clone().map(Entry::carries).min()?;
         let mut routes = Vec::new();
-        for entry in entries {
+        for entry in entries.filter(|entry| entry.carries() == carries) {
             match entry {
-                Entry::Unusable(unusable) => return Some(RouteGroup::Unusable(unusable.why.clone())),
+                Entry::Unusable(unusable) => {
+                    return Some(RouteGroup::Unusable(carries, unusable.why.clone()));
+                }
                 Entry::Attached(attached) => routes.push(attached.route.clone()),
             }
         }

@@ -11,12 +11,11 @@ use std::time::{Duration, SystemTime};
 
 use culvert_identity::Identity;
 use culvert_routing::CompiledRule;
-use culvert_routing::model::RouteKind;
 use serde_json::{Map, Value};
 
 use super::connection::{ConnectionMeta, Failure};
 use super::request::{EndedRequest, Role};
-use crate::state::model::{self, AccessLogFilter, AccessLogFormat, Workload};
+use crate::state::model::{self, AccessLogFilter, AccessLogFormat, ServiceKey, Workload};
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 8192;
@@ -170,8 +169,15 @@ fn fields(ended: &Ended<'_>, now: SystemTime) -> Map<String, Value> {
     fields.put("time", timestamp(now));
     fields.put("level", if ended.failure.is_some() { "error" } else { "info" });
     fields.put("message", if ended.failure.is_some() { "connection failed" } else { "connection complete" });
-    let service = meta.service.as_ref().map(|service| service.key.to_string());
-    fields.ends(meta, meta.source_addr, service);
+    let routed = meta.routed.as_deref();
+    let dialled = routed.map(|routed| &routed.service);
+    let service = dialled.or(meta.service.as_ref().map(|service| &service.key));
+    fields.ends(meta, meta.source_addr, service.map(ToString::to_string));
+    fields.maybe("server_name", routed.and_then(|routed| routed.server_name.as_deref()));
+    fields.routed(
+        routed.and_then(|routed| routed.rule.as_deref()),
+        routed.and_then(|routed| routed.backend.as_ref()),
+    );
     fields.put("bytes_sent", ended.sent);
     fields.put("bytes_recv", ended.received);
     fields.put("duration", format!("{:.3}ms", ended.duration.as_secs_f64() * 1000.0));
@@ -197,9 +203,7 @@ fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Valu
     fields.maybe("authority", head.authority.as_ref().map(text));
     fields.put("protocol", format!("{:?}", head.version));
     fields.maybe("listener", routed.listener.as_deref());
-    fields.maybe("route", routed.rule.as_ref().map(|rule| route_name(rule)));
-    fields.maybe("rule", routed.rule.as_ref().map(|rule| rule.label()));
-    fields.maybe("backend", routed.backend.as_ref().map(|(service, port)| format!("{service}:{port}")));
+    fields.routed(routed.rule.as_deref(), routed.backend.as_ref());
     fields.maybe("mirror", (ended.role == Role::Mirrored).then_some(true));
     fields.put("attempts", routed.attempts);
     fields.put("response_code", ended.status.as_u16());
@@ -215,14 +219,6 @@ fn request_fields(ended: &EndedRequest<'_>, now: SystemTime) -> Map<String, Valu
 /// A request as one line of JSON.
 pub(super) fn request_line(ended: &EndedRequest<'_>) -> String {
     render(AccessLogFormat::Json, request_fields(ended, SystemTime::now()))
-}
-
-fn route_name(rule: &CompiledRule) -> String {
-    let kind = match rule.key().kind {
-        RouteKind::Http => "HTTPRoute",
-        RouteKind::Grpc => "GRPCRoute",
-    };
-    format!("{kind}/{}", rule.full_name())
 }
 
 struct Fields(Map<String, Value>);
@@ -242,6 +238,13 @@ impl Fields {
         self.put("direction", meta.direction().as_str());
         self.put("connection_security_policy", meta.security.as_str());
         self.maybe("why", meta.security.why());
+    }
+
+    /// Which rule, and to whom by weight.
+    fn routed(&mut self, rule: Option<&CompiledRule>, backend: Option<&(ServiceKey, u16)>) {
+        self.maybe("route", rule.map(|rule| format!("{}/{}", rule.key().kind, rule.full_name())));
+        self.maybe("rule", rule.map(CompiledRule::label));
+        self.maybe("backend", backend.map(|(service, port)| format!("{service}:{port}")));
     }
 
     fn put(&mut self, key: &str, value: impl Into<Value>) {

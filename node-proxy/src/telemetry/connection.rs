@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use culvert_identity::Identity;
+use culvert_routing::CompiledRule;
 
 use super::registry::{Direction, Telemetry};
 use super::series::TcpSeries;
 use crate::reason::Reason;
-use crate::state::model::{Service, Workload};
+use crate::state::model::{Service, ServiceKey, Workload};
 
 /// Which end of the connection this proxy stands at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,9 +105,23 @@ pub struct ConnectionMeta {
     /// The peer's port 15008, when the connection is carried by a tunnel.
     pub hbone_addr: Option<SocketAddr>,
     pub destination_identity: Option<Identity>,
-    /// The Service that the client dialled.
+    /// The Service that the client dialled; of a connection that a route has taken, its backend.
     pub service: Option<Arc<Service>>,
+    /// What a TCPRoute or TLSRoute made of the connection.
+    pub routed: Option<Arc<RoutedConnection>>,
     pub security: Security,
+}
+
+/// Where a route about connections has sent one.
+#[derive(Clone, Debug)]
+pub struct RoutedConnection {
+    /// The Service that the client dialled.
+    pub service: ServiceKey,
+    /// What its TLS asked for.
+    pub server_name: Option<Arc<str>>,
+    /// `None`: no rule takes it.
+    pub rule: Option<Arc<CompiledRule>>,
+    pub backend: Option<(ServiceKey, u16)>,
 }
 
 impl ConnectionMeta {

@@ -15,7 +15,9 @@ mod series;
 mod spec;
 
 pub use access_log::AccessLog;
-pub use connection::{ConnectionMeta, ConnectionRecord, Failure, Reporter, Security, WhyPlaintext};
+pub use connection::{
+    ConnectionMeta, ConnectionRecord, Failure, Reporter, RoutedConnection, Security, WhyPlaintext,
+};
 pub use registry::{Carrier, Direction, OpenTunnel, Outcome, Telemetry};
 pub use request::{Ending, Mirrored, RequestHead, RequestRecord, Retried, Routed};
 pub use request_series::{RequestProtocol, SeriesCache};

@@ -55,6 +55,7 @@ fn meta(snapshot: &Snapshot) -> ConnectionMeta {
         destination_addr: address("10.0.0.2:8080"),
         hbone_addr: Some(address("10.0.0.2:15008")),
         service: Some(Arc::new(service("shop/cart", &[]))),
+        routed: None,
         security: Security::MutualTls,
     }
 }

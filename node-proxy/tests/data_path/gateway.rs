@@ -12,7 +12,7 @@ use culvert_node_proxy::state::model::{InboundMode, Listener};
 use culvert_node_proxy::state::routes::{Attached, Parent, Unusable};
 use culvert_node_proxy::worker::OpenPort;
 use culvert_routing::CompiledRoute;
-use culvert_routing::model::{Hostname, PathMatch, Route, RouteKey, RouteKind, Rule, ValueMatch};
+use culvert_routing::model::{Carries, Hostname, PathMatch, Route, RouteKey, RouteKind, Rule, ValueMatch};
 use futures::FutureExt;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
@@ -233,7 +233,10 @@ async fn what_a_listener_does_not_serve_is_404_or_500(mesh: Mesh) {
     }
     assert_eq!(get(&mut client, "one.example", "/db").await.server(), "db");
     let parent = Parent::Listener(resource("one"));
-    mesh.builder.refuse_route(&"bad".into(), Unusable { parent, why: "unreadable".into() });
+    mesh.builder.refuse_route(
+        &"bad".into(),
+        Unusable { parent, carries: Carries::Requests, why: "unreadable".into() },
+    );
     mesh.publish();
     let reply = get(&mut client, "one.example", "/db").await;
     assert_eq!((reply.status, reply.reason()), (500, "RouteUnsupported"));

@@ -6,6 +6,7 @@
 
 mod bounds;
 mod cases;
+mod connections;
 mod endpoints;
 mod filters;
 mod gateway;
@@ -44,6 +45,7 @@ fn all() -> impl Iterator<Item = &'static (&'static str, Case)> {
         .chain(filters::ALL)
         .chain(retries::ALL)
         .chain(protocols::ALL)
+        .chain(connections::ALL)
         .chain(messages::ALL)
         .chain(endpoints::ALL)
         .chain(bounds::ALL)

@@ -80,6 +80,17 @@ impl Log {
     pub fn count(&self, words: &[&str]) -> usize {
         self.lines_with(words)
     }
+
+    /// Waits until more than so many lines hold all words.
+    pub async fn shows_more_than(&self, before: usize, words: &[&str]) {
+        for _ in 0..500 {
+            if self.lines_with(words) > before {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no new line with {words:?} in\n{}", String::from_utf8_lossy(&self.0.lock().unwrap()));
+    }
 }
 
 pub fn settings() -> WorkloadSettings {

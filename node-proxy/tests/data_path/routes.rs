@@ -2,8 +2,8 @@
 
 use culvert_node_proxy::state::routes::{Parent, Unusable};
 use culvert_routing::model::{
-    Filter, HeaderEdit, HeaderMatch, Match, PathEdit, Redirect, RedirectStatus, Rewrite, RouteKind, Rule,
-    ValueMatch,
+    Carries, Filter, HeaderEdit, HeaderMatch, Match, PathEdit, Redirect, RedirectStatus, Rewrite, RouteKind,
+    Rule, ValueMatch,
 };
 use futures::FutureExt;
 
@@ -113,7 +113,10 @@ async fn a_route_that_cannot_be_used_answers_500(mesh: Mesh) {
         ports: vec![80],
         consumers: None,
     };
-    mesh.builder.refuse_route(&"bad".into(), Unusable { parent, why: "unreadable".into() });
+    mesh.builder.refuse_route(
+        &"bad".into(),
+        Unusable { parent, carries: Carries::Requests, why: "unreadable".into() },
+    );
     mesh.publish();
     let reply = client.get("/").await;
     assert_eq!((reply.status, reply.reason()), (500, "RouteUnsupported"));

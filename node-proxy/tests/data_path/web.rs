@@ -400,21 +400,29 @@ pub fn filtered(rule: Rule, filters: Vec<Filter>) -> Rule {
     Rule { filters, ..rule }
 }
 
+/// A producer route of namespace `shop`.
+pub fn route(name: &str, kind: RouteKind, rules: Vec<Rule>) -> Route {
+    let key = RouteKey { kind, namespace: "shop".into(), name: name.into() };
+    Route { key, created: 0, hostnames: Vec::new(), rules }
+}
+
 /// Attaches a route to `shop/db`, port 80.
 pub fn attach(mesh: &mut Mesh, name: &str, kind: RouteKind, consumers: Option<&str>, rules: Vec<Rule>) {
-    let route = Route {
-        key: RouteKey { kind, namespace: consumers.unwrap_or("shop").into(), name: name.into() },
-        created: 0,
-        hostnames: Vec::new(),
-        rules,
-    };
+    let mut route = route(name, kind, rules);
+    route.key.namespace = consumers.unwrap_or("shop").into();
+    attach_route(mesh, route, consumers);
+}
+
+/// The same with a route that says more.
+pub fn attach_route(mesh: &mut Mesh, route: Route, consumers: Option<&str>) {
     let parent = Parent::Service {
         service: ServiceKey("shop/db".into()),
         ports: vec![80],
         consumers: consumers.map(Into::into),
     };
+    let name = route.key.name.clone();
     let route = Arc::new(CompiledRoute::compile(route).expect("the route compiles"));
-    mesh.builder.upsert_route(&name.into(), Attached { parent, route });
+    mesh.builder.upsert_route(&name, Attached { parent, route });
     mesh.publish();
 }
 

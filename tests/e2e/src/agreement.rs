@@ -95,6 +95,12 @@ impl Happened {
                 why.reduce(Result::or).unwrap_or(Err("no endpoint".to_owned()))?;
                 self.shows_unchanged(sent)
             }
+            End::Connected { backend } => {
+                let named = explanation.backends.iter().filter(|one| one.backend == *backend);
+                let why = named.map(|backend| self.came_from(backend));
+                why.reduce(Result::or).unwrap_or(Err("no such backend".to_owned()))?;
+                self.shows_unchanged(sent)
+            }
             End::Refused { .. } if self.is_error => Ok(()),
             End::Refused { .. } => Err("there was an answer".to_owned()),
             End::Passed { .. } => {

@@ -22,7 +22,7 @@ pub struct Shop {
 }
 
 /// Container ports by name, and by the Service port of the same number.
-const PORTS: [(&str, u16, &str); 9] = [
+const PORTS: [(&str, u16, &str); 10] = [
     ("http", 8080, "TCP"),
     ("grpc", 9003, "TCP"),
     ("tcp", 9000, "TCP"),
@@ -32,6 +32,7 @@ const PORTS: [(&str, u16, &str); 9] = [
     ("chargen", 9005, "TCP"),
     ("silent", 9006, "TCP"),
     ("reset", 9007, "TCP"),
+    ("tls", 9443, "TCP"),
 ];
 
 impl Shop {

@@ -11,6 +11,7 @@ use culvert_node_proxy::http::blocks::{FRAME_HEAD, Walk, Walked, has_target_over
 use culvert_node_proxy::http::chunks::{Chunks, Taken};
 use culvert_node_proxy::http::head::{Judged, judge};
 use culvert_node_proxy::inbound::{grpc_probe as health, http_probe as probe};
+use culvert_node_proxy::outbound::client_hello::{Read, Reader};
 use culvert_node_proxy::outbound::protocol;
 use culvert_node_proxy::state::model::ProbeCheck;
 use culvert_node_proxy::tunnel::headers;
@@ -28,13 +29,14 @@ pub use question::dns_question;
 /// A fuzz target: its name, which is that of its directory of seeds, and what it checks.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("http2_head", http2_head),
     ("request_path", request_path),
     ("request_host", request_host),
     ("first_bytes", first_bytes),
+    ("client_hello", client_hello),
     ("connect_target", connect_target),
     ("route_pattern", route_pattern),
     ("token", token),
@@ -126,6 +128,25 @@ pub fn first_bytes(bytes: &[u8]) {
             assert_eq!(first, told, "after {length} bytes");
         }
         told = first;
+    }
+}
+
+/// ClientHellos: the same whatever pieces they arrive in, and the server name is its own, in lower case and without trailing dot.
+pub fn client_hello(bytes: &[u8]) {
+    let whole = Reader::default().read(bytes);
+    let mut reader = Reader::default();
+    let step = 1 + bytes.len() / 8;
+    let ends = (0..bytes.len()).step_by(step).chain([bytes.len()]);
+    let mut pieces = ends.map(|end| reader.read(&bytes[..end]));
+    let piecewise = pieces.find(|read| *read != Read::Partial).unwrap_or(Read::Partial);
+    match (&whole, &piecewise) {
+        // In other words perhaps.
+        (Read::Not(_), Read::Not(_)) => {}
+        _ => assert_eq!(whole, piecewise),
+    }
+    if let Read::Whole { server_name: Some(name) } = whole {
+        assert!(!name.is_empty() && !name.ends_with('.') && !name.contains(char::is_uppercase), "{name}");
+        assert!(name.parse::<std::net::IpAddr>().is_err(), "{name}");
     }
 }
 

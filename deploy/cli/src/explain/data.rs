@@ -75,10 +75,14 @@ pub struct InForce {
 /// As it was asked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Request {
+    /// Empty for a connection.
     pub method: String,
     pub url: String,
-    /// `HTTP/1.1` or `HTTP/2.0`.
+    /// `HTTP/1.1` or `HTTP/2.0`; of a connection `TLS` or `TCP`.
     pub version: &'static str,
+    /// What the client's TLS asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
     pub headers: Vec<Header>,
     pub grpc: bool,
 }
@@ -380,6 +384,10 @@ pub enum End {
         grpc_status: Option<u16>,
         reason: String,
         message: String,
+    },
+    /// The connection's bytes to one endpoint of the backend that its route says.
+    Connected {
+        backend: String,
     },
     /// The connection's bytes to one endpoint of that Service or pod, unrouted.
     Carried {

@@ -34,6 +34,11 @@ pub fn matching(hostname: Option<&Hostname>, matching: &Match) -> String {
     parts.join(", ")
 }
 
+/// Which connections a TLSRoute takes under one of its hostnames.
+pub fn server_name(hostname: Option<&Hostname>) -> String {
+    hostname.map_or("any server name, or none".to_owned(), |name| format!("server name {name}"))
+}
+
 fn wanted(value: &ValueMatch) -> String {
     match value {
         ValueMatch::Exact(value) => format!("= {value}"),

@@ -3,13 +3,12 @@
 
 use culvert_node_proxy::balance::Family;
 use culvert_node_proxy::outbound::decide::{self, Action, Known};
-use culvert_node_proxy::outbound::protocol::{self, Declared, Treatment};
+use culvert_node_proxy::outbound::protocol::{self, Declared, First, Treatment};
 use culvert_node_proxy::outbound::routed_elsewhere;
 use culvert_node_proxy::reason::Reason;
 use culvert_node_proxy::state::Snapshot;
 use culvert_node_proxy::state::model::{Enrolment, OwnWorkload, Service, Workload};
 use culvert_objects::Object;
-use http::Version;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -20,10 +19,10 @@ use super::data::{
 use super::endpoints::{self, Chooser};
 use super::facts::{Facts, FactsError, Named, Source, says_enrolled};
 use super::groups::{self, names_of};
-use super::question::Question;
+use super::question::{Question, Speaks};
 use super::requests::{self, Asked, AskedParent};
 use super::uncaptured::excluded;
-use super::{listeners, unattached};
+use super::{connections, listeners, unattached};
 
 /// Stands for an address of the world, whose number does not matter (TEST-NET-1).
 const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -95,9 +94,18 @@ fn blank(facts: &Facts, question: &Question) -> Explanation {
         source,
         assumed,
         request: Request {
-            method: question.method.to_string(),
+            method: match question.speaks {
+                Speaks::Http => question.method.to_string(),
+                Speaks::Tls { .. } | Speaks::Bytes => String::new(),
+            },
             url: question.url.clone(),
-            version: if question.version == Version::HTTP_2 { "HTTP/2.0" } else { "HTTP/1.1" },
+            version: match question.first() {
+                First::Http2 => "HTTP/2.0",
+                First::Http1 => "HTTP/1.1",
+                First::Tls => "TLS",
+                First::Other | First::Server | First::Silence => "TCP",
+            },
+            server_name: question.server_name().map(str::to_owned),
             headers: question.headers.iter().map(header).collect(),
             grpc: culvert_routing::request::is_grpc(question.version, &question.headers),
         },
@@ -226,17 +234,13 @@ impl Call<'_> {
         let at = unattached::At { service, port, namespace };
         unattached::of_service(explanation, self.facts, self.snapshot, at);
         let declared = Declared::of_port(self.snapshot, service, port, namespace, &own.settings);
-        let first = match self.question.version {
-            Version::HTTP_2 => protocol::First::Http2,
-            _ => protocol::First::Http1,
-        };
-        let treatment = protocol::treat(declared, first);
+        let treatment = protocol::treat(declared, self.question.first());
         let layer = match treatment {
             Treatment::Requests(_) => Layer::Requests,
             Treatment::Bytes | Treatment::Wait => Layer::Bytes,
             Treatment::Refuse(_) => Layer::Refused,
         };
-        let why = why_treated(declared, layer).to_owned();
+        let why = why_treated(declared, treatment).to_owned();
         explanation.handling = Some(Handling { layer, why: why.clone() });
         let chooser = Chooser { snapshot: self.snapshot, source, family: Family::of(self.to.ip()) };
         match treatment {
@@ -244,6 +248,11 @@ impl Call<'_> {
                 let parent = AskedParent::Service { group, service };
                 let asked = Asked { chooser, port, parent };
                 requests::explain(explanation, self.question, &asked);
+            }
+            Treatment::Bytes if matches!(declared, Declared::TlsRoute | Declared::TcpRoute) => {
+                if let Some(group) = group {
+                    connections::explain(explanation, chooser, group, self.question.server_name());
+                }
             }
             Treatment::Bytes | Treatment::Wait => {
                 let endpoints = endpoints::of_service(chooser, service, port);
@@ -331,14 +340,23 @@ fn why_refused(reason: Reason, to: SocketAddr) -> String {
     }
 }
 
-fn why_treated(declared: Declared, layer: Layer) -> &'static str {
-    match (declared, layer) {
+fn why_treated(declared: Declared, treatment: Treatment) -> &'static str {
+    match (declared, treatment) {
+        (Declared::Route, Treatment::Refuse(_)) => {
+            "a route for requests applies to the port for this client, and this is no HTTP"
+        }
         (Declared::Route, _) => "a route applies to the port for this client",
-        (Declared::Http, _) => "appProtocol or the port's name says HTTP",
+        (Declared::TlsRoute, Treatment::Refuse(_)) => {
+            "a TLSRoute applies to the port for this client, and this is no TLS"
+        }
+        (Declared::TlsRoute, _) => "a TLSRoute applies to the port for this client",
+        (Declared::TcpRoute, _) => "a TCPRoute applies to the port for this client",
+        (Declared::Http, Treatment::Requests(_)) => "appProtocol or the port's name says HTTP",
+        (Declared::Http, _) => "appProtocol or the port's name says HTTP, and this is none",
         (Declared::Opaque, _) => "appProtocol, the port's name or opaque-ports says that it is not HTTP",
-        (Declared::Nothing, Layer::Requests) => {
+        (Declared::Nothing, Treatment::Requests(_)) => {
             "nothing is declared, and an HTTP/2 preface makes it requests"
         }
-        (Declared::Nothing, _) => "nothing is declared and no route applies: HTTP/1 stays bytes",
+        (Declared::Nothing, _) => "nothing is declared and no route applies: it stays bytes",
     }
 }

@@ -1,7 +1,7 @@
 //! Which routes decide: the group for a client's namespace, the routes and rules in it.
 
 use culvert_node_proxy::state::{RouteGroup, ServiceRoutes};
-use culvert_routing::model::{RouteKey, RouteKind};
+use culvert_routing::model::{Carries, RouteKey};
 use culvert_routing::{RequestView, RouteTable};
 
 use super::data::{Candidate, Group, GroupKind, Verdict};
@@ -68,7 +68,11 @@ pub fn candidates(table: &RouteTable, view: &RequestView<'_>) -> Vec<Candidate> 
             route: route_name(rule.key()),
             rule: rule.label(),
             rule_index: rule.index(),
-            matches: describe::matching(candidate.hostname(), candidate.matched()),
+            matches: match rule.key().kind.carries() {
+                Carries::Requests => describe::matching(candidate.hostname(), candidate.matched()),
+                Carries::Tls => describe::server_name(candidate.hostname()),
+                Carries::Bytes => "any connection".to_owned(),
+            },
             verdict,
             why,
         });
@@ -78,9 +82,5 @@ pub fn candidates(table: &RouteTable, view: &RequestView<'_>) -> Vec<Candidate> 
 
 /// `HTTPRoute namespace/name`
 pub fn route_name(key: &RouteKey) -> String {
-    let kind = match key.kind {
-        RouteKind::Http => "HTTPRoute",
-        RouteKind::Grpc => "GRPCRoute",
-    };
-    format!("{kind} {}/{}", key.namespace, key.name)
+    format!("{} {}/{}", key.kind, key.namespace, key.name)
 }

@@ -1,6 +1,7 @@
 //! Calls to a Gateway: whichever address leads to one of its pods, its listener there decides.
 
 use culvert_node_proxy::balance::Family;
+use culvert_node_proxy::reason::Reason;
 use culvert_node_proxy::state::model::{Service, Workload};
 use culvert_objects::Object;
 use std::net::SocketAddr;
@@ -8,7 +9,7 @@ use std::net::SocketAddr;
 use super::data::{End, Explanation, Outcome, Parent};
 use super::endpoints::Chooser;
 use super::facts::{Facts, FactsError, GatewayAt, says_enrolled};
-use super::question::Question;
+use super::question::{Question, Speaks};
 use super::requests::{self, Asked, AskedParent};
 
 /// A client that is not captured. False when the address does not lead to a Gateway.
@@ -68,6 +69,12 @@ fn at(
         explanation.outcomes = passed(message);
         return Ok(());
     };
+    if question.speaks != Speaks::Http {
+        let message = format!("port {} of Gateway {} is for HTTP", gateway.port, gateway.name);
+        let reason = Reason::ProtocolMismatch.to_string();
+        explanation.outcomes = vec![Outcome { share: 1.0, end: End::Refused { reason, message } }];
+        return Ok(());
+    }
     let (snapshot, source) = facts.own_view(pod)?;
     let mut listeners = snapshot.listeners();
     if !listeners.any(|one| *one.gateway == *gateway.name && one.port == gateway.port) {

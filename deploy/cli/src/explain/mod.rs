@@ -1,6 +1,7 @@
 //! `culvert explain`: what becomes of a request, and why, before it is made. It decides with the controller's translation and
 //! the node proxy's own functions: [`facts`] makes the snapshot, [`explanation`] asks it, [`render`] writes it down.
 
+mod connections;
 pub mod data;
 mod describe;
 mod endpoints;
@@ -62,7 +63,10 @@ pub struct ExplainArgs {
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-    /// http://HOST[:PORT][/PATH]
+    /// The server name that the client's TLS asks for, if it is not the host of tls://HOST:PORT.
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// http://HOST[:PORT][/PATH], or a connection: tls://HOST:PORT, tcp://HOST:PORT
     url: String,
 }
 
@@ -78,6 +82,10 @@ pub fn run(arguments: &ExplainArgs) -> anyhow::Result<()> {
     };
     let from = arguments.from.clone();
     let question = Question::new(from, arguments.method.clone(), &arguments.url, &arguments.headers, spoken)?;
+    let question = match &arguments.server_name {
+        Some(name) => question.with_server_name(name)?,
+        None => question,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let explanation = runtime.block_on(Box::pin(explained(arguments, &question)))?;
     print(arguments.output, &render::text(&explanation), &serde_json::to_value(&explanation)?)

@@ -1,5 +1,6 @@
 //! What is asked: a client, a URL, a method, headers.
 
+use culvert_node_proxy::outbound::protocol::First;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -28,10 +29,23 @@ impl FromStr for From {
     }
 }
 
-/// A request that somebody would make.
+/// What a client says on its connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    Http,
+    /// TLS that is the application's own, and the server name it asks for.
+    Tls {
+        server_name: Option<String>,
+    },
+    /// Neither of them.
+    Bytes,
+}
+
+/// A request that somebody would make, or a connection that somebody would open.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub from: From,
+    pub speaks: Speaks,
     pub method: Method,
     /// As it was given.
     pub url: String,
@@ -52,8 +66,12 @@ pub struct Question {
 pub enum QuestionError {
     #[error("{0:?} is no client: expected NAMESPACE/POD, NAMESPACE/deploy/NAME or outside")]
     From(String),
-    #[error("{0:?} is no URL: expected http://HOST[:PORT][/PATH]")]
+    #[error("{0:?} is no URL: expected http://HOST[:PORT][/PATH], tls://HOST:PORT or tcp://HOST:PORT")]
     Url(String),
+    #[error("method, headers and protocol are of requests: they do not go with {0:?}")]
+    NoRequest(String),
+    #[error("a server name is of TLS: it goes with tls://HOST:PORT, not with {0:?}")]
+    ServerName(String),
     #[error("header {0:?}: expected NAME: VALUE")]
     Header(String),
 }
@@ -78,10 +96,23 @@ impl Question {
         spoken: Spoken,
     ) -> Result<Self, QuestionError> {
         let bad = || QuestionError::Url(url.to_owned());
-        let rest = url.strip_prefix("http://").ok_or_else(bad)?;
+        let (scheme, rest) = url.split_once("://").ok_or_else(bad)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         let (host, port) = host_and_port(authority).ok_or_else(bad)?;
+        let port = match (scheme, port) {
+            ("http", port) => port.unwrap_or(80),
+            ("tls" | "tcp", Some(port)) if target.is_empty() => port,
+            _ => return Err(bad()),
+        };
+        if scheme != "http" && (method.is_some() || !lines.is_empty() || spoken != Spoken::Default) {
+            return Err(QuestionError::NoRequest(url.to_owned()));
+        }
+        let speaks = match scheme {
+            "http" => Speaks::Http,
+            "tcp" => Speaks::Bytes,
+            _ => Speaks::Tls { server_name: asked_for(host) },
+        };
         let mut headers = headers(lines)?;
         let is_call = spoken == Spoken::Grpc
             || headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| {
@@ -98,6 +129,7 @@ impl Question {
         };
         Ok(Self {
             from,
+            speaks,
             method: method.unwrap_or(if is_call { Method::POST } else { Method::GET }),
             url: url.to_owned(),
             authority: authority.to_owned(),
@@ -107,6 +139,37 @@ impl Question {
             headers,
             version: if is_call || spoken == Spoken::Http2 { Version::HTTP_2 } else { Version::HTTP_11 },
         })
+    }
+
+    /// The same with another server name than the URL's host; none if it is empty.
+    ///
+    /// # Errors
+    /// When it is not TLS that is spoken.
+    pub fn with_server_name(self, name: &str) -> Result<Self, QuestionError> {
+        match self.speaks {
+            Speaks::Tls { .. } => Ok(Self { speaks: Speaks::Tls { server_name: asked_for(name) }, ..self }),
+            Speaks::Http | Speaks::Bytes => Err(QuestionError::ServerName(self.url)),
+        }
+    }
+
+    /// What is seen first of the connection.
+    #[must_use]
+    pub fn first(&self) -> First {
+        match (&self.speaks, self.version) {
+            (Speaks::Http, Version::HTTP_2) => First::Http2,
+            (Speaks::Http, _) => First::Http1,
+            (Speaks::Tls { .. }, _) => First::Tls,
+            (Speaks::Bytes, _) => First::Other,
+        }
+    }
+
+    /// The server name that its TLS asks for.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        match &self.speaks {
+            Speaks::Tls { server_name } => server_name.as_deref(),
+            Speaks::Http | Speaks::Bytes => None,
+        }
     }
 
     /// The address, if the URL names one instead of a name.
@@ -129,7 +192,13 @@ fn headers(lines: &[String]) -> Result<HeaderMap, QuestionError> {
     Ok(headers)
 }
 
-fn host_and_port(authority: &str) -> Option<(&str, u16)> {
+/// Addresses are no server names (RFC 6066, 3).
+fn asked_for(name: &str) -> Option<String> {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    (!name.is_empty() && name.parse::<IpAddr>().is_err()).then_some(name)
+}
+
+fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
@@ -141,8 +210,8 @@ fn host_and_port(authority: &str) -> Option<(&str, u16)> {
         },
     };
     let port = match port {
-        None => 80,
-        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+        None => None,
+        Some(port) => Some(port.parse().ok().filter(|port| *port != 0)?),
     };
     (!host.is_empty()).then_some((host, port))
 }
@@ -170,7 +239,17 @@ mod tests {
                 (host, port, target)
             );
         }
-        for bad in ["cart/", "https://cart/", "http://", "http://cart:0/", "http://cart:x/", "http://:80/"] {
+        for bad in [
+            "cart/",
+            "https://cart/",
+            "tls://cart",
+            "tcp://cart:1/a",
+            "udp://cart:1",
+            "http://",
+            "http://cart:0/",
+            "http://cart:x/",
+            "http://:80/",
+        ] {
             assert!(question(bad, &[], Spoken::Default).is_err(), "{bad}");
         }
     }
@@ -184,6 +263,21 @@ mod tests {
         assert_eq!(by_flag.headers["content-type"], "application/grpc");
         assert_eq!(question("http://a/", &[], Spoken::Http2).unwrap().method, Method::GET);
         assert_eq!(question("http://a/", &[], Spoken::Default).unwrap().version, Version::HTTP_11);
+    }
+
+    #[test]
+    fn connections_have_a_server_name_or_none() {
+        let asked = |url: &str| question(url, &[], Spoken::Default).unwrap();
+        let name = |question: &Question| question.server_name().map(str::to_owned);
+        assert_eq!(name(&asked("tls://Cart.shop.:443")).as_deref(), Some("cart.shop"));
+        assert_eq!(name(&asked("tls://10.0.0.1:443")), None);
+        let named = asked("tls://10.0.0.1:443").with_server_name("a.example").unwrap();
+        assert_eq!(name(&named).as_deref(), Some("a.example"));
+        assert!(asked("tcp://cart:5432").with_server_name("a.example").is_err());
+        let firsts = ["http://a", "tls://a:1", "tcp://a:1"].map(|url| asked(url).first());
+        assert_eq!(firsts, [First::Http1, First::Tls, First::Other]);
+        assert!(question("tcp://a:1", &["a: b"], Spoken::Default).is_err());
+        assert!(question("tls://a:1", &[], Spoken::Http2).is_err());
     }
 
     #[test]

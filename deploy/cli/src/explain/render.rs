@@ -73,7 +73,13 @@ fn head(out: &mut String, explanation: &Explanation) -> fmt::Result {
         writeln!(out, "assumed      {}", explanation.assumed.join("; "))?;
     }
     let kind = if request.grpc { ", a gRPC call" } else { "" };
-    writeln!(out, "request      {} {} {}{kind}", request.method, request.url, request.version)?;
+    match request.method.as_str() {
+        "" => writeln!(out, "connection   {} {}", request.url, request.version)?,
+        method => writeln!(out, "request      {method} {} {}{kind}", request.url, request.version)?,
+    }
+    if let Some(name) = &request.server_name {
+        writeln!(out, "             server name: {name}")?;
+    }
     for Header { name, value } in &request.headers {
         writeln!(out, "             {name}: {value}")?;
     }
@@ -261,6 +267,7 @@ fn end(end: &End) -> String {
             let grpc = grpc_status.map(|code| format!(", grpc-status {code}")).unwrap_or_default();
             format!("{status}{grpc} {reason}: {message}")
         }
+        End::Connected { backend } => format!("is carried to {backend}"),
         End::Carried { to } => format!("is carried to {to}, unrouted"),
         End::Refused { reason, message } => format!("is reset, {reason}: {message}"),
         End::Passed { message } => format!("is not the mesh's: {message}"),

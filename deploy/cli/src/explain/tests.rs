@@ -235,6 +235,68 @@ fn ports_without_routes_say_why() {
     assert!(matches!(only(&Ask::get("shop/web", "http://nobody/").explained()), End::Passed { .. }));
 }
 
+const CONNECTIONS: &str = r#"
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ledger, namespace: shop}
+spec: {clusterIP: 10.96.0.120, selector: {app: cart}, ports: [{name: sql, port: 5432, targetPort: 8080}, {name: tls, port: 5433, targetPort: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: ledger, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: ledger, port: 5432}]
+  rules: [{backendRefs: [{name: ledger, port: 5432, weight: 2}, {name: empty, port: 80}, {name: gone, port: 80}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: wide, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: ledger, port: 5433}]
+  hostnames: ["*.shop.example"]
+  rules: [{backendRefs: [{name: ledger, port: 5433}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: exact, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: ledger, port: 5433}]
+  hostnames: [pay.shop.example]
+  rules: [{backendRefs: [{name: ledger, port: 5433, weight: 0}]}]
+"#;
+
+#[test]
+fn connections_are_explained_as_requests_are() {
+    let facts = mesh_of(&format!("{MESH}{CONNECTIONS}"));
+    let asked = |url: &str, name: &str| {
+        let question = Question::new("shop/web".parse().unwrap(), None, url, &[], Spoken::Default).unwrap();
+        let question = if name.is_empty() { question } else { question.with_server_name(name).unwrap() };
+        explanation::explain(&facts, &question).unwrap()
+    };
+    let refused = |explanation: &Explanation| match only(explanation) {
+        End::Refused { reason, .. } => reason.clone(),
+        other => panic!("{other:?}"),
+    };
+    let shared = asked("tcp://ledger:5432", "");
+    golden("tcp", &shared);
+    let shares: Vec<f64> = shared.outcomes.iter().map(|outcome| outcome.share).collect();
+    assert_eq!(shares, [0.5, 0.25, 0.25]);
+    // Whatever is spoken.
+    assert_eq!(asked("http://ledger:5432/", "").outcomes, shared.outcomes);
+    assert_eq!(asked("tls://ledger:5432", "a.example").outcomes, shared.outcomes);
+
+    let wide = asked("tls://ledger:5433", "a.b.shop.example");
+    golden("tls", &wide);
+    assert_eq!(only(&wide), &End::Connected { backend: "shop/ledger:5433".to_owned() });
+    assert_eq!(refused(&asked("tls://ledger:5433", "pay.shop.example")), "NoBackend");
+    assert_eq!(refused(&asked("tls://ledger:5433", "")), "RouteNotFound");
+    assert_eq!(refused(&asked("tcp://ledger:5433", "")), "ProtocolMismatch");
+    assert_eq!(refused(&asked("http://ledger:5433/", "")), "ProtocolMismatch");
+    // Where requests are routed, nothing else passes.
+    assert_eq!(refused(&asked("tls://cart:80", "a.example")), "ProtocolMismatch");
+}
+
 #[test]
 fn gateways_are_asked_by_host() {
     let host = |host: &'static str| match host {

@@ -158,7 +158,7 @@ impl Judge<'_> {
                 *status
             }
             End::Forwarded { .. } if self.is_too_late() => 504,
-            End::Forwarded { .. } | End::Carried { .. } => 200,
+            End::Forwarded { .. } | End::Connected { .. } | End::Carried { .. } => 200,
             End::Refused { .. } | End::Passed { .. } => return Err(format!("{end:?}")),
         };
         if !statuses.contains(&status.to_string()) {

@@ -6,6 +6,7 @@ mod connect;
 mod each;
 mod fetch;
 mod get;
+mod greet;
 mod grpc;
 mod hold;
 mod raw;
@@ -34,6 +35,8 @@ pub(crate) enum ClientCommand {
     /// One TCP exchange.
     #[command(subcommand)]
     Tcp(tcp::TcpCommand),
+    /// Connections to servers that say their name first, over TLS or not: the pods that answered.
+    Greet(greet::GreetArgs),
     /// One UDP exchange.
     Udp(udp::UdpArgs),
     /// Opens echo connections; for every line on stdin exchanges a byte on each and prints how many succeeded.
@@ -75,6 +78,7 @@ async fn perform(command: ClientCommand) -> anyhow::Result<Succeeded> {
         ClientCommand::Grpc(args) => grpc::run(args).await,
         ClientCommand::Ws(args) => ws::run(args).await,
         ClientCommand::Tcp(command) => tcp::run(command).await,
+        ClientCommand::Greet(args) => greet::run(args).await,
         ClientCommand::Udp(args) => udp::run(args).await,
         ClientCommand::Hold(args) => hold::run(args).await,
         ClientCommand::Storm(args) => storm::run(args).await,

@@ -4,6 +4,7 @@ mod grpc;
 mod http;
 mod script;
 mod tcp;
+mod tls;
 mod udp;
 mod wishes;
 
@@ -33,6 +34,9 @@ pub(crate) struct ServeArgs {
     /// TCP echo that sends a banner first.
     #[arg(long, value_name = "PORT")]
     tcp_first: Vec<u16>,
+    /// TCP echo over TLS, that sends a banner first.
+    #[arg(long, value_name = "PORT")]
+    tls: Vec<u16>,
     /// UDP echo.
     #[arg(long, value_name = "PORT")]
     udp: Vec<u16>,
@@ -70,6 +74,7 @@ impl ServeArgs {
             (&self.grpc, Behaviour::Grpc),
             (&self.tcp, Behaviour::Tcp),
             (&self.tcp_first, Behaviour::TcpFirst),
+            (&self.tls, Behaviour::Tls),
             (&self.udp, Behaviour::Udp),
             (&self.discard, Behaviour::Discard),
             (&self.chargen, Behaviour::Chargen),
@@ -175,6 +180,10 @@ fn start(bound: Bound, identity: &Arc<PodIdentity>) -> io::Result<()> {
         Behaviour::Grpc => tokio::spawn(grpc::serve(listener, identity)),
         Behaviour::Tcp => tokio::spawn(each(listener, tcp::echo)),
         Behaviour::TcpFirst => tokio::spawn(each(listener, move |s| tcp::banner(s, Arc::clone(&identity)))),
+        Behaviour::Tls => {
+            let acceptor = tls::acceptor(&identity).map_err(io::Error::other)?;
+            tokio::spawn(each(listener, move |s| tls::banner(s, acceptor.clone(), Arc::clone(&identity))))
+        }
         Behaviour::Discard => tokio::spawn(each(listener, tcp::discard)),
         Behaviour::Chargen => tokio::spawn(each(listener, tcp::chargen)),
         Behaviour::Silent => tokio::spawn(each(listener, tcp::silent)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use culvert_controller::translate::outcomes::{Group, Outcome, Place};
 use culvert_objects::ObjectKey;
-use culvert_routing::model::{Hostname, Route, RouteKey};
+use culvert_routing::model::{Carries, Hostname, Route, RouteKey};
 use culvert_routing::table::Candidate;
 use culvert_routing::{CompiledRoute, RouteTable};
 
@@ -96,7 +96,8 @@ fn parents(outcome: &Outcome) -> Vec<(Parent, Vec<Hostname>)> {
             let name = format!("Service {service}");
             let parent =
                 |port: &u16| Parent { name: name.clone(), port: *port, namespace: namespace.clone() };
-            ports.iter().map(|port| (parent(port), Vec::new())).collect()
+            let hostnames = outcome.in_force.compiled.route.route().hostnames_at_service();
+            ports.iter().map(|port| (parent(port), hostnames.to_vec())).collect()
         }
     }
 }
@@ -126,6 +127,9 @@ fn hides(by: &Candidate<'_>, hidden: &Candidate<'_>, parent: &Parent) -> String 
         Some(name) => format!("rules[{}] ({name})", winner.index()),
         None => format!("rules[{}]", winner.index()),
     };
+    if winner.key().kind.carries() != Carries::Requests {
+        return format!("{whose} takes every connection that it would take at {at}");
+    }
     format!("spec.{rule}.matches[{}] of {whose} takes every request that it would match at {at}", place(by))
 }
 

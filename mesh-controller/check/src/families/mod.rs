@@ -18,8 +18,9 @@ mod versions;
 
 use std::collections::BTreeSet;
 
-use culvert_objects::{Kind, ObjectKey};
-use culvert_routing::model::{RouteKey, RouteKind};
+use culvert_controller::translate::outcomes::object_kind;
+use culvert_objects::ObjectKey;
+use culvert_routing::model::RouteKey;
 
 use crate::code::Code;
 use crate::context::Context;
@@ -107,11 +108,7 @@ fn is_in(inner: &str, outer: &str) -> bool {
 
 /// The object of a route.
 fn object_of(route: &RouteKey) -> ObjectKey {
-    let kind = match route.kind {
-        RouteKind::Http => Kind::HttpRoute,
-        RouteKind::Grpc => Kind::GrpcRoute,
-    };
-    ObjectKey::namespaced(kind, &*route.namespace, &*route.name)
+    ObjectKey::namespaced(object_kind(route.kind), &*route.namespace, &*route.name)
 }
 
 /// Names, joined by commas.

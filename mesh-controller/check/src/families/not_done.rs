@@ -1,6 +1,8 @@
 //! What is right by the API and not done by this version of Culvert, as the controller's own pass says: it follows by itself
 //! what Culvert learns.
 
+use culvert_controller::CONTROLLER_NAME;
+use culvert_controller::status::DesiredParent;
 use culvert_controller::translate::outcomes::{Fault, Outcome};
 use culvert_objects::types::ConditionStatus;
 use culvert_objects::{Kind, ObjectKey};
@@ -40,8 +42,13 @@ fn of_statuses(context: &Context) -> Vec<Finding> {
         if matches!(key.kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::Gateway | Kind::GatewayClass) {
             continue;
         }
+        // At Services they are told as the kinds above are; at Gateways there is only the status.
+        let is_told = |parent: &DesiredParent| {
+            matches!(key.kind, Kind::TlsRoute | Kind::TcpRoute) && parent.controller_name == CONTROLLER_NAME
+        };
         let of_object = status.conditions.iter().map(|condition| (String::new(), condition));
-        let of_parents = status.parents.iter().enumerate().flat_map(|(index, parent)| {
+        let parents = status.parents.iter().enumerate().filter(|(_, parent)| !is_told(parent));
+        let of_parents = parents.flat_map(|(index, parent)| {
             parent.conditions.iter().map(move |condition| (format!("spec.parentRefs[{index}]"), condition))
         });
         for (field, condition) in of_object.chain(of_parents) {

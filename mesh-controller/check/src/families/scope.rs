@@ -7,7 +7,7 @@ use culvert_api::names::{MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
 use culvert_controller::translate::outcomes::{Group, Outcome, Place, ServiceName};
 use culvert_objects::types::{Protocol, ServicePort, ServiceSpec};
 use culvert_objects::{Kind, ObjectKey};
-use culvert_routing::model::RouteKey;
+use culvert_routing::model::{Carries, RouteKey};
 
 use super::{list, object_of};
 use crate::code::Code;
@@ -21,7 +21,7 @@ struct AtService<'c> {
     field: String,
     service: &'c ServiceName,
     ports: &'c BTreeSet<u16>,
-    not_http: &'c BTreeMap<u16, String>,
+    contradicted: &'c BTreeMap<u16, String>,
     group: Group,
 }
 
@@ -45,10 +45,10 @@ pub fn find(context: &Context) -> Vec<Finding> {
 }
 
 fn at_service(outcome: &Outcome) -> Option<AtService<'_>> {
-    let Ok(Place::Service { service, ports, not_http, .. }) = &outcome.attached else { return None };
+    let Ok(Place::Service { service, ports, contradicted, .. }) = &outcome.attached else { return None };
     let group = Group::of(&outcome.draft.key, service);
     let field = format!("spec.parentRefs[{}]", outcome.parent?);
-    Some(AtService { outcome, field, service, ports, not_http, group })
+    Some(AtService { outcome, field, service, ports, contradicted, group })
 }
 
 fn without_parents(context: &Context) -> Vec<Finding> {
@@ -69,7 +69,7 @@ fn without_parents(context: &Context) -> Vec<Finding> {
 
 fn hostnames(context: &Context, at: &AtService<'_>) -> Option<Finding> {
     let names = &at.outcome.draft.hostnames;
-    if names.is_empty() {
+    if names.is_empty() || at.outcome.draft.key.kind.carries() != Carries::Requests {
         return None;
     }
     let what = format!(
@@ -158,13 +158,17 @@ fn not_http(context: &Context, at: &AtService<'_>) -> Option<Finding> {
     if parent.port.is_none() && parent.section_name.is_none() {
         return None;
     }
-    let (port, declared) = at.not_http.iter().next()?;
+    let (port, declared) = at.contradicted.iter().next()?;
+    let what_passes = match at.outcome.draft.key.kind.carries() {
+        Carries::Requests => "HTTP",
+        Carries::Tls | Carries::Bytes => "TLS",
+    };
     let what = format!(
-        "port {port} of Service {} is declared as {declared}: with this route nothing but HTTP passes there, other connections \
-         are reset (ProtocolMismatch)",
+        "port {port} of Service {} is declared as {declared}: with this route nothing but {what_passes} passes there, other \
+         connections are reset (ProtocolMismatch)",
         at.service
     );
-    let remedy = "attach to a port of HTTP, or correct the port's appProtocol or name";
+    let remedy = format!("attach to a port of {what_passes}, or correct the port's appProtocol or name");
     context.finding(Code::NotHttp, &at.key(), at.field.clone(), what, remedy)
 }
 

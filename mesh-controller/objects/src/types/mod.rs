@@ -1,5 +1,6 @@
 //! Thin types of the fields that Culvert uses. Reading one ignores other fields; the object keeps them.
 
+mod connection_route;
 mod deployment;
 mod endpoint_slice;
 mod gateway;
@@ -12,6 +13,7 @@ mod route;
 mod service;
 mod value;
 
+pub use connection_route::ConnectionRouteRule;
 pub use deployment::{
     DeploymentSpec, DeploymentStrategy, LabelSelector, PodTemplate, RollingUpdate, SelectorOperator,
     SelectorRequirement,

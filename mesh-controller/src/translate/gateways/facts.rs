@@ -2,7 +2,6 @@
 
 use culvert_objects::types::ServiceSpec;
 use culvert_objects::{Kind, Objects};
-use culvert_routing::model::RouteKind;
 use serde_json::{Value, json};
 
 use super::listener::Listener;
@@ -86,13 +85,9 @@ fn of_listener(listener: &Listener, attached: &Attached) -> DesiredListener {
             DesiredCondition::no("ResolvedRefs", "InvalidRouteKinds", message)
         }
     };
-    let kind = |kind: &RouteKind| match kind {
-        RouteKind::Http => "HTTPRoute",
-        RouteKind::Grpc => "GRPCRoute",
-    };
     DesiredListener {
         name: listener.name.clone(),
-        supported_kinds: listener.kinds.iter().map(|of| kind(of).to_owned()).collect(),
+        supported_kinds: listener.kinds.iter().map(ToString::to_string).collect(),
         attached_routes: attached.get(&listener.resource).copied().unwrap_or_default(),
         conditions: vec![accepted, conflicted, resolved],
     }

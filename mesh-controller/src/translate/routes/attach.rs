@@ -7,16 +7,18 @@
 //! clients of its own namespace. Per (Service, port) all consumer routes of the client's namespace replace all
 //! producer routes; the groups never merge and know nothing of each other.
 //!
-//! Inside one group, kinds exclude each other on a port: an accepted GRPCRoute takes it, and HTTPRoutes are attached to
-//! the ports that are left. One with none left is `Accepted=False`, reason `Conflicted`. This is the order of GEP-1294
-//! (GRPCRoute before HTTPRoute before TLSRoute before TCPRoute). Kinds share a Gateway's listener instead, as the Gateway API
-//! allows since v1.6. A GRPCRoute of which nothing can be honoured takes no port from anybody.
+//! Inside one group, kinds exclude each other on a port, in the order of GEP-1294 (GRPCRoute before HTTPRoute before TLSRoute
+//! before TCPRoute): a route takes it, and those of later kinds are attached to the ports that are left. One with none left is
+//! `Accepted=False`, reason `Conflicted`. Kinds share a Gateway's listener instead, as the Gateway API allows since v1.6.
+//! A route of which nothing can be honoured takes no port from routes about the same: they share a table, where its rules
+//! refuse. From a kind that decides about something else (requests, TLS, connections) it takes the port all the same, for of
+//! these a port has only one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use culvert_objects::types::ParentRef;
-use culvert_routing::model::{RouteKey, RouteKind};
+use culvert_routing::model::RouteKey;
 
 use super::services::{Nature, PortFacts, ServiceFacts, Services};
 
@@ -52,8 +54,8 @@ pub struct Attachment {
     pub service: ServiceName,
     /// Never empty.
     pub ports: BTreeSet<u16>,
-    /// Those of them that the Service declares as something else than HTTP, and as what.
-    pub not_http: BTreeMap<u16, String>,
+    /// Those of them that the Service declares as something that routes of this kind do not carry, and as what.
+    pub contradicted: BTreeMap<u16, String>,
 }
 
 /// The attachment of a parentRef that names a Service.
@@ -84,11 +86,13 @@ pub fn service(
     if named.is_empty() {
         return Err(no_parent(format!("Service {name} has no {}", wanted(parent))));
     }
-    let not_http = named.iter().filter_map(|port| Some((port.number, port.not_http()?.to_owned())));
+    let contradicted = named
+        .iter()
+        .filter_map(|port| Some((port.number, port.contradicts(route.kind.carries())?.to_owned())));
     Ok(Attachment {
         service: name,
         ports: named.iter().map(|port| port.number).collect(),
-        not_http: not_http.collect(),
+        contradicted: contradicted.collect(),
     })
 }
 
@@ -126,22 +130,37 @@ impl Group {
     }
 }
 
-/// The ports that accepted GRPCRoutes have taken, and the first of them by name.
+/// What a route has taken: what it carries, and whether any of it can be honoured.
+#[derive(Clone, Debug)]
+struct Holder {
+    route: RouteKey,
+    is_honoured: bool,
+}
+
+/// The ports that routes have taken, and the first of them by kind and name.
 #[derive(Debug, Default)]
 pub struct Taken {
-    ports: HashMap<(ServiceName, Group, u16), RouteKey>,
+    ports: HashMap<(ServiceName, Group, u16), Holder>,
 }
 
 impl Taken {
-    /// An accepted route takes its ports, if its kind comes first.
-    pub fn take(&mut self, route: &RouteKey, service: &ServiceName, ports: &BTreeSet<u16>) {
-        if route.kind != RouteKind::Grpc {
-            return;
-        }
+    /// A route takes the ports it is attached to. To be told in the order of kinds.
+    pub fn take(
+        &mut self,
+        route: &RouteKey,
+        service: &ServiceName,
+        ports: &BTreeSet<u16>,
+        is_honoured: bool,
+    ) {
         let group = Group::of(route, service);
         for port in ports {
             let at = (service.clone(), group.clone(), *port);
-            self.ports.entry(at).or_insert_with(|| route.clone());
+            let holder = || Holder { route: route.clone(), is_honoured };
+            let held = self.ports.entry(at).or_insert_with(holder);
+            // Of what decides about the same, the first that can be honoured.
+            if is_honoured && !held.is_honoured && held.route.kind.carries() == route.kind.carries() {
+                *held = holder();
+            }
         }
     }
 
@@ -153,14 +172,15 @@ impl Taken {
     ) -> (BTreeSet<u16>, BTreeMap<u16, RouteKey>) {
         let mut left = attachment.ports.clone();
         let mut taken = BTreeMap::new();
-        if route.kind == RouteKind::Http && !self.ports.is_empty() {
-            let group = Group::of(route, &attachment.service);
-            for port in &attachment.ports {
-                let at = (attachment.service.clone(), group.clone(), *port);
-                if let Some(by) = self.ports.get(&at) {
-                    left.remove(port);
-                    taken.insert(*port, by.clone());
-                }
+        let group = Group::of(route, &attachment.service);
+        for port in &attachment.ports {
+            let at = (attachment.service.clone(), group.clone(), *port);
+            let Some(held) = self.ports.get(&at).filter(|held| held.route.kind != route.kind) else {
+                continue;
+            };
+            if held.is_honoured || held.route.kind.carries() != route.kind.carries() {
+                left.remove(port);
+                taken.insert(*port, held.route.clone());
             }
         }
         (left, taken)

@@ -9,8 +9,8 @@ use culvert_objects::FieldError;
 use culvert_routing::model::{Action, Match, Route, Rule};
 use culvert_routing::{CompileError, CompiledRoute};
 
+use super::normalize::Draft;
 use super::normalize::reader::{Fault, FaultReason};
-use super::normalize::{Draft, everything};
 use super::resolve::ResolvedRule;
 
 /// A route as it is in force.
@@ -90,7 +90,7 @@ fn break_down(route: &mut Route, faults: &mut [Vec<Fault>], error: &CompileError
         faults.push(fault_of(error));
         *rule = Rule {
             name: None,
-            matches: vec![everything(route.key.kind)],
+            matches: vec![Match::everything(route.key.kind)],
             filters: Vec::new(),
             action: refuse(faults),
             timeouts: Default::default(),
@@ -118,12 +118,12 @@ fn make_refuse(route: &mut Route, index: usize, faults: &[Fault], error: &Compil
         rule.name = None;
     } else if let Some((index, place)) = match_of(error.at()) {
         match rule.matches.get_mut(index) {
-            Some(of) => leave_out(of, place, everything(kind)),
-            None => rule.matches = vec![everything(kind)],
+            Some(of) => leave_out(of, place, Match::everything(kind)),
+            None => rule.matches = vec![Match::everything(kind)],
         }
     } else if !fresh {
         rule.name = None;
-        rule.matches = vec![everything(kind)];
+        rule.matches = vec![Match::everything(kind)];
     }
 }
 

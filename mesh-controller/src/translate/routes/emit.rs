@@ -14,11 +14,7 @@ use pb::route::Parent;
 
 /// `KIND/NAMESPACE/NAME@PARENT`.
 pub fn name(route: &RouteKey, parent: &str) -> String {
-    let kind = match route.kind {
-        RouteKind::Http => "HTTPRoute",
-        RouteKind::Grpc => "GRPCRoute",
-    };
-    format!("{kind}/{}/{}@{parent}", route.namespace, route.name)
+    format!("{}/{}/{}@{parent}", route.kind, route.namespace, route.name)
 }
 
 /// The object that a resource of this name comes from.
@@ -26,8 +22,17 @@ pub fn object(name: &str) -> Option<ObjectKey> {
     let (route, _) = name.split_once('@')?;
     let mut parts = route.split('/');
     let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-    let kind = [Kind::HttpRoute, Kind::GrpcRoute].into_iter().find(|known| known.to_string() == kind)?;
-    Some(ObjectKey::namespaced(kind, namespace, name))
+    Some(ObjectKey::namespaced(object_kind(RouteKind::named(kind)?), namespace, name))
+}
+
+/// The kind of its objects.
+pub fn object_kind(route: RouteKind) -> Kind {
+    match route {
+        RouteKind::Grpc => Kind::GrpcRoute,
+        RouteKind::Http => Kind::HttpRoute,
+        RouteKind::Tls => Kind::TlsRoute,
+        RouteKind::Tcp => Kind::TcpRoute,
+    }
 }
 
 /// A route at one parent; `hostnames` are those in effect there.
@@ -35,6 +40,8 @@ pub fn route(route: &Route, hostnames: &[Hostname], parent: Parent) -> pb::Route
     let kind = match route.key.kind {
         RouteKind::Http => pb::RouteKind::Http,
         RouteKind::Grpc => pb::RouteKind::Grpc,
+        RouteKind::Tls => pb::RouteKind::Tls,
+        RouteKind::Tcp => pb::RouteKind::Tcp,
     };
     pb::Route {
         kind: kind.into(),

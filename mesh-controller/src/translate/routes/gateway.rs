@@ -151,8 +151,15 @@ fn named<'g>(parent: &ParentRef, gateway: &'g Gateway) -> Result<Vec<&'g Listene
     Err(Refusal::new("NoMatchingParent", message))
 }
 
-/// What a route of a kind that this version does not evaluate is told at a Gateway: no listener allows it.
-pub fn unevaluated(gateways: &Gateways, parent: &Parent, route: &Object) -> Option<DesiredParent> {
+/// What routes of a kind that no listener of this version carries are told at their Gateways.
+pub fn not_at_listeners(gateways: &Gateways, route: &Object, parents: &[Parent], said: &mut Said) {
+    for (index, parent) in parents.iter().enumerate() {
+        said.extend(unevaluated(gateways, parent, route).map(|told| (index, told)));
+    }
+}
+
+/// No listener allows it.
+fn unevaluated(gateways: &Gateways, parent: &Parent, route: &Object) -> Option<DesiredParent> {
     let read = parent.read.as_ref().ok().filter(|read| read.parent_kind() == ParentKind::Gateway)?;
     let gateway = gateways.find(read.namespace.as_deref().unwrap_or(route.namespace()), &read.name)?;
     let refusal = named(read, gateway).err().unwrap_or_else(|| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use culvert_api::mesh as pb;
 use culvert_objects::Object;
 use culvert_objects::types::{ParentKind, ParentRef};
-use culvert_routing::model::RouteKey;
+use culvert_routing::model::{Carries, RouteKey, RouteKind};
 use serde_json::Value;
 
 use super::attach::{self, Attachment, Group, Refusal, ServiceName};
@@ -58,9 +58,8 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
         said.insert(claim.index, of_mesh(parent_ref, conditions, resources));
     }
     for (name, at) in services.into_iter().filter(|(_, at)| !at.ports.is_empty()) {
-        if !Facts::new(Ok(String::new()), &draft, &at.in_force).is_hopeless() {
-            pass.taken.take(&draft.key, &name, &at.ports);
-        }
+        let is_honoured = !Facts::new(Ok(String::new()), &draft, &at.in_force).is_hopeless();
+        pass.taken.take(&draft.key, &name, &at.ports, is_honoured);
         let parent = pb::ServiceParent {
             service: name.to_string(),
             ports: at.ports.iter().map(|port| u32::from(*port)).collect(),
@@ -70,8 +69,8 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
             },
         };
         let key = emit::name(&draft.key, &parent.service);
-        // Hostnames play no part: the destination's address decides (GEP-1294).
-        let route = entry.emit(&key, &at.in_force, &[], pb::route::Parent::Service(parent));
+        let hostnames = at.in_force.compiled.route.route().hostnames_at_service().to_vec();
+        let route = entry.emit(&key, &at.in_force, &hostnames, pb::route::Parent::Service(parent));
         pass.routes.insert(key, route);
     }
 }
@@ -116,13 +115,13 @@ fn conditions(
     let Some(at) = services.get_mut(&attachment.service) else { return Vec::new() };
     let (left, taken) = pass.taken.left(&draft.key, attachment);
     let attached = match left.is_empty() {
-        true => Err(Refusal::new("Conflicted", conflict(&taken, &attachment.service))),
+        true => Err(Refusal::new("Conflicted", conflict(&draft.key, &taken, &attachment.service))),
         false => Ok(attached(&draft, attachment, &left, &taken)),
     };
     let place = attached.as_ref().map_err(Refusal::clone).map(|_| Place::Service {
         service: attachment.service.clone(),
         ports: left.clone(),
-        not_http: attachment.not_http.clone(),
+        contradicted: attachment.contradicted.clone(),
         taken,
     });
     pass.outcomes.push(outcome(claim, draft.clone(), place, at.in_force.clone()));
@@ -152,30 +151,43 @@ fn attached(draft: &Draft, at: &Attachment, left: &BTreeSet<u16>, taken: &BTreeM
     };
     let mut text = format!("attached to {word} {} of Service {service}, {whose}", list(left.iter().copied()));
     if !taken.is_empty() {
-        text = format!("{text}; {}", conflict(taken, service));
+        text = format!("{text}; {}", conflict(&draft.key, taken, service));
     }
-    let declared: Vec<String> = (at.not_http.iter().filter(|(port, _)| left.contains(port)))
+    let declared: Vec<String> = (at.contradicted.iter().filter(|(port, _)| left.contains(port)))
         .map(|(port, declared)| format!("{port} ({declared})"))
         .collect();
     if !declared.is_empty() {
+        let what = match draft.key.kind.carries() {
+            Carries::Requests => "HTTP",
+            Carries::Tls | Carries::Bytes => "TLS",
+        };
         text = format!(
-            "{text}; these ports are declared to carry no HTTP, and where a route is attached nothing else passes \
+            "{text}; these ports are declared to carry no {what}, and where a route is attached nothing else passes \
              (ProtocolMismatch): {}; name other ports with port or sectionName if that is not meant",
             declared.join(", ")
         );
     }
-    if !draft.hostnames.is_empty() {
+    if !draft.hostnames.is_empty() && draft.key.kind.carries() == Carries::Requests {
         text.push_str("; hostnames play no part, the destination's address decides");
     }
     text
 }
 
-fn conflict(taken: &BTreeMap<u16, RouteKey>, service: &ServiceName) -> String {
+fn conflict(route: &RouteKey, taken: &BTreeMap<u16, RouteKey>, service: &ServiceName) -> String {
     let of = |(port, by): (&u16, &RouteKey)| {
-        format!("port {port} of Service {service} is taken by GRPCRoute {}/{}", by.namespace, by.name)
+        format!("port {port} of Service {service} is taken by {} {}/{}", by.kind, by.namespace, by.name)
     };
     let lines: Vec<String> = taken.iter().map(of).collect();
-    format!("{}; a GRPCRoute comes before an HTTPRoute", lines.join(", "))
+    let kinds: BTreeSet<RouteKind> = taken.values().map(|by| by.kind).collect();
+    let before: Vec<String> = kinds.iter().map(|kind| indefinite(*kind)).collect();
+    format!("{}; {} comes before {}", lines.join(", "), before.join(" or "), indefinite(route.kind))
+}
+
+fn indefinite(kind: RouteKind) -> String {
+    match kind {
+        RouteKind::Http => format!("an {kind}"),
+        RouteKind::Grpc | RouteKind::Tls | RouteKind::Tcp => format!("a {kind}"),
+    }
 }
 
 fn of_mesh(parent_ref: Value, conditions: Vec<DesiredCondition>, resources: Vec<String>) -> DesiredParent {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::{Kind, Object, Objects};
-use culvert_routing::model::RouteKind;
+use culvert_routing::model::{Carries, RouteKind};
 
 use super::Statuses;
 use super::gateways::{Attached, Gateways};
@@ -66,13 +66,18 @@ pub fn translate(
         routes: Routes::new(),
         outcomes: Vec::new(),
     };
-    // Kinds in their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
-    for (kind, of_kind) in [(RouteKind::Grpc, Kind::GrpcRoute), (RouteKind::Http, Kind::HttpRoute)] {
-        for object in objects.of_kind(of_kind) {
+    // In their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
+    for kind in RouteKind::ALL {
+        for object in objects.of_kind(emit::object_kind(kind)) {
             let mut entry = before.take(object, kind);
             let mut said = Said::new();
             mesh::at_services(&mut pass, &mut entry, &mut said);
-            gateway::at_listeners(&mut pass, &mut entry, &mut said);
+            match kind.carries() {
+                Carries::Requests => gateway::at_listeners(&mut pass, &mut entry, &mut said),
+                Carries::Tls | Carries::Bytes => {
+                    gateway::not_at_listeners(gateways, object, &entry.draft.parents, &mut said);
+                }
+            }
             if said.is_empty() {
                 nowhere(&mut pass, &mut entry);
             }
@@ -80,15 +85,13 @@ pub fn translate(
             memory.keep(entry);
         }
     }
-    for object in
-        [Kind::TlsRoute, Kind::TcpRoute, Kind::UdpRoute].iter().flat_map(|kind| objects.of_kind(*kind))
-    {
-        let said = normalize::parents(object).into_iter().enumerate();
-        let said = said.filter_map(|(index, parent)| {
-            let at_service = mesh::unevaluated(&parent, object);
-            Some((index, at_service.or_else(|| gateway::unevaluated(gateways, &parent, object))?))
-        });
-        put(object, said.collect(), statuses);
+    for object in objects.of_kind(Kind::UdpRoute) {
+        let parents = normalize::parents(object);
+        let mut said: Said = (parents.iter().enumerate())
+            .filter_map(|(index, parent)| Some((index, mesh::unevaluated(parent, object)?)))
+            .collect();
+        gateway::not_at_listeners(gateways, object, &parents, &mut said);
+        put(object, said, statuses);
     }
     (pass.routes, pass.attached, pass.outcomes)
 }

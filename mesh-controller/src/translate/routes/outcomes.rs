@@ -7,6 +7,7 @@ use culvert_routing::model::{Hostname, RouteKey};
 
 pub use super::attach::{Group, Refusal, ServiceName};
 pub use super::compile::Refused;
+pub use super::emit::object_kind;
 pub use super::memory::InForce;
 pub use super::normalize::reader::Fault;
 pub use super::normalize::{Draft, DraftBackend, DraftFilter, DraftRef, DraftRule};
@@ -31,8 +32,8 @@ pub enum Place {
         service: ServiceName,
         /// The ports it decides on; never empty.
         ports: BTreeSet<u16>,
-        /// Those of them that are declared to carry no HTTP, and as what.
-        not_http: BTreeMap<u16, String>,
+        /// Those of them that are declared as something that routes of this kind do not carry, and as what.
+        contradicted: BTreeMap<u16, String>,
         /// Ports that a route of another kind has taken.
         taken: BTreeMap<u16, RouteKey>,
     },

@@ -45,11 +45,7 @@ impl Grants {
                 let from =
                     spec.from.iter().filter(|from| from.group == GATEWAY_GROUP && from.rest.is_empty());
                 for from in from {
-                    let route = match from.kind.as_str() {
-                        "HTTPRoute" => RouteKind::Http,
-                        "GRPCRoute" => RouteKind::Grpc,
-                        _ => continue,
-                    };
+                    let Some(route) = RouteKind::named(&from.kind) else { continue };
                     let to = spec.to.iter();
                     let to =
                         to.filter(|to| to.group.is_empty() && to.kind == "Service" && to.rest.is_empty());

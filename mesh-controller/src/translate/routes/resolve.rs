@@ -1,7 +1,7 @@
 //! Backends: what a reference leads to, and what `ResolvedRefs` says where it leads nowhere.
 //!
 //! A backend that cannot be resolved stays in its rule with its weight, and that share of requests answers 500
-//! (`HTTPBackendRef`). A reference into another namespace needs a ReferenceGrant only where it is followed for a Gateway;
+//! (`HTTPBackendRef`); that share of connections is reset. A reference into another namespace needs a ReferenceGrant only where it is followed for a Gateway;
 //! for a Service parent the client could have called that Service itself (GEP-1294). So one route resolves differently
 //! for its parents.
 
@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use culvert_objects::types::Protocol;
-use culvert_routing::model::{Backend, Filter, Mirror, RouteKey, Target};
+use culvert_routing::model::{Backend, Carries, Filter, Mirror, RouteKey, Target};
 
 use super::normalize::{Draft, DraftFilter, DraftRef};
 use super::policies::Policies;
@@ -185,11 +185,13 @@ impl Resolver<'_> {
         match of_number().find(|at| at.protocol == Protocol::Tcp).or_else(|| of_number().next()) {
             None => Err((BackendNotFound, format!("{written} has no port {port}"))),
             Some(found) => {
+                let carries = route.kind.carries();
                 let tls = || self.policies.tls.of_port(namespace, name, &found.name);
-                match speaks_no_http(found).or_else(tls) {
+                // Whoever speaks TLS through a TLSRoute does what such a policy asks for.
+                match unfit(found, carries).or_else(|| tls().filter(|_| carries != Carries::Tls)) {
                     Some(what) => Err((
                         UnresolvedReason::UnsupportedProtocol,
-                        format!("port {port} of {written} is {what}, expected a port of plain HTTP"),
+                        format!("port {port} of {written} is {what}, expected {}", expected(carries)),
                     )),
                     None => {
                         Ok(Target::Service { namespace: namespace.into(), name: name.as_str().into(), port })
@@ -200,15 +202,20 @@ impl Resolver<'_> {
     }
 }
 
-/// Why requests cannot be sent to a port: its transport, or an `appProtocol` that contradicts HTTP or asks for TLS, which this
-/// version does not do towards backends (GEP-1911). An unknown one declares nothing.
-fn speaks_no_http(port: &PortFacts) -> Option<String> {
+/// Why a port cannot be a backend: its transport, or an `appProtocol` that contradicts what the route carries; for requests also
+/// one that asks for TLS, which this version does not do towards backends (GEP-1911). An unknown one declares nothing.
+fn unfit(port: &PortFacts, carries: Carries) -> Option<String> {
     match port.protocol {
-        Protocol::Udp => return Some("UDP".to_owned()),
-        Protocol::Sctp => return Some("SCTP".to_owned()),
-        Protocol::Tcp => {}
+        Protocol::Udp => Some("UDP".to_owned()),
+        Protocol::Sctp => Some("SCTP".to_owned()),
+        Protocol::Tcp => port.cannot_take(carries).map(|declared| format!("declared as {declared}")),
     }
-    // A name alone does not contradict: many call a port `tcp` that speaks HTTP.
-    let is_declared = port.app_protocol.as_deref().is_some_and(|declared| !declared.is_empty());
-    port.not_http().filter(|_| is_declared).map(|declared| format!("declared as {declared}"))
+}
+
+fn expected(carries: Carries) -> &'static str {
+    match carries {
+        Carries::Requests => "a port of plain HTTP",
+        Carries::Tls => "a port of TLS",
+        Carries::Bytes => "a TCP port that no policy asks TLS for",
+    }
 }

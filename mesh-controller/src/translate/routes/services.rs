@@ -6,6 +6,7 @@ use std::sync::Arc;
 use culvert_api::mesh as pb;
 use culvert_objects::types::{Protocol, ServiceSpec, ServiceType};
 use culvert_objects::{Kind, Objects};
+use culvert_routing::model::Carries;
 
 use crate::translate::services;
 
@@ -39,13 +40,23 @@ pub struct PortFacts {
 }
 
 impl PortFacts {
-    /// The `appProtocol`, else the name, that declares bytes that are no HTTP, or HTTP in TLS.
-    pub fn not_http(&self) -> Option<&str> {
-        let declared = self.app_protocol.as_deref().filter(|declared| !declared.is_empty());
-        match services::declared(declared, &self.name) {
-            pb::AppProtocol::Tcp | pb::AppProtocol::Tls => Some(declared.unwrap_or(&self.name)),
-            _ => None,
-        }
+    /// The `appProtocol`, else the name, where it declares something that routes of a sort do not carry. For requests: bytes
+    /// that are no HTTP, or HTTP in TLS. For TLS: HTTP in the clear.
+    pub fn contradicts(&self, carries: Carries) -> Option<&str> {
+        use pb::AppProtocol::{Http1, Http2, Tcp, Tls};
+        let written = self.app_protocol.as_deref().filter(|written| !written.is_empty());
+        let declared = services::declared(written, &self.name);
+        let contradicts = match carries {
+            Carries::Requests => matches!(declared, Tcp | Tls),
+            Carries::Tls => matches!(declared, Http1 | Http2),
+            Carries::Bytes => false,
+        };
+        contradicts.then(|| written.unwrap_or(&self.name))
+    }
+
+    /// The same for what is sent to the port. A name alone does not contradict: many call a port `tcp` that speaks HTTP.
+    pub fn cannot_take(&self, carries: Carries) -> Option<&str> {
+        self.contradicts(carries).filter(|_| self.app_protocol.as_deref().is_some_and(|of| !of.is_empty()))
     }
 }
 

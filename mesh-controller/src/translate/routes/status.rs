@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 
 use culvert_objects::types::ConditionStatus;
+use culvert_routing::model::Carries;
 
 use crate::status::{DesiredCondition, DesiredStatus};
 
@@ -70,6 +71,7 @@ const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 pub struct Facts<'a> {
     /// Where it is attached, in words, or why it is not.
     attached: Result<String, Refusal>,
+    carries: Carries,
     /// Rules that refuse.
     refused: &'a [Refused],
     /// How many rules there are.
@@ -84,6 +86,7 @@ impl<'a> Facts<'a> {
     pub fn new(attached: Result<String, Refusal>, draft: &Draft, in_force: &'a InForce) -> Self {
         Self {
             attached,
+            carries: draft.key.kind.carries(),
             refused: &in_force.compiled.refused,
             rules: draft.rules.len(),
             fault: &in_force.fault,
@@ -111,8 +114,11 @@ impl<'a> Facts<'a> {
             Ok(_) if self.is_hopeless() => {
                 let reason =
                     reason(self.fault.iter().chain(self.refused.iter().flat_map(|rule| &rule.faults)));
-                let message =
-                    format!("no rule can be honoured, requests are answered with 500: {}", self.faults());
+                let effect = match self.carries {
+                    Carries::Requests => "requests are answered with 500",
+                    Carries::Tls | Carries::Bytes => "connections are reset (RouteUnsupported)",
+                };
+                let message = format!("no rule can be honoured, {effect}: {}", self.faults());
                 DesiredCondition::no("Accepted", reason, message)
             }
             Ok(where_to) => DesiredCondition::yes("Accepted", "Accepted", where_to.clone()),

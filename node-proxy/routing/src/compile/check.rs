@@ -9,11 +9,14 @@ use crate::error::{At, CompileError, FilterKind, PathProblem, RewrittenPart};
 use crate::filters::filter_kind;
 use crate::hostname::{HostnameError, is_dns_name};
 use crate::model::{
-    Action, Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, Rewrite, RouteKind, Rule,
-    Timeouts,
+    Action, Carries, Filter, HeaderEdit, Hostname, Match, PathEdit, PathMatch, Redirect, Rewrite, RouteKind,
+    Rule, Timeouts,
 };
 
-pub(super) fn hostnames(hostnames: &[Hostname]) -> Result<(), CompileError> {
+pub(super) fn hostnames(kind: RouteKind, hostnames: &[Hostname]) -> Result<(), CompileError> {
+    if kind.carries() == Carries::Bytes && !hostnames.is_empty() {
+        return Err(CompileError::NotOfConnections { at: At::Spec.field("hostnames").to_string(), kind });
+    }
     for (index, hostname) in hostnames.iter().enumerate() {
         let (Hostname::Exact(name) | Hostname::Wildcard(name)) = hostname;
         precise_hostname(name, &At::Spec.item("hostnames", index))?;
@@ -38,6 +41,20 @@ pub(super) fn rule_name(rules: &[Rule], index: usize) -> Result<(), CompileError
             Err(CompileError::RuleName { at, name: name.to_string(), first })
         }
     }
+}
+
+/// A rule about connections says where they go, and nothing else.
+pub(super) fn connections(kind: RouteKind, rule: &Rule, at: &At<'_>) -> Result<(), CompileError> {
+    let field = if kind.carries() == Carries::Requests {
+        return Ok(());
+    } else if rule.timeouts != Timeouts::default() {
+        "timeouts"
+    } else if rule.retry.is_some() {
+        "retry"
+    } else {
+        return Ok(());
+    };
+    Err(CompileError::NotOfConnections { at: at.field(field).to_string(), kind })
 }
 
 pub(super) fn timeouts(timeouts: &Timeouts, at: &At<'_>) -> Result<(), CompileError> {

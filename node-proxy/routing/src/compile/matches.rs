@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::conditions::{Conditions, HeaderTest, PathTest, QueryTest, ValueTest};
 use crate::error::{At, CompileError, PathProblem};
-use crate::model::{HeaderMatch, Match, PathMatch, QueryMatch, RouteKind, ValueMatch};
+use crate::model::{Carries, HeaderMatch, Match, PathMatch, QueryMatch, RouteKind, ValueMatch};
 use crate::path;
 use crate::pattern::{Pattern, Values};
 use crate::text::LONGEST_VALUE;
@@ -27,7 +27,11 @@ pub(super) fn compile(
 fn conditions(kind: RouteKind, item: &mut Match, at: &At<'_>) -> Result<Conditions, CompileError> {
     let grpc = matches!(item.path, PathMatch::Grpc { .. });
     let http_only = item.method.is_some() || !item.query.is_empty();
-    if grpc != (kind == RouteKind::Grpc) || (grpc && http_only) {
+    let of_connections = kind.carries() != Carries::Requests;
+    if grpc != (kind == RouteKind::Grpc)
+        || (grpc && http_only)
+        || (of_connections && *item != Match::everything(kind))
+    {
         return Err(CompileError::MatchOfOtherKind { at: at.to_string(), kind });
     }
     Ok(Conditions {

@@ -44,7 +44,7 @@ impl CompiledRoute {
     /// Checks a route as a whole. Paths are kept in their normal form, so that [`CompiledRoute::route`] may write a
     /// `%7e` as `~`.
     pub fn compile(mut route: Route) -> Result<CompiledRoute, CompileError> {
-        check::hostnames(&route.hostnames)?;
+        check::hostnames(route.key.kind, &route.hostnames)?;
         let mut conditions = Vec::with_capacity(route.rules.len());
         for index in 0..route.rules.len() {
             check::rule_name(&route.rules, index)?;
@@ -53,6 +53,7 @@ impl CompiledRoute {
             conditions.push(matches::compile(route.key.kind, &mut rule.matches, &at)?);
             check::filters(route.key.kind, rule, &at)?;
             check::timeouts(&rule.timeouts, &at)?;
+            check::connections(route.key.kind, rule, &at)?;
         }
         let full_name: Arc<str> = format!("{}/{}", route.key.namespace, route.key.name).into();
         let route = Arc::new(route);
@@ -192,8 +193,9 @@ impl Mirror {
 
 fn kind_allows(kind: RouteKind, filter: &Filter, at: &At<'_>) -> Result<(), CompileError> {
     match (kind, filter) {
-        (RouteKind::Grpc, Filter::Redirect(_) | Filter::Rewrite(_) | Filter::Cors(_)) => {
-            Err(CompileError::FilterOfOtherKind { at: at.to_string(), filter: filter_kind(filter) })
+        (RouteKind::Grpc, Filter::Redirect(_) | Filter::Rewrite(_) | Filter::Cors(_))
+        | (RouteKind::Tls | RouteKind::Tcp, _) => {
+            Err(CompileError::FilterOfOtherKind { at: at.to_string(), filter: filter_kind(filter), kind })
         }
         _ => Ok(()),
     }

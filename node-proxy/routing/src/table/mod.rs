@@ -14,13 +14,14 @@ use self::index::HostIndex;
 use crate::compile::{CompiledRoute, CompiledRule};
 use crate::conditions::Conditions;
 use crate::mismatch::Mismatch;
-use crate::model::{Hostname, Match};
+use crate::model::{Carries, Hostname, Match};
 use crate::precedence::{Criterion, Precedence};
 use crate::request::RequestView;
 
 /// The rules of all routes attached to one (Service port, group) or to one listener.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RouteTable {
+    carries: Carries,
     /// In order of precedence.
     entries: Vec<Entry>,
     index: HostIndex,
@@ -49,11 +50,20 @@ pub struct Candidate<'t> {
 }
 
 impl RouteTable {
+    /// Of routes of several sorts those of the most specific one count, and the others not at all (GEP-1294).
     pub fn new(routes: Vec<Arc<CompiledRoute>>) -> RouteTable {
-        let mut entries: Vec<Entry> = routes.iter().flat_map(|route| entries_of(route)).collect();
+        let sort = |route: &Arc<CompiledRoute>| route.route().key.kind.carries();
+        let carries = routes.iter().map(sort).min().unwrap_or(Carries::Requests);
+        let routes = routes.iter().filter(|route| sort(route) == carries);
+        let mut entries: Vec<Entry> = routes.flat_map(|route| entries_of(route)).collect();
         entries.sort_by(|a, b| a.precedence.cmp(&b.precedence));
         let index = HostIndex::new(&entries);
-        RouteTable { entries, index }
+        RouteTable { carries, entries, index }
+    }
+
+    /// What its rules decide about.
+    pub fn carries(&self) -> Carries {
+        self.carries
     }
 
     /// The rule for a request; `None`: no rule matches, which is answered with 404. Allocates nothing, unless a regular

@@ -8,9 +8,9 @@ use culvert_api::mesh as wire;
 use culvert_routing::CompiledRoute;
 use culvert_routing::cors::{Allowed, Credentials, OriginPattern};
 use culvert_routing::model::{
-    Action, Backend, Cors, Filter, HeaderEdit, HeaderMatch, Hostname, Match, Mirror, PathEdit, PathMatch,
-    QueryMatch, Redirect, RedirectStatus, Retry, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Share,
-    Target, Timeouts, ValueMatch,
+    Action, Backend, Carries, Cors, Filter, HeaderEdit, HeaderMatch, Hostname, Match, Mirror, PathEdit,
+    PathMatch, QueryMatch, Redirect, RedirectStatus, Retry, Rewrite, Route, RouteKey, RouteKind, Rule,
+    Scheme, Share, Target, Timeouts, ValueMatch,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -23,13 +23,15 @@ use crate::state::routes::{Attached, Parent, Unusable};
 /// # Errors
 /// Which field is wrong, and what is expected; also when crate `routing` refuses it.
 pub fn route(name: &str, wire: wire::Route) -> Result<Attached> {
-    let (kind, word) = match wire::RouteKind::try_from(wire.kind) {
-        Ok(wire::RouteKind::Http) => (RouteKind::Http, "HTTPRoute"),
-        Ok(wire::RouteKind::Grpc) => (RouteKind::Grpc, "GRPCRoute"),
+    let kind = match wire::RouteKind::try_from(wire.kind) {
+        Ok(wire::RouteKind::Http) => RouteKind::Http,
+        Ok(wire::RouteKind::Grpc) => RouteKind::Grpc,
+        Ok(wire::RouteKind::Tls) => RouteKind::Tls,
+        Ok(wire::RouteKind::Tcp) => RouteKind::Tcp,
         Ok(wire::RouteKind::Unspecified) | Err(_) => return Err(super::unknown("kind", wire.kind)),
     };
     let parent = parent(wire.parent)?;
-    same_name(name, &format!("{word}/{}/{}@{}", wire.namespace, wire.name, parent.name()))?;
+    same_name(name, &format!("{kind}/{}/{}@{}", wire.namespace, wire.name, parent.name()))?;
     let route = Route {
         key: RouteKey { kind, namespace: wire.namespace.into(), name: wire.name.into() },
         created: wire.created,
@@ -56,7 +58,10 @@ pub fn unusable(name: &str, wire: Option<&wire::Route>, why: &str) -> Option<Unu
         None if named?.matches('/').count() == 2 => Parent::Listener(named?.into()),
         None => Parent::Service { service: ServiceKey(named?.into()), ports: Vec::new(), consumers: None },
     };
-    Some(Unusable { parent, why: why.into() })
+    // One that cannot be told is taken for what the most specific routes are.
+    let kind = name.split_once('/').and_then(|(kind, _)| RouteKind::named(kind));
+    let carries = kind.map_or(Carries::Requests, RouteKind::carries);
+    Some(Unusable { parent, carries, why: why.into() })
 }
 
 /// # Errors

@@ -203,7 +203,7 @@ fn decides(snapshot: &Snapshot) -> &'static str {
     match routes.and_then(|routes| routes.for_clients_in("shop")) {
         None => "nothing",
         Some(RouteGroup::Table(_)) => "a table",
-        Some(RouteGroup::Unusable(_)) => "500",
+        Some(RouteGroup::Unusable(..)) => "500",
     }
 }
 

@@ -52,7 +52,7 @@ fn freeze(builder: &mut Builder) -> Snapshot {
 fn decides(snapshot: &Snapshot, service: &str, port: u16, namespace: &str) -> Option<String> {
     let routes = snapshot.routes(&ServiceKey(service.into()), port)?;
     Some(match routes.for_clients_in(namespace)? {
-        RouteGroup::Unusable(why) => why.to_string(),
+        RouteGroup::Unusable(_, why) => why.to_string(),
         RouteGroup::Table(table) => {
             let view = culvert_routing::RequestView {
                 method: &Method::GET,
@@ -97,7 +97,7 @@ fn a_route_that_cannot_be_used_stops_its_group_and_no_other() {
     let mut builder = Builder::new();
     attach(&mut builder, "good", at("shop/cart", &[80], None));
     attach(&mut builder, "consumer", at("shop/cart", &[80], Some("audit")));
-    let unusable = |parent| Unusable { parent, why: "broken".into() };
+    let unusable = |parent| Unusable { parent, carries: Carries::Requests, why: "broken".into() };
     builder.refuse_route(&"bad".into(), unusable(at("shop/cart", &[80], None)));
     let snapshot = freeze(&mut builder);
     assert_eq!(decides(&snapshot, "shop/cart", 80, "shop").as_deref(), Some("broken"));

@@ -19,6 +19,7 @@ fn meta() -> ConnectionMeta {
         hbone_addr: Some("10.0.0.2:15008".parse().unwrap()),
         destination_identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().ok(),
         service: Some(Arc::new(service("shop/cart", &[]))),
+        routed: None,
         security: Security::MutualTls,
     }
 }

@@ -23,6 +23,8 @@ pub enum Allowed {
     All,
     /// GRPCRoute: its schema has no redirects, no rewrites and no CORS.
     OfCalls,
+    /// TLSRoute, TCPRoute.
+    Nothing,
 }
 
 /// The filters that could be read, in the order written.
@@ -45,6 +47,13 @@ pub fn read(filters: &[RouteFilter], allowed: Allowed, at: At<'_>, reader: &mut 
 /// Whether a filter is of a known type and has the field of that type, and no other.
 fn is_whole(filter: &RouteFilter, allowed: Allowed, at: At<'_>, reader: &mut Reader) -> bool {
     let kind = &filter.kind;
+    if allowed == Allowed::Nothing {
+        reader.unsupported(
+            at,
+            "routes about connections have no filters: use an HTTPRoute where the port carries HTTP",
+        );
+        return false;
+    }
     let known = match (kind.as_str(), allowed) {
         ("RequestHeaderModifier" | "ResponseHeaderModifier" | "RequestMirror", _) => true,
         ("RequestRedirect" | "URLRewrite" | "CORS", allowed) => allowed == Allowed::All,

@@ -1,28 +1,18 @@
 //! The rules of a GRPCRoute.
 
 use culvert_objects::types::{GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule};
-use culvert_routing::model::{Match, PathMatch, Timeouts, ValueMatch};
+use culvert_routing::model::{Match, PathMatch, RouteKind, Timeouts, ValueMatch};
 
 use super::filters::{self, Allowed};
 use super::http::{headers, typed_value};
 use super::reader::{At, Reader};
 use super::{DraftRule, backends, matches, text};
 
-/// A call of any kind (the schema's default).
-pub fn everything() -> Match {
-    Match {
-        path: PathMatch::Grpc { service: None, method: None },
-        method: None,
-        headers: Vec::new(),
-        query: Vec::new(),
-    }
-}
-
 pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
     let of_rule = filters::read(&rule.filters, Allowed::OfCalls, at.field("filters"), &mut reader);
     let backends = backends(&rule.backend_refs, Allowed::OfCalls, at.field("backendRefs"), &mut reader);
-    let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
+    let matches = matches(&rule.matches, one_match, RouteKind::Grpc, at.field("matches"), &mut reader);
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
@@ -38,7 +28,7 @@ fn one_match(of: &GrpcRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
     reader.unknown(at, &of.rest);
     let path = of.method.as_ref().map(|method| method_match(method, at.field("method"), reader));
     let headers = headers(&of.headers, at.field("headers"), reader);
-    let everything = everything();
+    let everything = Match::everything(RouteKind::Grpc);
     Match { path: path.unwrap_or(everything.path), headers, ..everything }
 }
 

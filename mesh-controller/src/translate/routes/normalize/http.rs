@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use culvert_objects::types::{
     HttpPathMatch, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, NamedMatch,
 };
-use culvert_routing::model::{HeaderMatch, Match, PathMatch, QueryMatch, Retry, Timeouts, ValueMatch};
+use culvert_routing::model::{
+    HeaderMatch, Match, PathMatch, QueryMatch, Retry, RouteKind, Timeouts, ValueMatch,
+};
 use culvert_routing::retry::{DEFAULT_ATTEMPTS, DEFAULT_BACKOFF};
 use http::{Method, StatusCode};
 
@@ -13,16 +15,11 @@ use super::filters::{self, Allowed};
 use super::reader::{At, Reader};
 use super::{DraftRule, backends, duration, matches, text};
 
-/// A request of any kind (the schema's default).
-pub fn everything() -> Match {
-    Match { path: PathMatch::Prefix("/".into()), method: None, headers: Vec::new(), query: Vec::new() }
-}
-
 pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
     let of_rule = filters::read(&rule.filters, Allowed::All, at.field("filters"), &mut reader);
     let backends = backends(&rule.backend_refs, Allowed::All, at.field("backendRefs"), &mut reader);
-    let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
+    let matches = matches(&rule.matches, one_match, RouteKind::Http, at.field("matches"), &mut reader);
     let timeouts = rule.timeouts.as_ref().map(|of| timeouts(of, at.field("timeouts"), &mut reader));
     let retry = rule.retry.as_ref().map(|of| retry(of, at.field("retry"), &mut reader));
     DraftRule {
@@ -49,7 +46,7 @@ fn one_match(of: &HttpRouteMatch, at: At<'_>, reader: &mut Reader) -> Match {
         }
     }
     let method = of.method.as_deref().and_then(|written| self::method(written, at.field("method"), reader));
-    Match { path: path.unwrap_or_else(|| everything().path), method, headers, query }
+    Match { path: path.unwrap_or_else(|| Match::everything(RouteKind::Http).path), method, headers, query }
 }
 
 fn path_match(path: &HttpPathMatch, at: At<'_>, reader: &mut Reader) -> Option<PathMatch> {

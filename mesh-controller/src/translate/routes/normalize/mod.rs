@@ -1,4 +1,4 @@
-//! HTTPRoutes and GRPCRoutes, of every version ever served, to one shape: the only code that knows the kinds apart.
+//! HTTPRoutes, GRPCRoutes, TLSRoutes and TCPRoutes, of every version ever served, to one shape: the only code that knows the kinds apart.
 //!
 //! What the API server would have filled in is filled in here: no rules is one for every request (HTTPRoute), no matches
 //! is everything, no weight is 1, no path is the prefix `/`, no type is `Exact` or `PathPrefix`, no status is 302.
@@ -12,6 +12,7 @@
 //! rule comes next; with it before all others, one line would end the traffic of every route at the Service. A place
 //! by what could be read is where the author sees it, and the status says why.
 
+mod connection;
 mod cors;
 pub mod duration;
 mod filters;
@@ -21,9 +22,9 @@ pub mod reader;
 
 use std::sync::Arc;
 
-use culvert_objects::types::{BackendRef, GrpcRouteRule, HttpRouteRule, ParentRef};
+use culvert_objects::types::{BackendRef, ConnectionRouteRule, GrpcRouteRule, HttpRouteRule, ParentRef};
 use culvert_objects::{FieldError, Object, read};
-use culvert_routing::model::{Filter, Hostname, Match, Retry, RouteKey, RouteKind, Share, Timeouts};
+use culvert_routing::model::{Carries, Filter, Hostname, Match, Retry, RouteKey, RouteKind, Share, Timeouts};
 use serde_json::Value;
 
 use filters::Allowed;
@@ -132,7 +133,7 @@ impl DraftRule {
     }
 }
 
-/// One shape for a route of either kind.
+/// One shape for a route of any kind.
 pub fn normalize(route: &Object, kind: RouteKind) -> Draft {
     let created = route.metadata.creation_timestamp.map_or(0, |created| created.timestamp());
     let key = RouteKey { kind, namespace: route.namespace().into(), name: route.name().into() };
@@ -152,7 +153,7 @@ pub fn normalize(route: &Object, kind: RouteKind) -> Draft {
         match (field.as_str(), value) {
             ("parentRefs", _) => {}
             ("rules", Value::Array(written)) => rules = written,
-            ("hostnames", value) => draft.read_hostnames(value, at),
+            ("hostnames", value) if kind.carries() != Carries::Bytes => draft.read_hostnames(value, at),
             // What it is without the field.
             ("useDefaultGateways", Value::String(none)) if none == "None" => {}
             ("rules", _) => draft.faults.push(Fault::unsupported(at, "expected a list of rules")),
@@ -193,7 +194,16 @@ impl Draft {
             (RouteKind::Http, []) => std::slice::from_ref(&default),
             // It asks for something that is not known, so its calls must not be answered as if they matched nothing.
             (RouteKind::Grpc, []) if !self.faults.is_empty() => std::slice::from_ref(&default),
-            (_, written) => written,
+            (RouteKind::Grpc, written) | (RouteKind::Http, written) => written,
+            // Exactly one (schema); which of several is meant nobody says.
+            (RouteKind::Tls | RouteKind::Tcp, written) => {
+                if written.len() != 1 {
+                    let found =
+                        format!("{} rules, expected one: a {} has one rule", written.len(), self.key.kind);
+                    self.faults.push(Fault::unsupported("spec.rules", found));
+                }
+                written.first().map_or(std::slice::from_ref(&default), std::slice::from_ref)
+            }
         };
         let rules = written.iter().enumerate();
         self.rules = rules.map(|(index, rule)| read_rule(self.key.kind, rule, index)).collect();
@@ -212,23 +222,17 @@ fn read_rule(kind: RouteKind, written: &Value, index: usize) -> DraftRule {
         RouteKind::Grpc => {
             read::<GrpcRouteRule>(written, &prefix()).map(|rule| grpc::rule(&rule, at, Reader::default()))
         }
+        RouteKind::Tls | RouteKind::Tcp => read::<ConnectionRouteRule>(written, &prefix())
+            .map(|rule| connection::rule(kind, &rule, at, Reader::default())),
     };
     rule.unwrap_or_else(|error| unreadable(kind, error))
-}
-
-/// The match of everything, in a route of this kind.
-pub fn everything(kind: RouteKind) -> Match {
-    match kind {
-        RouteKind::Http => http::everything(),
-        RouteKind::Grpc => grpc::everything(),
-    }
 }
 
 /// A rule of which nothing is known.
 fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
     DraftRule {
         name: None,
-        matches: vec![everything(kind)],
+        matches: vec![Match::everything(kind)],
         filters: Vec::new(),
         backends: Vec::new(),
         timeouts: Timeouts::default(),
@@ -241,12 +245,12 @@ fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
 fn matches<T>(
     written: &[T],
     read: fn(&T, At<'_>, &mut Reader) -> Match,
-    everything: fn() -> Match,
+    kind: RouteKind,
     at: At<'_>,
     reader: &mut Reader,
 ) -> Vec<Match> {
     if written.is_empty() {
-        return vec![everything()];
+        return vec![Match::everything(kind)];
     }
     let written = written.iter().enumerate();
     written.map(|(index, of)| read(of, at.item(index), reader)).collect()
