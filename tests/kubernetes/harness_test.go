@@ -26,8 +26,8 @@ const (
 
 var clusterCommands = filepath.Join("..", "cluster")
 
-// binary is the path of a program of the cluster, also for whoever is on a node.
-func binary(name string) string {
+// program is the path of a program of the cluster, also for whoever is on a node.
+func program(name string) string {
 	path, err := filepath.Abs(filepath.Join("..", "..", "target", "cluster", "bin", name))
 	if err != nil {
 		panic(err)

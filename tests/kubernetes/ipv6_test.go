@@ -59,10 +59,10 @@ func podOverIPv6(t *testing.T, name string) {
 	}
 	node := kubectl(t, "-n", "dual", "get", "pod", name, "-o", "jsonpath={.spec.nodeName}")
 	// The readiness probe's path, then another one.
-	if output, err := cluster("", "enter", "--node", node, binary("probe"), "get", "http://["+address+"]:8080/"); err != nil {
+	if output, err := cluster("", "enter", "--node", node, program("probe"), "get", "http://["+address+"]:8080/"); err != nil {
 		t.Errorf("the probe of %s over IPv6: %v %s", name, err, output)
 	}
-	if output, err := cluster("", "enter", "--node", node, binary("probe"), "get", "http://["+address+"]:8080/other"); err == nil {
+	if output, err := cluster("", "enter", "--node", node, program("probe"), "get", "http://["+address+"]:8080/other"); err == nil {
 		t.Errorf("plaintext from the node to %s was answered under strict: %s", name, output)
 	}
 }
@@ -81,7 +81,7 @@ func sixth(t *testing.T, namespace, kind, name, field string) string {
 // rangesOfBothFamilies looks at what a node proxy holds for the cluster's own, by the chart's default values.
 func rangesOfBothFamilies(t *testing.T) {
 	t.Helper()
-	printed, err := cluster("", "enter", "--node", "n1", binary("probe"), "get", "http://127.0.0.1:15000/config")
+	printed, err := cluster("", "enter", "--node", "n1", program("probe"), "get", "http://127.0.0.1:15000/config")
 	if err != nil {
 		t.Fatal(err)
 	}
