@@ -18,10 +18,16 @@ func shop(t *testing.T, name string) {
 	enrolled(t, name, true)
 }
 
+// nodeProxy is the pod of a node's that nobody has told to end.
 func nodeProxy(t *testing.T, node string) string {
 	t.Helper()
-	return kubectl(t, "-n", mesh, "get", "pods", "-l", "app.kubernetes.io/component=node-proxy",
-		"--field-selector", "spec.nodeName="+node, "-o", "jsonpath={.items[0].metadata.name}")
+	const names = "{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}"
+	pods := strings.Fields(kubectl(t, "-n", mesh, "get", "pods", "-l", "app.kubernetes.io/component=node-proxy",
+		"--field-selector", "spec.nodeName="+node, "-o", "go-template="+names))
+	if len(pods) != 1 {
+		t.Fatalf("%s has the node proxies %v", node, pods)
+	}
+	return pods[0]
 }
 
 // A node proxy that is killed is started again; connections that come meanwhile wait and are carried afterwards, none past

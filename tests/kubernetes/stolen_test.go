@@ -13,28 +13,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
 )
-
-// Who calls this program with these in its environment wants it to ask the CA at an address, with a token, for an identity. The
-// tests' own network does not reach the cluster, so they start themselves in one that does.
-const askAddress, askToken, askIdentity = "CULVERT_TEST_ASK", "CULVERT_TEST_ASK_TOKEN", "CULVERT_TEST_ASK_IDENTITY"
-
-func TestMain(m *testing.M) {
-	if address := os.Getenv(askAddress); address != "" {
-		answer, err := askForCertificate(address, os.Getenv(askToken), os.Getenv(askIdentity))
-		if err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		fmt.Println(answer)
-		return
-	}
-	os.Exit(m.Run())
-}
 
 // The token of one node's node proxy gives nobody the identity of pods that run on other nodes, and the CA says who asked.
 func TestTokenOfAnotherNode(t *testing.T) {
@@ -80,11 +62,7 @@ func nodeProxyToken(t *testing.T, node string) string {
 func ask(t *testing.T, token, identity string) string {
 	t.Helper()
 	address := kubectl(t, "-n", mesh, "get", "service", "culvert-ca", "-o", "jsonpath={.spec.clusterIP}") + ":15012"
-	own, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	output, err := cluster("", "enter", "env", askAddress+"="+address, askToken+"="+token, askIdentity+"="+identity, own)
+	output, err := inside("ask", address, token, identity)
 	if err != nil {
 		t.Fatal(err)
 	}
