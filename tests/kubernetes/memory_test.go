@@ -49,7 +49,7 @@ func TestMemory(t *testing.T) {
 		busy := (now.cpu - settled[name].cpu).Seconds() / interval.Seconds() * 100
 		t.Logf("%s: %d MiB resident, at most %d; %d MiB without; processor time %.1f s for the start, then %.1f %%",
 			name, now.resident, now.most, before[name].resident, (settled[name].cpu - before[name].cpu).Seconds(), busy)
-		if now.resident > 400 {
+		if now.resident > 1024 {
 			t.Errorf("%s has %d MiB", name, now.resident)
 		}
 	}
