@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use culvert_api::names::{CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT};
+use culvert_api::names::{
+    CA_SERVICE_ACCOUNT, CONTROLLER_SERVICE_ACCOUNT, NODE_PROXY_SERVICE_ACCOUNT, SYSTEM_NAMESPACE,
+};
 use culvert_kubernetes::client::{self, RequestError};
 use culvert_kubernetes::{Client, Server};
 use tokio::time::{Instant, sleep};
@@ -53,7 +55,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<()> {
     workloads::delete_daemon_set(&client, NODE_PROXY_SERVICE_ACCOUNT, "node-proxy", drain)
         .await
         .context("ending the node proxies")?;
-    let cleaned = clean(&client).await.context("cleaning the nodes")?;
+    let uncleaned = clean(&client).await.context("cleaning the nodes")?;
     for (name, component) in [(CONTROLLER_SERVICE_ACCOUNT, "controller"), (CA_SERVICE_ACCOUNT, "ca")] {
         workloads::delete_deployment(&client, name, component)
             .await
@@ -61,20 +63,21 @@ pub async fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     workloads::delete_what_programs_made(&client).await.context("objects that the programs made")?;
     nodes::forget(&client, &released).await.context("labels of the nodes")?;
-    if cleaned {
+    if uncleaned.is_empty() {
         workloads::delete_cleanup(&client, CLEANUP).await.context("the DaemonSet that cleans")?;
     } else {
         tracing::warn!(
-            "nodes that are not ready could not be cleaned: the DaemonSet {CLEANUP} is left and cleans them when they come \
-             back; delete it then"
+            nodes = uncleaned.join(", "),
+            "these nodes are not cleaned of CNI configuration, rules and kept state: the DaemonSet {CLEANUP} is left and cleans \
+             them when they come back. When its pods there are ready: kubectl -n {SYSTEM_NAMESPACE} delete daemonset {CLEANUP}"
         );
     }
     tracing::info!("the mesh is taken away");
     Ok(())
 }
 
-/// Whether every node is clean; waits for those that are ready.
-async fn clean(client: &Client) -> Result<bool, RequestError> {
+/// The nodes that are not clean in the end; waits for those that are ready.
+async fn clean(client: &Client) -> Result<Vec<String>, RequestError> {
     let done = until(CLEAN, async || {
         let cleaning = workloads::cleaning(client, CLEANUP).await?;
         let ready = nodes::ready(client).await?;
@@ -83,8 +86,10 @@ async fn clean(client: &Client) -> Result<bool, RequestError> {
     if !done.await {
         tracing::warn!("not all nodes were cleaned in time");
     }
-    let cleaning = workloads::cleaning(client, CLEANUP).await?;
-    Ok(cleaning.is_none_or(|cleaning| cleaning.done >= cleaning.all))
+    match workloads::cleaning(client, CLEANUP).await? {
+        Some(cleaning) if cleaning.done < cleaning.all => workloads::uncleaned(client).await,
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Whether it came true in time. An API server that does not answer is asked again.

@@ -97,8 +97,8 @@ async fn label(server: &ApiServer, node: &str) -> Value {
     server.get("v1", "Node", "", node).await.unwrap().pointer(LABEL).cloned().unwrap_or_default()
 }
 
-/// Runs it, lets the pod go when the nodes say so, and expects it to end well.
-async fn uninstall(server: &ApiServer) {
+/// Runs it, lets the pod go when the nodes say so, and expects it to end well. What it says.
+async fn uninstall(server: &ApiServer) -> String {
     let kubeconfig = server.kubeconfig(SYSTEM, "culvert-uninstall").await;
     let log = server.path("uninstall.log");
     let mut child = Command::new(env!("CARGO_BIN_EXE_culvert-controller"))
@@ -121,7 +121,9 @@ async fn uninstall(server: &ApiServer) {
     }
     enrolled(server, "False", "NotEnrolled").await;
     let ended = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
-    assert!(ended.success(), "{}", std::fs::read_to_string(&log).unwrap_or_default());
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    assert!(ended.success(), "{said}");
+    said
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +159,15 @@ async fn nodes_that_are_away_are_left_to_be_cleaned_and_a_mesh_of_others_stays()
     let mesh =
         json!({"apiVersion": MESH_API, "kind": "XMesh", "metadata": {"name": "culvert"}, "spec": spec});
     server.apply(&mesh.to_string()).await;
-    uninstall(&server).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": SYSTEM, "name": "culvert-cleanup-2",
+        "labels": {"app.kubernetes.io/name": "culvert", "app.kubernetes.io/component": "cleanup"}},
+        "spec": {"nodeName": "one", "containers": [{"name": "stay", "image": "none"}]}});
+    server.apply(&pod.to_string()).await;
+    let said = uninstall(&server).await;
+    let named = said.lines().any(|line| {
+        line.contains(r#""nodes":"culvert-cleanup-1, one""#) && line.contains("delete daemonset")
+    });
+    assert!(named, "the node that is left and what to do are not named: {said}");
     assert!(is_there(&server, "apps/v1", "DaemonSet", "culvert-cleanup").await);
     assert!(!is_there(&server, "v1", "Secret", "culvert-ca").await);
     assert!(is_there(&server, MESH_API, "XMesh", "culvert").await);

@@ -34,7 +34,7 @@ use crate::admin::AdminSources;
 use crate::handover::{self, Charge, Giver, Heirs, Predecessor};
 use crate::identity::Certificates;
 use crate::intercept::rules::FirewallChoice;
-use crate::pods::PodReports;
+use crate::pods::{Phase, PodReports};
 use crate::state::{ControlStatus, Origin, Resources, Snapshot, Snapshots, kept};
 use crate::telemetry::{AccessLog, Telemetry};
 use crate::worker::{Shared, Workers};
@@ -101,6 +101,10 @@ pub struct Flags {
     /// Seconds that open connections may take to end when the process is told to end
     #[arg(long, default_value_t = 25)]
     pub drain: u64,
+    /// Seconds that a process that is told to end goes on as before, so that another one can take over from it: give them where
+    /// another one is started at once
+    #[arg(long, default_value_t = 0)]
+    pub await_successor: u64,
     /// Which process of its node this is: /healthz/ready?instance=NAME is answered by this one only [default: the process id]
     #[arg(long, env = "CULVERT_INSTANCE")]
     pub instance: Option<String>,
@@ -132,7 +136,7 @@ pub async fn run(flags: Flags, log: LogControl) -> anyhow::Result<()> {
         signal = &mut terminated => {
             let deadline = Instant::now() + drain;
             info!(signal, drain_seconds = flags.drain, "told to end");
-            process.wait_for_heir(&parts.charge, deadline).await;
+            process.wait_for_heir(&parts, Duration::from_secs(flags.await_successor), deadline).await;
             (Ok(()), deadline)
         }
         part = process.part_ended() => {
@@ -306,12 +310,18 @@ impl Process {
         Ok(Self { workers, tasks, heirs, _admin: admin.server(), _in_charge: in_charge })
     }
 
-    /// Who is about to take over gets the time for it: until then everything goes on.
-    async fn wait_for_heir(&self, charge: &Charge, deadline: Instant) {
+    /// Who is about to take over, or comes within `patience`, gets the time for it: until then everything goes on. Without a
+    /// pod that is captured nobody's connections would wait for them.
+    async fn wait_for_heir(&self, parts: &Parts, patience: Duration, deadline: Instant) {
+        let mut reports = parts.reports.clone();
+        let none_captured = async {
+            let captured = |reports: &PodReports| reports.values().any(|pod| pod.phase != Phase::NotEnrolled);
+            let _ = reports.wait_for(|reports| !captured(reports)).await;
+        };
         let settled = async {
             tokio::select! {
-                () = self.heirs.gone() => {}
-                () = charge.given_up() => {}
+                () = self.heirs.gone(patience, none_captured) => {}
+                () = parts.charge.given_up() => {}
             }
         };
         let _ = tokio::time::timeout_at(deadline, settled).await;

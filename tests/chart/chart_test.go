@@ -13,6 +13,7 @@ import (
 // everything switches on what is off by default, and sets what is empty.
 var everything = []string{
 	"--set", "platform=k3s,monitoring.enabled=true,nodeProxy.admin=0.0.0.0:15000,resourceQuota=true,crds.keep=true",
+	"--set", "networkPolicy.enabled=true,networkPolicy.adminFrom[0].ipBlock.cidr=10.9.0.0/16",
 	"--set", "ca.providedSecret=mesh-ca,apiServer.host=10.0.0.1,apiServer.port=6443,nodeProxy.workers=2",
 	"--set", "controller.podCidrs={10.1.0.0/16,fd00::/48},controller.serviceCidrs={10.2.0.0/16}",
 	"--set", "imagePullSecrets[0].name=registry,commonLabels.team=mesh,commonAnnotations.owner=us,image.repository=registry.example/culvert/",
@@ -43,6 +44,8 @@ func TestValuesThatMeanNothingAreRefusedByName(t *testing.T) {
 		"controller.podCidrs={ten}":               "controller/podCidrs",
 		"trustDomain=Example.com":                 "trustDomain",
 		"image.pullPolicy=Sometimes":              "image/pullPolicy",
+		"networkPolicy.adminFrom={monitoring}":    "networkPolicy/adminFrom",
+		"nodeProxy.successorSeconds=-1":           "nodeProxy/successorSeconds",
 		"uninstall.drainSeconds=600":              "uninstall/drainSeconds",
 		"ca.podDisruptionBudget.maxUnavailable=0": "ca/podDisruptionBudget/maxUnavailable",
 	} {
@@ -105,6 +108,32 @@ func TestContainersHaveNoMoreRightsThanTheyNeed(t *testing.T) {
 	}
 }
 
+// Without peers nobody reaches the admin ports; node proxies reach the others from wherever they are.
+func TestNetworkPoliciesCloseAdminPorts(t *testing.T) {
+	for _, peers := range []string{"", "10.9.0.0/16"} {
+		values := []string{"--set", "networkPolicy.enabled=true"}
+		if peers != "" {
+			values = append(values, "--set", "networkPolicy.adminFrom[0].ipBlock.cidr="+peers)
+		}
+		objects := rendered(t, values...)
+		for name, port := range map[string]int{"culvert-controller": 15010, "culvert-ca": 15012} {
+			open := map[any]string{}
+			for _, rule := range find(t, objects, "NetworkPolicy "+name).list("spec", "ingress") {
+				from := "everybody"
+				for _, peer := range object(rule.(map[string]any)).list("from") {
+					from = object(peer.(map[string]any)).text("ipBlock", "cidr")
+				}
+				for _, one := range object(rule.(map[string]any)).list("ports") {
+					open[object(one.(map[string]any)).at("port")] = from
+				}
+			}
+			if open[port] != "everybody" || open[15000] != peers {
+				t.Errorf("%s with peers %q: %v", name, peers, open)
+			}
+		}
+	}
+}
+
 // Two pods of the DaemonSet are on one node while it is upgraded: the scheduler would not put two with the same port there.
 func TestNodeProxiesNameNoPorts(t *testing.T) {
 	proxy := find(t, rendered(t), "DaemonSet culvert-node-proxy")
@@ -131,6 +160,8 @@ func TestPlatformsDifferInTheirPaths(t *testing.T) {
 		"kubernetes": {"/etc/cni/net.d", "/opt/cni/bin", "/var/run/netns"},
 		"kind":       {"/etc/cni/net.d", "/opt/cni/bin", "/var/run/netns"},
 		"k3s":        {"/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni", "/var/run/netns"},
+		"k3d":        {"/var/lib/rancher/k3s/agent/etc/cni/net.d", "/bin", "/var/run/netns"},
+		"microk8s":   {"/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin", "/var/run/netns"},
 		"gke":        {"/etc/cni/net.d", "/home/kubernetes/bin", "/var/run/netns"},
 		"minikube":   {"/etc/cni/net.d", "/opt/cni/bin", "/var/run/docker/netns"},
 	} {

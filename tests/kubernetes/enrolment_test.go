@@ -102,7 +102,7 @@ spec: {hostNetwork: true, containers: [{name: echo, image: %q, args: [serve, --h
 		"host network": kubectl(t, "-n", "kinds", "get", "pod", "hostnetwork", "-o", "jsonpath={.status.hostIP}") +
 			":18081",
 	} {
-		if output, err := cluster("", "enter", binary("probe"), "get", "http://"+address+"/"); err != nil {
+		if output, err := cluster("", "enter", program("probe"), "get", "http://"+address+"/"); err != nil {
 			t.Errorf("%s: %v %s", name, err, output)
 		}
 	}
@@ -140,7 +140,7 @@ func killContainer(t *testing.T, namespace, pod string) {
 			return err
 		}
 		id = strings.TrimPrefix(id, "containerd://")
-		_, err = cluster("", "enter", "--node", node, binary("ctr"), "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id)
+		_, err = cluster("", "enter", "--node", node, program("ctr"), "--namespace", "k8s.io", "task", "kill", "--signal", "SIGKILL", id)
 		return err
 	})
 }
@@ -177,7 +177,7 @@ spec:
 		t.Errorf("from the mesh: %v", seen)
 	}
 	// From a node's address, as the kubelet, but not what it asks.
-	if output, err := cluster("", "enter", "--node", "n1", binary("probe"), "get", "http://"+address+":8080/other"); err == nil {
+	if output, err := cluster("", "enter", "--node", "n1", program("probe"), "get", "http://"+address+":8080/other"); err == nil {
 		t.Errorf("plaintext from the node was answered under strict: %s", output)
 	}
 }

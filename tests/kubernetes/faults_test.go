@@ -18,10 +18,16 @@ func shop(t *testing.T, name string) {
 	enrolled(t, name, true)
 }
 
+// nodeProxy is the pod of a node's that nobody has told to end.
 func nodeProxy(t *testing.T, node string) string {
 	t.Helper()
-	return kubectl(t, "-n", mesh, "get", "pods", "-l", "app.kubernetes.io/component=node-proxy",
-		"--field-selector", "spec.nodeName="+node, "-o", "jsonpath={.items[0].metadata.name}")
+	const names = "{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}"
+	pods := strings.Fields(kubectl(t, "-n", mesh, "get", "pods", "-l", "app.kubernetes.io/component=node-proxy",
+		"--field-selector", "spec.nodeName="+node, "-o", "go-template="+names))
+	if len(pods) != 1 {
+		t.Fatalf("%s has the node proxies %v", node, pods)
+	}
+	return pods[0]
 }
 
 // A node proxy that is killed is started again; connections that come meanwhile wait and are carried afterwards, none past
@@ -93,7 +99,7 @@ func TestAPIServerDown(t *testing.T) {
 	// kubectl exec goes by way of the API server; the traffic must not.
 	client := kubectl(t, "-n", "noapi", "get", "pod", "client", "-o", "jsonpath={.status.containerStatuses[0].containerID}")
 	node := kubectl(t, "-n", "noapi", "get", "pod", "client", "-o", "jsonpath={.spec.nodeName}")
-	call := []string{"--node", node, binary("ctr"), "--namespace", "k8s.io", "task", "exec", "--exec-id", "without-api",
+	call := []string{"--node", node, program("ctr"), "--namespace", "k8s.io", "task", "exec", "--exec-id", "without-api",
 		strings.TrimPrefix(client, "containerd://"), "culvert-echo", "get", "http://cart/", "--count", "100000000", "--seconds", "60",
 		"--rate", "50", "--new-connection"}
 	if _, err := cluster("", "component", "stop", "kube-apiserver"); err != nil {
@@ -190,7 +196,7 @@ spec: {type: NodePort, selector: {app: cart}, ports: [{name: http, port: 80, tar
 	address := kubectl(t, "get", "node", "n1", "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
 	// The path of the readiness probe would pass, as the kubelet's own does.
 	call := func() error {
-		_, err := cluster("", "enter", binary("probe"), "get", "http://"+address+":30080/orders")
+		_, err := cluster("", "enter", program("probe"), "get", "http://"+address+":30080/orders")
 		return err
 	}
 	eventually(t, "the NodePort works while the mode is permissive", call)

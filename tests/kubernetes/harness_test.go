@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -26,8 +27,48 @@ const (
 
 var clusterCommands = filepath.Join("..", "cluster")
 
-// binary is the path of a program of the cluster, also for whoever is on a node.
-func binary(name string) string {
+// Who calls the tests' program with this in its environment wants it to do what is named there, and nothing else: the tests' own
+// network does not reach the cluster, so they start themselves in one that does.
+const insideVariable = "CULVERT_TEST_INSIDE"
+
+func TestMain(m *testing.M) {
+	words := strings.Fields(os.Getenv(insideVariable))
+	if len(words) == 0 {
+		os.Exit(m.Run())
+	}
+	if err := runInside(words); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
+
+func runInside(words []string) error {
+	if words[0] == "ask" {
+		answer, err := askForCertificate(words[1], words[2], words[3])
+		fmt.Println(answer)
+		return err
+	}
+	client, err := newAPIClient(words[1])
+	if err != nil {
+		return err
+	}
+	if words[0] == "populate" {
+		return populate(client)
+	}
+	return allSettled(client)
+}
+
+// inside runs runInside in the cluster's network; it may have much to do there.
+func inside(words ...string) (string, error) {
+	own, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return clusterWithin(4*patience, "", "enter", "env", insideVariable+"="+strings.Join(words, " "), own)
+}
+
+// program is the path of a program of the cluster, also for whoever is on a node.
+func program(name string) string {
 	path, err := filepath.Abs(filepath.Join("..", "..", "target", "cluster", "bin", name))
 	if err != nil {
 		panic(err)
@@ -37,7 +78,11 @@ func binary(name string) string {
 
 // cluster runs a command of tests/cluster with input, and returns what it printed on both channels.
 func cluster(input string, verb string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	return clusterWithin(patience, input, verb, args...)
+}
+
+func clusterWithin(limit time.Duration, input string, verb string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	command := exec.CommandContext(ctx, filepath.Join(clusterCommands, verb), args...)
 	// A command that is killed may leave children with its output open.
@@ -205,6 +250,7 @@ type answers struct {
 	Latency  struct {
 		P50 float64 `json:"p50"`
 		P99 float64 `json:"p99"`
+		Max float64 `json:"max"`
 	} `json:"latency_ms"`
 }
 

@@ -124,6 +124,27 @@ pub async fn cleaning(client: &Client, name: &str) -> Result<Option<Cleaning>, R
     })))
 }
 
+/// The nodes whose cleaner has not said that it is done; never none, also where its pods are not there yet.
+pub async fn uncleaned(client: &Client) -> Result<Vec<String>, RequestError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let pods = within(pods.list(&of("cleanup"))).await?;
+    let is_done = |pod: &Pod| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|known| known.type_ == "Ready" && known.status == "True")
+    };
+    let mut nodes: Vec<String> = pods
+        .items
+        .into_iter()
+        .filter(|pod| !is_done(pod))
+        .filter_map(|pod| pod.spec.and_then(|spec| spec.node_name).or(pod.metadata.name))
+        .collect();
+    nodes.sort();
+    if nodes.is_empty() {
+        nodes.push("those without a pod of it".to_owned());
+    }
+    Ok(nodes)
+}
+
 pub async fn delete_cleanup(client: &Client, name: &str) -> Result<(), RequestError> {
     remove::<DaemonSet>(client, name, &DeleteParams::background()).await
 }

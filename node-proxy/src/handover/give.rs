@@ -71,8 +71,10 @@ impl Heirs {
         self.0.borrow().is_some_and(|seen| seen.elapsed() < PREPARING)
     }
 
-    /// Returns when nobody is about to take over any more.
-    pub async fn gone(&self) {
+    /// Waits up to `patience` for somebody who takes over, or until `needless` returns; then for who is about to. Returns when
+    /// there is nobody.
+    pub async fn gone(&self, patience: Duration, needless: impl Future<Output = ()>) {
+        let _ = timeout(patience, needless).await;
         while self.is_one_preparing() {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -284,4 +286,31 @@ async fn send_sockets(connection: &Connection, sockets: Vec<(Label, OwnedFd)>) -
         connection.send(&tell, &along, WORD).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn took(future: impl Future<Output = ()>) -> Duration {
+        let start = Instant::now();
+        future.await;
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_is_waited_for_as_long_as_patience_lasts_or_is_needed() {
+        let (heirs, long) = (Heirs::default(), Duration::from_secs(60));
+        assert!(took(heirs.gone(long, std::future::pending())).await >= long);
+        let needless = took(heirs.gone(long, tokio::time::sleep(Duration::from_secs(3)))).await;
+        assert!(needless < long, "{needless:?}: nobody would miss anything");
+        assert!(took(heirs.gone(Duration::ZERO, std::future::pending())).await < PREPARING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_prepares_is_waited_for_whatever_patience_is_left() {
+        let heirs = Heirs::default();
+        heirs.seen();
+        assert!(took(heirs.gone(Duration::ZERO, std::future::pending())).await >= PREPARING);
+    }
 }

@@ -33,6 +33,7 @@ func TestCluster(t *testing.T) {
 		{"pods run on both nodes and reach each other", c.podsAcrossNodes},
 		{"a Service is balanced and has a name", c.serviceAndName},
 		{"a Service is reached from the control plane's network", c.serviceFromControlPlane},
+		{"pods and Services have IPv6 addresses where the kernel has them", c.dualStack},
 		{"exec takes input", c.exec},
 		{"logs", c.logs},
 		{"port-forward", c.portForward},

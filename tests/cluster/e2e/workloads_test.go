@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"culvert.dev/tests/cluster/internal/layout"
 )
 
 const workload = `
@@ -16,6 +18,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: web}
 spec:
+  ipFamilyPolicy: PreferDualStack
   selector: {app: web}
   ports: [{port: 80, targetPort: 8080}]
 ---
@@ -97,6 +100,37 @@ func (c cluster) serviceFromControlPlane(t *testing.T) {
 		}
 		return err
 	})
+}
+
+func (c cluster) dualStack(t *testing.T) {
+	if !layout.HasIPv6() {
+		t.Log("this kernel has no IPv6: the cluster has IPv4 alone")
+		return
+	}
+	last := func(kind, name, field string) string {
+		all := strings.Fields(c.kubectl(t, "get", kind, name, "-o", "jsonpath={"+field+"}"))
+		if len(all) != 2 || strings.Contains(all[0], ":") || !strings.Contains(all[1], ":") {
+			t.Fatalf("%s %s has the addresses %v, not one of each family", kind, name, all)
+		}
+		return all[1]
+	}
+	service := last("service", "web", ".spec.clusterIPs[*]")
+	for from, to := range map[string]string{"web-n1": "web-n2", "web-n2": "web-n1"} {
+		own, other := last("pod", from, ".status.podIPs[*].ip"), last("pod", to, ".status.podIPs[*].ip")
+		answer := c.kubectl(t, "exec", from, "--", "probe", "get", "http://["+other+"]:8080/here")
+		if want := to + " [" + own + "]:"; !strings.HasPrefix(answer, want) {
+			t.Fatalf("%q does not begin with %q", answer, want)
+		}
+		eventually(t, "the Service answers over IPv6", func() error {
+			_, err := c.try("kubectl", "exec", from, "--", "probe", "get", "http://["+service+"]/")
+			return err
+		})
+	}
+	node := last("node", "n2", `.status.addresses[?(@.type=="InternalIP")].address`)
+	if output := c.must(t, "enter", "bash", "-c", "exec 3<>/dev/tcp/"+node+"/10250"); output != "" {
+		t.Fatal(output)
+	}
+	c.must(t, "enter", c.layout.Bin("probe"), "get", "http://["+service+"]/")
 }
 
 func (c cluster) exec(t *testing.T) {

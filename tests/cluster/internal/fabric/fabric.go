@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"culvert.dev/tests/cluster/internal/layout"
 )
@@ -33,19 +35,21 @@ func ControlPlane(nodes []layout.Node) error {
 	if err := netlink.LinkAdd(link); err != nil {
 		return explain("bridge", err)
 	}
-	if err := address(bridge, layout.ControlPlane+"/24"); err != nil {
-		return err
+	for _, cidr := range layout.ControlAddresses() {
+		if err := address(bridge, cidr); err != nil {
+			return err
+		}
 	}
 	if err := up(bridge); err != nil {
 		return err
 	}
 	for _, node := range nodes {
-		if err := route(node.Pods.String(), node); err != nil {
+		if err := routes(node.Pods, node); err != nil {
 			return err
 		}
 	}
-	for _, network := range []string{layout.ServiceNetwork, layout.LoadBalancers} {
-		if err := route(network, nodes[0]); err != nil {
+	for _, networks := range [][]string{layout.ServiceNetworks(), layout.LoadBalancers()} {
+		if err := routes(networks, nodes[0]); err != nil {
 			return err
 		}
 	}
@@ -89,8 +93,10 @@ func Node(node layout.Node, all []layout.Node) error {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	if err := address(Uplink, node.Address.String()+"/24"); err != nil {
-		return err
+	for _, cidr := range node.Addresses {
+		if err := address(Uplink, cidr.String()); err != nil {
+			return err
+		}
 	}
 	if err := up(Uplink); err != nil {
 		return err
@@ -99,12 +105,12 @@ func Node(node layout.Node, all []layout.Node) error {
 		if other.Name == node.Name {
 			continue
 		}
-		if err := route(other.Pods.String(), other); err != nil {
+		if err := routes(other.Pods, other); err != nil {
 			return err
 		}
 	}
 	// A program of the node finds Services as pods do: kube-proxy rewrites the address, but only of what has a route.
-	for _, network := range []string{layout.ServiceNetwork, layout.LoadBalancers} {
+	for _, network := range slices.Concat(layout.ServiceNetworks(), layout.LoadBalancers()) {
 		if err := onLink(network, Uplink); err != nil {
 			return err
 		}
@@ -115,12 +121,17 @@ func Node(node layout.Node, all []layout.Node) error {
 // forwarding lets a node route for its pods. Replies to Services may come by another way than requests went, and those
 // between pods of one node pass the packet filter though they are only bridged.
 func forwarding() error {
-	for file, value := range map[string]string{
+	settings := map[string]string{
 		"ipv4/ip_forward":                "1",
 		"ipv4/conf/all/rp_filter":        "0",
 		"ipv4/conf/default/rp_filter":    "0",
 		"bridge/bridge-nf-call-iptables": "1",
-	} {
+	}
+	if layout.HasIPv6() {
+		settings["ipv6/conf/all/forwarding"] = "1"
+		settings["bridge/bridge-nf-call-ip6tables"] = "1"
+	}
+	for file, value := range settings {
 		if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0o644); err != nil {
 			return err
 		}
@@ -148,19 +159,24 @@ func address(name, cidr string) error {
 	if err != nil {
 		return err
 	}
+	// Nobody else has it, and looking for somebody would take a second during which it cannot be used (IPv6).
+	parsed.Flags = unix.IFA_F_NODAD
 	if err := netlink.AddrAdd(link, parsed); err != nil {
 		return fmt.Errorf("address %s on %s: %w", cidr, name, err)
 	}
 	return nil
 }
 
-func route(network string, by layout.Node) error {
-	_, destination, err := net.ParseCIDR(network)
-	if err != nil {
-		return err
-	}
-	if err := netlink.RouteAdd(&netlink.Route{Dst: destination, Gw: by.Address.AsSlice()}); err != nil {
-		return fmt.Errorf("route to %s by %s: %w", network, by.Name, err)
+// routes sends what is for the networks, one of each family, to the node by its address of that family.
+func routes[T any](networks []T, by layout.Node) error {
+	for n, network := range networks {
+		_, destination, err := net.ParseCIDR(fmt.Sprint(network))
+		if err != nil {
+			return err
+		}
+		if err := netlink.RouteAdd(&netlink.Route{Dst: destination, Gw: by.Addresses[n].Addr().AsSlice()}); err != nil {
+			return fmt.Errorf("route to %v by %s: %w", network, by.Name, err)
+		}
 	}
 	return nil
 }

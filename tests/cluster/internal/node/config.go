@@ -27,7 +27,7 @@ type settings struct {
 	Runc         string
 	DNSService   string
 	DNSDomain    string
-	PodNetwork   string
+	PodNetworks  string
 	OpenFiles    uint64
 }
 
@@ -40,7 +40,7 @@ func newSettings(l layout.Layout, n layout.Node, openFiles uint64) settings {
 		Runc:         l.Bin("runc"),
 		DNSService:   layout.DNSService,
 		DNSDomain:    layout.DNSDomain,
-		PodNetwork:   layout.PodNetwork,
+		PodNetworks:  strings.Join(layout.PodNetworks(), ","),
 		OpenFiles:    openFiles,
 	}
 }

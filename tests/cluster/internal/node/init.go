@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -56,7 +57,7 @@ func Init(l layout.Layout, n layout.Node, all []layout.Node) error {
 		{name: "kubelet", args: []string{
 			"--config=" + l.State(n.Name, "kubelet.yaml"),
 			"--kubeconfig=" + filepath.Join(l.Certificates(), "kubelet-"+n.Name+".conf"),
-			"--hostname-override=" + n.Name, "--node-ip=" + n.Address.String(), "--root-dir=/var/lib/kubelet",
+			"--hostname-override=" + n.Name, "--node-ip=" + strings.Join(addresses(n), ","), "--root-dir=/var/lib/kubelet",
 			"--node-labels=topology.kubernetes.io/zone=zone-" + n.Name, "-v=2",
 		}},
 		{name: "kube-proxy", args: []string{
@@ -68,6 +69,14 @@ func Init(l layout.Layout, n layout.Node, all []layout.Node) error {
 		}
 	}
 	return machine.keep()
+}
+
+func addresses(n layout.Node) []string {
+	var all []string
+	for _, address := range n.Addresses {
+		all = append(all, address.Addr().String())
+	}
+	return all
 }
 
 // raiseOpenFiles raises the limit for this process and all below it, and returns it.

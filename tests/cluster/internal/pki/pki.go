@@ -58,7 +58,7 @@ func Write(dir string, nodes []layout.Node) error {
 			return err
 		}
 		if err := authority.server("kubelet-server-"+node.Name, user, "system:nodes",
-			node.Name, node.Address.String(), "127.0.0.1"); err != nil {
+			node.Name, node.Address().String(), "127.0.0.1"); err != nil {
 			return err
 		}
 	}

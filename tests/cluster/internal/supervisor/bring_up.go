@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -157,7 +158,7 @@ func (s *supervisor) awaitMachine(ctx context.Context, n layout.Node) error {
 	daemons := append(s.controlPlane(), s.machines[n.Name])
 	err := process.Wait(ctx, "node "+n.Name, startOfNodes, daemons, func(ctx context.Context) error {
 		// A node that was stopped a moment ago is still taken for Ready.
-		if err := listens(n.Address.String() + ":10250"); err != nil {
+		if err := listens(n.Address().String() + ":10250"); err != nil {
 			return err
 		}
 		return s.api.NodeReady(ctx, n.Name)
@@ -165,8 +166,11 @@ func (s *supervisor) awaitMachine(ctx context.Context, n layout.Node) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, process.Tail(s.layout.Log(n.Name, "kubelet.log")))
 	}
-	patch := fmt.Sprintf(`{"spec":{"podCIDR":"%s","podCIDRs":["%s"]}}`, n.Pods, n.Pods)
-	return s.kubectl(ctx, "", "patch", "node", n.Name, "--patch", patch)
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"podCIDR": n.Pods[0], "podCIDRs": n.Pods}})
+	if err != nil {
+		return err
+	}
+	return s.kubectl(ctx, "", "patch", "node", n.Name, "--patch", string(patch))
 }
 
 func listens(address string) error {

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"culvert.dev/tests/cluster/internal/layout"
@@ -47,7 +48,7 @@ func (s *supervisor) arguments(component string) ([]string, error) {
 			"--client-ca-file=" + in("ca.crt"),
 			"--kubelet-client-certificate=" + in("apiserver-kubelet.crt"), "--kubelet-client-key=" + in("apiserver-kubelet.key"),
 			"--kubelet-certificate-authority=" + in("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
-			"--service-cluster-ip-range=" + layout.ServiceNetwork,
+			"--service-cluster-ip-range=" + strings.Join(layout.ServiceNetworks(), ","),
 			"--service-account-issuer=https://kubernetes.default.svc." + layout.DNSDomain,
 			"--service-account-signing-key-file=" + in("sa.key"), "--service-account-key-file=" + in("sa.pub"),
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
@@ -60,8 +61,8 @@ func (s *supervisor) arguments(component string) ([]string, error) {
 			"--use-service-account-credentials=true", "--root-ca-file="+in("ca.crt"),
 			"--service-account-private-key-file="+in("sa.key"),
 			"--cluster-signing-cert-file="+in("ca.crt"), "--cluster-signing-key-file="+in("ca.key"),
-			"--allocate-node-cidrs=false", "--cluster-cidr="+layout.PodNetwork,
-			"--service-cluster-ip-range="+layout.ServiceNetwork,
+			"--allocate-node-cidrs=false", "--cluster-cidr="+strings.Join(layout.PodNetworks(), ","),
+			"--service-cluster-ip-range="+strings.Join(layout.ServiceNetworks(), ","),
 			// A node that is stopped is to be noticed within a test's patience.
 			"--node-monitor-period=1s", "--node-monitor-grace-period=16s",
 		), nil
