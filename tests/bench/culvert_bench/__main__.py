@@ -72,6 +72,7 @@ def main() -> int:
         "command": " ".join(["tests/bench/run", *sys.argv[1:]]),
         "commit": report.commit(ROOT),
         "machine": report.machine(),
+        "idle_memory_mb": {},
         "rounds": max(1, options.rounds),
         "seconds": options.seconds or (1.0 if options.quick else 5.0),
     }
@@ -123,6 +124,8 @@ def run_cases(cases: list[Case], is_quick: bool, about: dict, binaries: File, ou
             contender.start()
             checks.check(contender, paths, place)
             contender.idle_memory = processes.resident(contender.pids())
+            if contender.pids():
+                about["idle_memory_mb"].setdefault(contender.name, contender.idle_memory / 1e6)
         plan = rounds.Plan(about["rounds"], about["seconds"], about["seconds"] / 4, place)
         results = []
         for case in cases:

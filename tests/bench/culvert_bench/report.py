@@ -111,6 +111,9 @@ def markdown(found: dict, results: list[Result], plots: dict[str, str]) -> str:
             if group in plots:
                 lines += [f"![{group}]({plots[group]})", ""]
         lines += [table(result), ""]
+    if idle := found.get("idle_memory_mb"):
+        lines += ["", "## Memory", "", "| after the checks, both proxies | MB |", "|---|---|"]
+        lines += [f"| {name} | {number(size)} |" for name, size in idle.items()]
     if instructions := found.get("instructions"):
         lines += ["", "## Instructions", "", "| path | instructions |", "|---|---|"]
         lines += [f"| {name} | {count:,.0f} |" for name, count in instructions.items()]
