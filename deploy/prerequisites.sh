@@ -8,7 +8,7 @@ export PATH
 # say TEXT...: to standard error; standard output belongs to results.
 say() { printf '%s\n' "$*" >&2; }
 
-# prerequisites demo|tests|fuzz|cluster: installs what is missing, or says how to and fails.
+# prerequisites demo|tests|fuzz|bench|cluster: installs what is missing, or says how to and fails.
 prerequisites() {
   local wanted=() reasons=()
   want() { # COMMAND PACKAGES REASON
@@ -28,13 +28,26 @@ prerequisites() {
     want go golang-go "fetches the official conformance suite, whose manifests are translated, and builds helm"
     want jq jq "reads the list of images"
   fi
+  if [ "$1" = bench ]; then
+    want wrk wrk "requests over HTTP/1.1"
+    want h2load nghttp2-client "requests over HTTP/2"
+    want iperf3 iperf3 "bulk streams"
+    want nginx nginx-light "the server that every contender leads to (run by the benchmarks themselves; its service is not needed)"
+    want valgrind valgrind "counts instructions"
+    want curl curl "looks at the contenders' answers and counters"
+    want openssl openssl "the certificates of the pair of Envoys"
+    python3 -c "import ensurepip" 2>/dev/null || {
+      wanted+=(python3 python3-venv)
+      reasons+=("  python3 python3-venv: runs the benchmarks; Envoy comes as a Python package")
+    }
+  fi
   if [ "$1" = cluster ]; then
     want iptables iptables "forwards host ports to pods"
     want busybox busybox-static "the commands in the test cluster's image of tools"
     want pkg-config pkg-config "finds the library that runc is built with"
     want_file /usr/lib/cni/bridge containernetworking-plugins "connects the pods of the test cluster"
     want_file /usr/include/seccomp.h libseccomp-dev "the library with which runc filters system calls"
-  elif [ "$1" != demo ]; then
+  elif [ "$1" != demo ] && [ "$1" != bench ]; then
     want c++ "g++ libc6-dev" "the C++ compiler that builds the fuzzer"
   fi
   if [ "${#wanted[@]}" -gt 0 ]; then

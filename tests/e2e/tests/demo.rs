@@ -86,7 +86,14 @@ fn the_demo_fails_when_a_node_proxy_is_killed_under_it() {
 #[test]
 fn the_scripts_name_what_is_missing_and_the_command() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for script in ["deploy/demo", "deploy/prerequisites.sh", "tests/run", ".ci/run"] {
+    for script in [
+        "deploy/demo",
+        "deploy/prerequisites.sh",
+        "tests/run",
+        "tests/bench/run",
+        "tests/bench/test",
+        ".ci/run",
+    ] {
         let mut check = Command::new("bash");
         check.arg("-n").arg(root.join(script));
         run(check, MINUTE).ok();

@@ -1,0 +1,58 @@
+"""The sandbox of a run, over the `culvert` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path as File
+
+from .model import Refused
+
+NAME = "bench"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    binaries: File
+
+    def _culvert(self, *arguments: str, deadline: float = 120) -> str:
+        command = [str(self.binaries / "culvert"), "sandbox", *arguments]
+        return run(command, deadline)
+
+    def up(self, manifests: File, *more: str) -> None:
+        self.down()
+        self._culvert("up", "--name", NAME, "-f", str(manifests), "--nodes", "2", "--detach", *more, deadline=600)
+
+    def down(self) -> None:
+        self._culvert("down", "--name", NAME)
+
+    def apply(self, manifests: File) -> None:
+        self._culvert("apply", "--name", NAME, "-f", str(manifests), deadline=600)
+
+    def wait(self) -> None:
+        self._culvert("wait", "--name", NAME, deadline=600)
+
+    def objects(self, kind: str, namespace: str) -> list[dict]:
+        found = json.loads(self._culvert("get", kind, "-n", namespace, "--name", NAME, "-o", "json"))
+        return found["items"] if isinstance(found, dict) else found
+
+    def entry(self, namespace: str, pod: str) -> list[str]:
+        """What goes before a command, so that it runs in a pod."""
+        return [str(self.binaries / "culvert"), "sandbox", "exec", "--name", NAME, "-n", namespace, pod, "--"]
+
+    def node_entry(self, node: str) -> list[str]:
+        return [str(self.binaries / "culvert"), "sandbox", "exec", "--name", NAME, "--node", node, "--"]
+
+
+def run(command: list[str], deadline: float) -> str:
+    """Standard output of a command that succeeds within the deadline (seconds)."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=deadline, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise Refused(f"`{' '.join(command)}` took longer than {deadline:g} s") from late
+    # As it is: text mode would change the ends of lines.
+    printed, said = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+    if done.returncode != 0:
+        raise Refused(f"`{' '.join(command)}` ended with {done.returncode}:\n{said.strip() or printed[-2000:]}")
+    return printed
