@@ -108,14 +108,11 @@ fn nearness(
         [] => own == here,
         hints => hints.iter().any(|hint| hint == here),
     };
-    if preference.prefers_nothing() {
+    let on_node = || is_hinted(&membership.node_hints, &workload.node, place.node);
+    let in_zone = || !place.zone.is_empty() && is_hinted(&membership.zone_hints, &workload.zone, place.zone);
+    if preference.prefers_nothing() || (preference.node && on_node()) {
         Nearness::Node
-    } else if preference.node && is_hinted(&membership.node_hints, &workload.node, place.node) {
-        Nearness::Node
-    } else if preference.zone
-        && !place.zone.is_empty()
-        && is_hinted(&membership.zone_hints, &workload.zone, place.zone)
-    {
+    } else if preference.zone && in_zone() {
         Nearness::Zone
     } else {
         Nearness::Elsewhere

@@ -27,7 +27,7 @@ use super::switch::Agreed;
 use super::verdict;
 use crate::balance::{Candidate, Carried, Family, InFlight, Wanted};
 use crate::outbound::protocol::Version;
-use crate::outbound::{Missed, TRIES};
+use crate::outbound::{Missed, TRIES, is_unreached};
 use crate::reason::Reason;
 use crate::state::Snapshot;
 use crate::state::model::Service;
@@ -155,7 +155,11 @@ impl ClientConnection {
             };
             let failure = explain(lost.failure, &progress);
             let waited = limit.filter(|limit| began.elapsed() * 2 >= limit.after && progress.has_ended());
-            verdict::of_failure(failure.reason, lost.is_unreached, waited, &mut in_flight);
+            if lost.is_unreached && is_unreached(failure.reason) {
+                in_flight.unreached();
+            } else {
+                verdict::of_failure(failure.reason, waited, &mut in_flight);
+            }
             let unsent = lost.request.filter(|_| lost.is_unreached).map(|again| *again);
             match unsent.or(spare.filter(|_| failure.reason != Reason::RequestTimeout)) {
                 Some(again) if may_go_on() => {

@@ -9,7 +9,6 @@ use super::body::Deadline;
 use super::forward::{copy, is_repeatable};
 use super::request_body::RequestBody;
 use crate::balance::{Candidate, InFlight};
-use crate::outbound::is_unreached;
 use crate::reason::Reason;
 
 /// Statuses of gRPC that say that the server is at fault: UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS. A deadline is the client's,
@@ -44,10 +43,9 @@ pub fn of_response<B>(response: &Response<B>, took: Duration, in_flight: &mut In
     is_good
 }
 
-/// Notes that there was none. `waited`: the limit, if most of it has passed while nothing but the response was waited for.
-pub fn of_failure(reason: Reason, was_unreached: bool, waited: Option<Deadline>, in_flight: &mut InFlight) {
+/// Notes that a server that was reached sent none. `waited`: the limit, if most of it has passed while nothing but the response was waited for.
+pub fn of_failure(reason: Reason, waited: Option<Deadline>, in_flight: &mut InFlight) {
     match reason {
-        reason if was_unreached && is_unreached(reason) => in_flight.unreached(),
         Reason::BackendReset | Reason::BadResponse => in_flight.unanswered(),
         Reason::BackendTimeout | Reason::RequestTimeout if waited.is_some() => in_flight.unanswered(),
         _ => {}

@@ -24,7 +24,10 @@ pub fn mark(explanation: &mut Explanation, ejected: &[Ejected]) {
 }
 
 fn note(endpoints: &mut [Endpoint], ejected: &Ejected) {
-    for endpoint in endpoints.iter_mut().filter(|one| one.address.to_string() == ejected.address) {
+    // Of a pod with two addresses either may have been called.
+    let is_it =
+        |one: &Endpoint| one.workload == ejected.workload || one.address.to_string() == ejected.address;
+    for endpoint in endpoints.iter_mut().filter(|one| is_it(one)) {
         endpoint.ejected = Some(ejected.clone());
     }
 }
