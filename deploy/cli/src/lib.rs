@@ -6,6 +6,7 @@ pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod demo;
+pub mod ejected;
 pub mod explain;
 pub mod live;
 pub mod sandbox;

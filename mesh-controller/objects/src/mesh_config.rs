@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::object::{FieldError, Object, ObjectKey};
 use crate::settings::{
     AccessLogFilter, AccessLogFormat, Bytes, Cidrs, Count, HeadBytes, InboundMode, Mark, OutboundPolicy,
-    Port, PortModes, PortRanges, SettingValue, TrustDomainName, TrustDomainNames, UdpPolicy,
+    Percent, Port, PortModes, PortRanges, SettingValue, Switch, TrustDomainName, TrustDomainNames, UdpPolicy,
 };
 
 /// Name of the `MeshConfig` that is in force unless an XMesh names another.
@@ -124,6 +124,20 @@ settings! {
     body_idle_timeout: Duration = Duration::from_secs(60), "timeouts.bodyIdle", "body-idle-timeout";
     /// A client's connection that carries requests and has none is closed after this.
     connection_idle_timeout: Duration = Duration::from_secs(3600), "timeouts.connectionIdle", "connection-idle-timeout";
+
+    /// Whether endpoints that fail are passed over by the pod's node ([routing.md](routing.md#endpoints-that-fail)).
+    ejection: Switch = Switch::Enabled, "ejection.mode", "ejection";
+    /// Requests in a row that an endpoint must fail, or connections in a row that it must reset, to be ejected.
+    ejection_failures: Count = Count(5), "ejection.failures", "ejection-failures";
+    /// Attempts in a row to connect that must fail for an endpoint to be ejected. What could not connect is tried elsewhere.
+    ejection_connect_failures: Count = Count(1), "ejection.connectFailures", "ejection-connect-failures";
+    /// How long an endpoint is passed over the first time; doubled each time it fails again, and up to half of it more at
+    /// random.
+    ejection_base: Duration = Duration::from_secs(1), "ejection.baseTime", "ejection-base-time";
+    /// How long at most, before what is added at random; never less than `ejection.baseTime`.
+    ejection_max: Duration = Duration::from_secs(60), "ejection.maxTime", "ejection-max-time";
+    /// How many of the endpoints of a Service's port may be ejected at once, in percent, rounded down. None of a single one.
+    ejection_max_percent: Percent = Percent(50), "ejection.maxPercent", "ejection-max-percent";
 
     /// Which connections get an access log line.
     access_log_filter: AccessLogFilter = AccessLogFilter::Failures, "accessLog.filter";

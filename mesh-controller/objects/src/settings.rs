@@ -65,6 +65,15 @@ choice!(
     }
 );
 choice!(
+    /// Whether something is done.
+    Switch "`enabled` or `disabled`" {
+        /// It is.
+        Enabled "enabled",
+        /// It is not.
+        Disabled "disabled"
+    }
+);
+choice!(
     /// Which connections get an access log line.
     AccessLogFilter "`failures`, `all` or `none`" {
         /// Those that failed or were refused.
@@ -107,6 +116,10 @@ pub struct PortModes(pub Vec<(u16, InboundMode)>);
 /// A count or number of at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count(pub u32);
+
+/// A share of a whole, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(pub u8);
 
 /// A packet mark or mask, printed in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +222,18 @@ impl SettingValue for Count {
 
     fn parse(text: &str) -> Option<Self> {
         text.parse().ok().filter(|count| *count != 0).map(Self)
+    }
+
+    fn text(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl SettingValue for Percent {
+    const EXPECTED: &'static str = "a whole number from 0 to 100, in percent";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|share| *share <= 100).map(Self)
     }
 
     fn text(&self) -> String {
@@ -374,6 +399,7 @@ mod tests {
         assert!(["5", "0s", "s", "1d", "25h", "-1s", ""].iter().all(|text| Duration::parse(text).is_none()));
         assert!(["1", "1Ti", "x"].iter().all(|text| Bytes::parse(text).is_none()));
         assert!(["1", "1023", "129Ki", "1Mi"].iter().all(|text| HeadBytes::parse(text).is_none()));
+        assert!(["101", "-1", "50%", ""].iter().all(|text| Percent::parse(text).is_none()));
         assert!(InboundMode::parse("Strict").is_none() && Count::parse("0").is_none());
     }
 }

@@ -138,6 +138,7 @@ fn membership(membership: &pb::Membership) -> Value {
         "ports": membership.ports.iter().map(port).collect::<Vec<_>>(),
         "state": states.iter().filter(|(is, _)| *is).map(|(_, word)| *word).collect::<Vec<_>>().join(", "),
         "zoneHints": membership.zone_hints,
+        "nodeHints": membership.node_hints,
     })
 }
 
@@ -183,6 +184,9 @@ fn settings(settings: &pb::WorkloadSettings) -> Value {
             "connectionIdle": timeouts.connection_idle_ms,
         });
     }
+    if settings.ejection != default.ejection {
+        words["ejection"] = ejection_words(settings.ejection.unwrap_or_default()).into();
+    }
     words
 }
 
@@ -191,6 +195,16 @@ fn limits_words(limits: pb::Limits) -> String {
     format!(
         "{connections} connections, {memory_bytes} bytes, {requests} requests, {streams} of one HTTP/2 connection, \
          heads of {request_head_bytes} bytes"
+    )
+}
+
+fn ejection_words(ejection: pb::Ejection) -> String {
+    let pb::Ejection { disabled, failures, connect_failures, base_ms, max_ms, max_percent } = ejection;
+    if disabled {
+        return "disabled".to_owned();
+    }
+    format!(
+        "after {failures} failures or {connect_failures} of connecting, {base_ms} to {max_ms} ms, at most {max_percent} %"
     )
 }
 

@@ -121,6 +121,7 @@ fn whose(endpoint: &Endpoint, namespace: &str, address: IpAddr, pods: &PodIndex)
 
 fn membership(service: &str, endpoint: &Endpoint, ports: &[pb::PortMapping]) -> pb::Membership {
     let zones = endpoint.hints.iter().flat_map(|hints| &hints.for_zones);
+    let nodes = endpoint.hints.iter().flat_map(|hints| &hints.for_nodes);
     pb::Membership {
         service: service.to_owned(),
         ports: ports.to_vec(),
@@ -128,6 +129,7 @@ fn membership(service: &str, endpoint: &Endpoint, ports: &[pb::PortMapping]) -> 
         serving: endpoint.conditions.is_serving(),
         terminating: endpoint.conditions.is_terminating(),
         zone_hints: zones.map(|zone| zone.name.clone()).collect(),
+        node_hints: nodes.map(|node| node.name.clone()).collect(),
     }
 }
 
@@ -147,6 +149,11 @@ fn merge(memberships: &mut Vec<pb::Membership>, new: pb::Membership) {
     for zone in new.zone_hints {
         if !known.zone_hints.contains(&zone) {
             known.zone_hints.push(zone);
+        }
+    }
+    for node in new.node_hints {
+        if !known.node_hints.contains(&node) {
+            known.node_hints.push(node);
         }
     }
 }

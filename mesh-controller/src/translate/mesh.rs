@@ -8,7 +8,7 @@ use culvert_objects::mesh_config::{
     DEFAULT_NAME, Effective, LastGood, Layer, SettingError, Settings, effective,
 };
 use culvert_objects::settings::{
-    AccessLogFilter, AccessLogFormat, InboundMode, OutboundPolicy, PortRanges, UdpPolicy,
+    AccessLogFilter, AccessLogFormat, InboundMode, OutboundPolicy, PortRanges, Switch, UdpPolicy,
 };
 use culvert_objects::types::{NodeSpec, XMeshSpec};
 use culvert_objects::{Kind, Object, ObjectKey, Objects};
@@ -265,6 +265,14 @@ pub fn workload_settings(settings: &Settings) -> pb::WorkloadSettings {
             request_head_ms: millis(settings.request_head_timeout),
             body_idle_ms: millis(settings.body_idle_timeout),
             connection_idle_ms: millis(settings.connection_idle_timeout),
+        }),
+        ejection: Some(pb::Ejection {
+            disabled: settings.ejection == Switch::Disabled,
+            failures: settings.ejection_failures.0,
+            connect_failures: settings.ejection_connect_failures.0,
+            base_ms: millis(settings.ejection_base),
+            max_ms: millis(settings.ejection_max),
+            max_percent: settings.ejection_max_percent.0.into(),
         }),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::AdminSources;
+use crate::balance::{Carried, Ejected};
 use crate::pods::PodReport;
 use crate::state::Snapshot;
 use crate::state::model::{
@@ -15,8 +16,18 @@ use crate::state::model::{
 use crate::worker::Workers;
 
 /// The parts, in the order in which they are written.
-const PARTS: [&str; 9] =
-    ["node", "controller", "mesh", "workloads", "services", "certificates", "pods", "connections", "refused"];
+const PARTS: [&str; 10] = [
+    "node",
+    "controller",
+    "mesh",
+    "workloads",
+    "services",
+    "certificates",
+    "pods",
+    "connections",
+    "ejected",
+    "refused",
+];
 
 /// A part that does not exist was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,8 +69,29 @@ fn part(name: &str, snapshot: &Snapshot, sources: &AdminSources) -> Value {
         "certificates" => json!(sources.certificates.statuses()),
         "pods" => sources.pods.borrow().iter().map(|(uid, report)| pod(uid, report)).collect(),
         "connections" => json!(sources.workers.get().map(Workers::pods).unwrap_or_default()),
+        "ejected" => {
+            let ejected = sources.workers.get().map(|workers| workers.ejected(snapshot));
+            ejected.unwrap_or_default().iter().map(self::ejected).collect()
+        }
         _ => json!(snapshot.refused()),
     }
+}
+
+fn ejected(ejected: &Ejected) -> Value {
+    json!({
+        "service": ejected.service.0,
+        "port": ejected.port,
+        "carried": match ejected.carried {
+            Carried::Connections => "connections",
+            Carried::Requests => "requests",
+        },
+        "workload": format!("{}/{}", ejected.workload.namespace, ejected.workload.name),
+        "uid": ejected.workload.uid.0,
+        "address": ejected.address,
+        "times": ejected.times,
+        "for_ms": milliseconds(ejected.since),
+        "trial_in_ms": milliseconds(ejected.trial_in),
+    })
 }
 
 fn sorted<K: Ord>(all: impl Iterator<Item = (K, Value)>) -> Value {
@@ -125,6 +157,8 @@ fn workload(workload: &Workload) -> Value {
                 "ready": membership.ready,
                 "serving": membership.serving,
                 "terminating": membership.terminating,
+                "zone_hints": membership.zone_hints,
+                "node_hints": membership.node_hints,
             })
         })
         .collect();
@@ -134,6 +168,7 @@ fn workload(workload: &Workload) -> Value {
         "name": workload.name,
         "workload": workload.labels.workload,
         "node": workload.node,
+        "zone": workload.zone,
         "identity": workload.identity,
         "addresses": workload.addresses,
         "host_network": workload.host_network,
@@ -196,6 +231,13 @@ fn settings(settings: &WorkloadSettings) -> Value {
             "body_idle": milliseconds(timeouts.body_idle),
             "connection_idle": milliseconds(timeouts.connection_idle),
         },
+        "ejection": settings.ejection.map(|ejection| json!({
+            "failures": ejection.failures,
+            "connect_failures": ejection.connect_failures,
+            "base_ms": milliseconds(ejection.base),
+            "max_ms": milliseconds(ejection.max),
+            "max_percent": ejection.max_percent,
+        })),
     })
 }
 

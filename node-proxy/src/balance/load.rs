@@ -1,13 +1,17 @@
 //! What is known of an endpoint: connections open to it, how long connecting takes, whether it failed lately.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::budget::Budget;
+use super::group::{Counts, Ejected, Group, GroupKey};
+use super::standing::nanos;
+use crate::state::Snapshot;
 use crate::state::model::{Service, ServiceKey, WorkloadUid};
 
 /// An endpoint that refused a connection is avoided for this long.
@@ -25,15 +29,20 @@ const LEAST_SHARE: f64 = 0.3;
 /// part of its share, three in a row are a slow endpoint and cost it nearly all.
 const STEEPEST: u64 = 4;
 
-static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// Counts nanoseconds from its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock(Instant);
 
-/// Nanoseconds since the process asked first.
-pub(super) fn now() -> u64 {
-    u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(u64::MAX)
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+impl Clock {
+    pub fn now(self) -> u64 {
+        nanos(self.0.elapsed())
+    }
 }
 
 /// What an endpoint is chosen for. Each is measured by itself: how long a connection takes to open says nothing about how
@@ -47,6 +56,7 @@ pub enum Carried {
 /// One endpoint's load, in relaxed atomics: an update lost between two workers is one sample of many.
 #[derive(Debug, Default)]
 pub struct EndpointLoad {
+    clock: Clock,
     in_flight: AtomicU32,
     /// Peak-sensitive average in nanoseconds; 0 before the first measurement.
     latency: AtomicU64,
@@ -55,15 +65,25 @@ pub struct EndpointLoad {
 }
 
 impl EndpointLoad {
-    /// Counts a connection to the endpoint until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
+    pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now()
     }
 
     /// A connection was made and took so long.
     pub fn connected(&self, took: Duration) {
-        self.measure(nanos(took), now());
+        self.measure(nanos(took), self.now());
         self.failed_until.store(0, Ordering::Relaxed);
     }
 
@@ -72,9 +92,17 @@ impl EndpointLoad {
         self.connected(took);
     }
 
+    /// Nothing was heard for so long, and nothing will be: it would have taken longer still.
+    pub(super) fn unanswered(&self, waited: u64) {
+        let now = self.now();
+        if waited > self.latency(now) {
+            self.measure(waited, now);
+        }
+    }
+
     /// A connection could not be made.
     pub fn failed(&self) {
-        self.failed_until.store(now().saturating_add(nanos(FAILED_FOR)), Ordering::Relaxed);
+        self.failed_until.store(self.now().saturating_add(nanos(FAILED_FOR)), Ordering::Relaxed);
     }
 
     pub(super) fn failed_lately(&self, now: u64) -> bool {
@@ -111,7 +139,7 @@ impl EndpointLoad {
     /// equal ones each gets half. Latencies that were not measured or differ by less than [`NOISE`] count as equal; then
     /// what is in flight decides.
     pub(super) fn chance_against(&self, other: &Self, now: u64) -> f64 {
-        let in_flight = |load: &Self| load.in_flight.load(Ordering::Relaxed);
+        let in_flight = |load: &Self| load.in_flight();
         let (mine, theirs) = (self.latency(now), other.latency(now));
         let low = mine.min(theirs);
         if low == 0 || mine.max(theirs) <= low.saturating_mul(NOISE) {
@@ -127,16 +155,6 @@ impl EndpointLoad {
     }
 }
 
-/// A connection to an endpoint.
-#[derive(Debug)]
-pub struct InFlight(Arc<EndpointLoad>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The loads of all endpoints in use, by workload, port and what is carried. Read when a worker works out which endpoints are usable,
 /// never per connection.
 #[derive(Debug, Default)]
@@ -144,6 +162,10 @@ pub struct Endpoints {
     all: Mutex<Known>,
     /// Of Services; read as rarely.
     budgets: Mutex<HashMap<ServiceKey, Weak<Budget>>>,
+    /// Read as rarely.
+    groups: Mutex<HashMap<GroupKey, Weak<Group>>>,
+    counts: Arc<Counts>,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -166,7 +188,7 @@ impl Endpoints {
             known.loads.retain(|_, load| load.strong_count() > 0);
             known.prune_at = known.loads.len() * 2;
         }
-        let load = Arc::new(EndpointLoad::default());
+        let load = Arc::new(EndpointLoad { clock: self.clock, ..EndpointLoad::default() });
         known.loads.insert(key, Arc::downgrade(&load));
         load
     }
@@ -182,6 +204,50 @@ impl Endpoints {
         let budget = Arc::new(Budget::new(service.retry_budget, tokio::time::Instant::now()));
         known.insert(service.key.clone(), Arc::downgrade(&budget));
         budget
+    }
+
+    /// The endpoints of a Service's port as clients with these settings judge them.
+    pub(super) fn group(&self, key: GroupKey) -> Arc<Group> {
+        let mut known = self.groups.lock();
+        if let Some(group) = known.get(&key).and_then(Weak::upgrade) {
+            return group;
+        }
+        known.retain(|_, group| group.strong_count() > 0);
+        let group = Arc::new(Group::new(key.clone(), self.clock, self.counts.clone()));
+        known.insert(key, Arc::downgrade(&group));
+        group
+    }
+
+    fn groups(&self) -> Vec<Arc<Group>> {
+        self.groups.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Every endpoint of the snapshot that is ejected, in the order of Services. One that is for several reasons (of several
+    /// ports, for connections and for requests, for clients with other settings) is there several times.
+    pub fn ejected(&self, snapshot: &Snapshot) -> Vec<Ejected> {
+        let mut all = self.all_ejected();
+        all.retain(|one| {
+            snapshot.service(&one.service).is_some() && snapshot.workload(&one.workload.uid).is_some()
+        });
+        all.sort_by(|a, b| (&a.service, a.port, &a.workload.uid).cmp(&(&b.service, b.port, &b.workload.uid)));
+        all
+    }
+
+    pub(super) fn all_ejected(&self) -> Vec<Ejected> {
+        self.groups().iter().flat_map(|group| group.ejected()).collect()
+    }
+
+    /// The Services that are called from this node.
+    pub fn services(&self) -> BTreeSet<ServiceKey> {
+        self.groups().iter().map(|group| group.key().service.clone()).collect()
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
     }
 
     #[cfg(test)]
@@ -270,10 +336,10 @@ mod tests {
     fn a_failure_is_forgotten_by_success_and_by_time() {
         let load = load(0, 0);
         load.failed();
-        assert!(load.failed_lately(now()));
-        assert!(!load.failed_lately(now() + nanos(FAILED_FOR)));
+        assert!(load.failed_lately(load.now()));
+        assert!(!load.failed_lately(load.now() + nanos(FAILED_FOR)));
         load.connected(Duration::from_millis(1));
-        assert!(!load.failed_lately(now()));
+        assert!(!load.failed_lately(load.now()));
     }
 
     #[test]

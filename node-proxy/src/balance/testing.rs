@@ -63,6 +63,7 @@ pub fn member(service: &Service) -> Membership {
         serving: true,
         terminating: false,
         zone_hints: Vec::new(),
+        node_hints: Vec::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which endpoints of a Service a client of this node may use.
+//! Which endpoints of a Service a client of this node may use, and how near they are.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +26,27 @@ pub struct Place<'a> {
     pub zone: &'a str,
 }
 
+/// How near an endpoint is, for a Service that prefers near ones; for any other all are as near as can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nearness {
+    Node,
+    Zone,
+    Elsewhere,
+}
+
+impl Nearness {
+    pub const ALL: [Self; 3] = [Self::Node, Self::Zone, Self::Elsewhere];
+}
+
+/// An endpoint that may be used.
+#[derive(Clone, Copy, Debug)]
+pub struct UsableEndpoint<'a> {
+    pub workload: &'a Arc<Workload>,
+    pub address: IpAddr,
+    pub target_port: u16,
+    pub nearness: Nearness,
+}
+
 /// How good an endpoint is; only the best grade that exists is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Grade {
@@ -50,27 +71,63 @@ fn address(workload: &Workload, family: Family) -> Option<IpAddr> {
     of_family.or(workload.addresses.first()).copied()
 }
 
-/// Whether an endpoint is near, for a Service that prefers near ones.
-fn is_near(workload: &Workload, membership: &Membership, service: &Service, place: Place<'_>) -> bool {
-    match service.traffic_distribution.as_deref() {
-        Some("PreferSameNode") => *workload.node == *place.node,
-        Some("PreferClose" | "PreferSameZone") => {
-            !place.zone.is_empty() && membership.zone_hints.iter().any(|hint| hint == place.zone)
+/// What near endpoints are preferred by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Preference {
+    node: bool,
+    zone: bool,
+}
+
+impl Preference {
+    /// What the Service asks for; where it asks for nothing, hints are followed if all endpoints have them, as by kube-proxy
+    /// (`service.kubernetes.io/topology-mode`).
+    fn of<'a>(service: &Service, memberships: impl Iterator<Item = &'a Membership> + Clone) -> Self {
+        match service.traffic_distribution.as_deref() {
+            Some("PreferSameNode") => Self { node: true, zone: true },
+            Some("PreferClose" | "PreferSameZone") => Self { node: false, zone: true },
+            _ => Self {
+                node: memberships.clone().all(|membership| !membership.node_hints.is_empty()),
+                zone: memberships.clone().all(|membership| !membership.zone_hints.is_empty()),
+            },
         }
-        _ => true,
+    }
+
+    fn prefers_nothing(self) -> bool {
+        !self.node && !self.zone
     }
 }
 
-/// The usable endpoints: workload, address, target port. Ready ones, else those that still serve while they terminate;
-/// under `internalTrafficPolicy: Local` those of this node only; near ones if there are any and the Service prefers
-/// them.
+/// By the endpoint's hints if it has any, else by where it is.
+fn nearness(
+    workload: &Workload,
+    membership: &Membership,
+    preference: Preference,
+    place: Place<'_>,
+) -> Nearness {
+    let is_hinted = |hints: &[String], own: &str, here: &str| match hints {
+        [] => own == here,
+        hints => hints.iter().any(|hint| hint == here),
+    };
+    let on_node = || is_hinted(&membership.node_hints, &workload.node, place.node);
+    let in_zone = || !place.zone.is_empty() && is_hinted(&membership.zone_hints, &workload.zone, place.zone);
+    if preference.prefers_nothing() || (preference.node && on_node()) {
+        Nearness::Node
+    } else if preference.zone && in_zone() {
+        Nearness::Zone
+    } else {
+        Nearness::Elsewhere
+    }
+}
+
+/// The usable endpoints, the nearest first: ready ones, else those that still serve while they terminate; under
+/// `internalTrafficPolicy: Local` those of this node only.
 pub fn select<'a>(
     endpoints: &'a EndpointSet,
     service: &Service,
     port: u16,
     family: Family,
     place: Place<'_>,
-) -> impl Iterator<Item = (&'a Arc<Workload>, IpAddr, u16)> {
+) -> Vec<UsableEndpoint<'a>> {
     let graded: Vec<_> = endpoints
         .endpoints
         .iter()
@@ -79,14 +136,21 @@ pub fn select<'a>(
             let workload = &endpoint.workload;
             let membership = workload.memberships.get(endpoint.membership)?;
             let (_, target) = membership.ports.iter().find(|(known, _)| *known == port)?;
-            let near = is_near(workload, membership, service, place);
-            Some((grade(membership, service)?, near, workload, address(workload, family)?, *target))
+            Some((grade(membership, service)?, workload, membership, address(workload, family)?, *target))
         })
         .collect();
     let best = graded.iter().map(|candidate| candidate.0).min();
-    let any_near = graded.iter().any(|(grade, near, ..)| Some(*grade) == best && *near);
-    graded
+    let best: Vec<_> = graded.into_iter().filter(|(grade, ..)| Some(*grade) == best).collect();
+    let preference = Preference::of(service, best.iter().map(|(_, _, membership, ..)| *membership));
+    let mut usable: Vec<_> = best
         .into_iter()
-        .filter(move |(grade, near, ..)| Some(*grade) == best && (*near || !any_near))
-        .map(|(_, _, workload, address, target)| (workload, address, target))
+        .map(|(_, workload, membership, address, target_port)| UsableEndpoint {
+            workload,
+            address,
+            target_port,
+            nearness: nearness(workload, membership, preference, place),
+        })
+        .collect();
+    usable.sort_by_key(|endpoint| endpoint.nearness);
+    usable
 }

@@ -92,6 +92,17 @@ impl CopyError {
         }
     }
 
+    /// Whether the server has ended it, or the way to it.
+    pub fn is_servers(&self) -> bool {
+        match self {
+            Self::Read { side, .. }
+            | Self::Write { side, .. }
+            | Self::StreamReset { side, .. }
+            | Self::TunnelLost { side, .. } => *side == Side::Server,
+            Self::Idle(_) => false,
+        }
+    }
+
     /// Whether only the way towards that side is known to be gone: what it sent before can still be delivered.
     fn leaves_last_words(&self) -> bool {
         matches!(self, Self::Write { .. } | Self::StreamReset { .. })

@@ -18,6 +18,7 @@ use super::hop::strip_trailers;
 use super::pool::Held;
 use super::request_body::Progress;
 use super::stream::Stream;
+use super::verdict;
 use crate::balance::InFlight;
 use crate::limits::RequestPermit;
 use crate::reason::Reason;
@@ -39,7 +40,7 @@ pub struct Exchange {
     pub held: Option<Held>,
     pub progress: Rc<Progress>,
     /// Counts towards the endpoint's load.
-    pub _in_flight: InFlight,
+    pub in_flight: InFlight,
     /// Counts towards the workload's limits.
     pub _permit: RequestPermit,
 }
@@ -50,10 +51,14 @@ impl Exchange {
         if let Some(held) = self.held.take().filter(|_| self.progress.has_ended()) {
             held.put_back();
         }
+        self.in_flight.completed();
         self.record.finish();
     }
 
     fn fail(mut self, failure: Failure) {
+        if failure.reason == Reason::BackendReset {
+            self.in_flight.broken();
+        }
         self.record.fail(failure);
         self.record.finish();
     }
@@ -152,6 +157,9 @@ impl ResponseBody {
         strip_trailers(trailers);
         if let (Some(exchange), Some(status)) = (&mut self.exchange, grpc_status(trailers)) {
             exchange.record.set_grpc_status(status);
+            if verdict::is_failed_call(status) {
+                exchange.in_flight.broken();
+            }
         }
     }
 }

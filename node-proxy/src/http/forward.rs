@@ -20,12 +20,14 @@ use super::outgoing::{Outgoing, Told};
 use super::pool::{Held, Needs, Peer};
 use super::request_body::{Progress, RequestBody};
 use super::respond::Instead;
+use super::retry::discard;
 use super::route::endpoint_version;
 use super::serve::ClientConnection;
 use super::switch::Agreed;
+use super::verdict;
 use crate::balance::{Candidate, Carried, Family, InFlight, Wanted};
 use crate::outbound::protocol::Version;
-use crate::outbound::{Missed, TRIES};
+use crate::outbound::{Missed, TRIES, is_unreached};
 use crate::reason::Reason;
 use crate::state::Snapshot;
 use crate::state::model::Service;
@@ -127,23 +129,41 @@ impl ClientConnection {
             };
             tried.push(candidate.clone());
             tries += 1;
-            let in_flight = candidate.load.begin();
-            let limit = destination.limit();
+            let mut in_flight = candidate.begin();
+            let (limit, began) = (destination.limit(), Instant::now());
+            let mut spare = verdict::spare(&candidate, &request);
             let attempt = self.attempt(destination, &candidate, version, request, end, record);
             let result = within(limit, attempt).await;
+            let may_go_on = || tries < TRIES && Instant::now() < end;
             let lost = match result {
                 Ok(got) => {
                     let Got { response, held, took, switched } = got;
-                    candidate.load.responded(took);
+                    let is_good = verdict::of_response(&response, took, &mut in_flight);
                     let agreed = switched.map(Agreed::new);
-                    return Ok(Forwarded { response, held, progress, in_flight, deadline: limit, agreed });
+                    let progress = progress.clone();
+                    let sent = Forwarded { response, held, progress, in_flight, deadline: limit, agreed };
+                    match spare.take().filter(|_| !is_good && may_go_on()) {
+                        Some(again) => {
+                            request = again;
+                            discard(sent);
+                            continue;
+                        }
+                        None => return Ok(sent),
+                    }
                 }
                 Err(lost) => lost,
             };
             let failure = explain(lost.failure, &progress);
-            match lost.request {
-                Some(again) if lost.is_unreached && tries < TRIES && Instant::now() < end => {
-                    request = *again;
+            let waited = limit.filter(|limit| began.elapsed() * 2 >= limit.after && progress.has_ended());
+            if lost.is_unreached && is_unreached(failure.reason) {
+                in_flight.unreached();
+            } else {
+                verdict::of_failure(failure.reason, waited, &mut in_flight);
+            }
+            let unsent = lost.request.filter(|_| lost.is_unreached).map(|again| *again);
+            match unsent.or(spare.filter(|_| failure.reason != Reason::RequestTimeout)) {
+                Some(again) if may_go_on() => {
+                    request = again;
                     last = Some(failure);
                 }
                 _ => return Err(failure),
@@ -159,6 +179,7 @@ impl ClientConnection {
             client: self.outbound.client.ip(),
             zone: &self.outbound.source.zone,
             carried: Carried::Requests,
+            ejection: self.outbound.ejection(),
         };
         let endpoints = destination.snapshot.endpoints(&destination.service.key);
         let picked = self.outbound.context.balancer.pick(endpoints, &wanted, tried);
@@ -291,7 +312,7 @@ impl Destination<'_> {
 }
 
 /// Safe to send again, and without a body that would have to be kept (RFC 9110, 9.2.2).
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
+pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
     let method = request.method();
     let is_idempotent = method.is_safe() || matches!(*method, Method::PUT | Method::DELETE);
     is_idempotent && request.body().is_end_stream() && !request.headers().contains_key(UPGRADE)
@@ -309,7 +330,7 @@ async fn within(
     })
 }
 
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+pub(super) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -41,6 +41,7 @@ mod switch;
 pub mod target;
 mod timer;
 mod upstream;
+mod verdict;
 
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;

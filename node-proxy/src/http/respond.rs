@@ -388,8 +388,7 @@ impl ClientConnection {
         }
         self.reading.stays(number);
         let is_head = record.head().method == Method::HEAD;
-        let exchange =
-            Exchange { record, held: Some(held), progress, _in_flight: in_flight, _permit: permit };
+        let exchange = Exchange { record, held: Some(held), progress, in_flight, _permit: permit };
         if is_head {
             // There is none, whatever a server sends over HTTP/2; and its length is that of an answer to GET.
             exchange.finish();

@@ -93,7 +93,7 @@ fn told(sent: &Result<Forwarded, Failure>) -> String {
 }
 
 /// Reads a response to its end where that is near, for the sake of its connection.
-fn discard(forwarded: Forwarded) {
+pub(super) fn discard(forwarded: Forwarded) {
     let Forwarded { response, held, progress, in_flight, .. } = forwarded;
     let mut body = response.into_body();
     spawn_local(async move {

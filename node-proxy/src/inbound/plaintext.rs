@@ -142,6 +142,7 @@ mod tests {
                 opaque_ports: Vec::new(),
                 limits: at_most(1, 1),
                 timeouts: DEFAULT_TIMEOUTS,
+                ejection: None,
             },
             probes: vec![Probe { port: 80, check: ProbeCheck::TcpConnect }],
         }

@@ -61,7 +61,8 @@ impl Upstream {
 pub(crate) struct Connected {
     pub upstream: Upstream,
     pub meta: ConnectionMeta,
-    pub in_flight: Option<InFlight>,
+    /// Apart, so that a connection's future stays small.
+    pub in_flight: Option<Box<InFlight>>,
 }
 
 /// Why an endpoint was not reached, and whether another may do better.
@@ -109,6 +110,11 @@ impl AttemptError {
     }
 }
 
+/// Whether what keeps a connection from being made is the endpoint's own fault.
+pub(crate) fn is_unreached(reason: Reason) -> bool {
+    matches!(reason, Reason::Connect | Reason::TlsHandshake | Reason::PeerIdentity | Reason::Tunnel)
+}
+
 fn total(timeouts: Timeouts) -> Duration {
     timeouts.connect + timeouts.tls_handshake + timeouts.tunnel_handshake
 }
@@ -142,6 +148,7 @@ impl Outbound {
             client: self.client.ip(),
             zone: &self.source.zone,
             carried: Carried::Connections,
+            ejection: self.ejection(),
         };
         let end = self.connect_deadline();
         let mut tried: Vec<Candidate> = Vec::new();
@@ -152,15 +159,20 @@ impl Outbound {
                     Ok(candidate) => candidate,
                     Err(error) => return Err(last.unwrap_or_else(|| self.not_picked(&error))),
                 };
-            let in_flight = candidate.load.begin();
+            let mut in_flight = Box::new(candidate.begin());
             let started = Instant::now();
             match self.reach(&candidate, service, end).await {
                 Ok(connected) => {
-                    candidate.load.connected(started.elapsed());
+                    in_flight.connected(started.elapsed());
                     return Ok(Connected { in_flight: Some(in_flight), ..connected });
                 }
                 Err(Missed { refusal, may_try_another: false }) => return Err(refusal),
-                Err(missed) => last = Some(missed.refusal),
+                Err(missed) => {
+                    if is_unreached(missed.refusal.failure.reason) {
+                        in_flight.unreached();
+                    }
+                    last = Some(missed.refusal);
+                }
             }
             tried.push(candidate);
         }

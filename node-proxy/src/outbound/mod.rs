@@ -10,6 +10,7 @@ pub mod protocol;
 pub mod routed;
 mod undecided;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,13 +25,15 @@ use crate::http::Parent;
 use crate::limits::ConnectionLimitReached;
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::{Limits, OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts, Workload};
+use crate::state::model::{
+    Ejection, Limits, OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts, Workload,
+};
 use crate::telemetry::{ConnectionMeta, Failure, Reporter, Security, WhyPlaintext};
 use crate::worker::Context;
 use crate::worker::pod::PodHere;
 use crate::worker::socket::CarriedSocket;
 pub use connect::why_plaintext;
-pub(crate) use connect::{Connected, Missed, TRIES, Upstream};
+pub(crate) use connect::{Connected, Missed, TRIES, Upstream, is_unreached};
 use decide::{Action, Facts, Known};
 use look::Seen;
 use protocol::{Declared, Dial, First, Treatment, Version};
@@ -182,6 +185,10 @@ impl Outbound {
 
     pub(crate) fn limits(&self) -> Limits {
         self.own.settings.limits
+    }
+
+    pub(crate) fn ejection(&self) -> Option<&Ejection> {
+        self.own.settings.ejection.as_ref()
     }
 
     fn policy(&self) -> OutboundPolicy {
@@ -338,17 +345,29 @@ impl Outbound {
     }
 
     async fn carry(&self, socket: CarriedSocket, connected: Connected) {
-        let Connected { upstream, meta, in_flight: _in_flight } = connected;
+        let Connected { upstream, meta, mut in_flight } = connected;
         let record = self.context.shared.telemetry.open(meta);
+        let has_answered = Cell::new(false);
         let count = |direction, bytes| match direction {
             Direction::ToServer => record.received(bytes),
-            Direction::ToClient => record.sent(bytes),
+            Direction::ToClient => {
+                has_answered.set(true);
+                record.sent(bytes);
+            }
         };
         let copy = Copy::new(&self.pod.pod.limits, self.timeouts().half_closed_idle, &count);
         let result = match upstream {
             Upstream::Tunnel(stream, _lease) => copy.tunnelled(socket, Side::Client, stream).await,
             Upstream::Plain(server) => copy.between(socket, server).await,
         };
+        if let Some(in_flight) = &mut in_flight {
+            match &result {
+                // A server that resets what it has answered may do so on purpose.
+                Err(error) if error.is_servers() && !has_answered.get() => in_flight.broken(),
+                Err(_) if !has_answered.get() => {}
+                Ok(()) | Err(_) => in_flight.completed(),
+            }
+        }
         record.close(result.map_err(|error| Failure::new(error.reason(), error)));
     }
 }

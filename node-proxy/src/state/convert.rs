@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use super::intern::Interner;
 use super::model::{
-    AccessLog, AccessLogFilter, AccessLogFormat, AppProtocol, Enrolment, InboundMode, Interception, Limits,
-    Membership, MeshSettings, OutboundPolicy, OwnWorkload, PortRange, Probe, ProbeCheck, RetryBudget,
+    AccessLog, AccessLogFilter, AccessLogFormat, AppProtocol, Ejection, Enrolment, InboundMode, Interception,
+    Limits, Membership, MeshSettings, OutboundPolicy, OwnWorkload, PortRange, Probe, ProbeCheck, RetryBudget,
     Service, ServiceKey, ServicePort, Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadLabels,
     WorkloadSettings, WorkloadUid,
 };
@@ -143,6 +143,7 @@ impl Converter {
                 serving: membership.serving,
                 terminating: membership.terminating,
                 zone_hints: membership.zone_hints,
+                node_hints: membership.node_hints,
             });
         }
         Ok(converted)
@@ -297,8 +298,25 @@ impl TryFrom<wire::WorkloadSettings> for WorkloadSettings {
                 streams: positive("settings.limits.streams", limits.streams)?,
             },
             timeouts: settings.timeouts.ok_or(ConversionError::Missing("settings.timeouts"))?.try_into()?,
+            // A controller of before does not speak of it.
+            ejection: ejection(settings.ejection)?,
         })
     }
+}
+
+fn ejection(wire: Option<wire::Ejection>) -> Result<Option<Ejection>> {
+    let Some(wire) = wire else { return Ok(Some(Ejection::default())) };
+    if wire.disabled {
+        return Ok(None);
+    }
+    let base = milliseconds("settings.ejection.base_ms", wire.base_ms)?;
+    Ok(Some(Ejection {
+        failures: positive("settings.ejection.failures", wire.failures)?,
+        connect_failures: positive("settings.ejection.connect_failures", wire.connect_failures)?,
+        base,
+        max: milliseconds("settings.ejection.max_ms", wire.max_ms)?.max(base),
+        max_percent: wire.max_percent.min(100),
+    }))
 }
 
 impl TryFrom<wire::Timeouts> for Timeouts {

@@ -93,7 +93,9 @@ pub struct Membership {
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
+    /// Zones and nodes whose clients are meant to use it.
     pub zone_hints: Vec<String>,
+    pub node_hints: Vec<String>,
 }
 
 /// What only the workload's own node is told.
@@ -143,6 +145,8 @@ pub struct WorkloadSettings {
     pub opaque_ports: Vec<PortRange>,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    /// When endpoints that the workload calls are passed over; `None`: never.
+    pub ejection: Option<Ejection>,
 }
 
 /// First and last port, both included; first is not above last.
@@ -183,6 +187,33 @@ pub struct Timeouts {
     pub body_idle: Duration,
     /// Of a client's connection that carries requests, without one; of a gRPC call, without a message.
     pub connection_idle: Duration,
+}
+
+/// When an endpoint that fails is passed over, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ejection {
+    /// Requests or connections in a row; never 0.
+    pub failures: u32,
+    /// Attempts in a row to connect; never 0.
+    pub connect_failures: u32,
+    /// How long the first time.
+    pub base: Duration,
+    /// How long at most; not below `base`.
+    pub max: Duration,
+    /// Of the endpoints of a Service's port that may be out at once, at most 100.
+    pub max_percent: u32,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            connect_failures: 1,
+            base: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            max_percent: 50,
+        }
+    }
 }
 
 /// A declared kubelet probe.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use culvert_api::mesh as wire;
 
 use super::model::{
-    Enrolment, InboundMode, Limits, Membership, OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts,
-    TunnelProtocol, UdpPolicy, Workload, WorkloadSettings, WorkloadUid,
+    Ejection, Enrolment, InboundMode, Limits, Membership, OutboundPolicy, OwnWorkload, Service, ServiceKey,
+    Timeouts, TunnelProtocol, UdpPolicy, Workload, WorkloadSettings, WorkloadUid,
 };
 
 pub(crate) fn uid(name: &str) -> WorkloadUid {
@@ -46,6 +46,7 @@ pub(crate) fn member(service: &str) -> Membership {
         serving: true,
         terminating: false,
         zone_hints: Vec::new(),
+        node_hints: Vec::new(),
     }
 }
 
@@ -80,6 +81,7 @@ pub(crate) fn own() -> OwnWorkload {
                 body_idle: second,
                 connection_idle: second,
             },
+            ejection: Some(Ejection::default()),
         },
         probes: Vec::new(),
     }

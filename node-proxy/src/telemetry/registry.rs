@@ -1,5 +1,6 @@
 //! Every metric of the process and the handles by which the rest of it counts.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::request_series::{RequestSeriesSet, SeriesCache};
 use super::scrape::{counters, gauges};
 use super::series::{TcpSeries, TcpSeriesSet};
 use super::{process, spec};
+use crate::balance::{Endpoints, Step};
 use crate::identity::Certificates;
 use crate::pods::{Phase, PodReports};
 use crate::reason::Reason;
@@ -149,6 +151,7 @@ struct Inner {
     live: Live,
     counts: Counts,
     sources: OnceLock<Sources>,
+    endpoints: OnceLock<Arc<Endpoints>>,
 }
 
 /// The metrics and the access log. Cheap to clone.
@@ -174,6 +177,7 @@ impl Telemetry {
             live: Live::new(),
             counts: Counts::default(),
             sources: OnceLock::new(),
+            endpoints: OnceLock::new(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Everything(inner.clone())));
@@ -188,6 +192,11 @@ impl Telemetry {
         control: ControlStatus,
     ) {
         let _ = self.inner.sources.set(Sources { certificates, pods, control });
+    }
+
+    /// Tells where the health of endpoints is read from. The first call holds.
+    pub fn attach_endpoints(&self, endpoints: Arc<Endpoints>) {
+        let _ = self.inner.endpoints.set(endpoints);
     }
 
     /// Counts a connection as open until its record is closed or dropped.
@@ -362,6 +371,9 @@ impl Collector for Everything {
         self.0.series.encode(&mut encoder)?;
         self.0.requests.encode(&mut encoder)?;
         self.0.encode_counts(&mut encoder)?;
+        if let Some(endpoints) = self.0.endpoints.get() {
+            self.0.encode_endpoints(endpoints, &mut encoder)?;
+        }
         self.0.encode_snapshot(&mut encoder)?;
         if let Some(sources) = self.0.sources.get() {
             sources.encode_pods(&mut encoder)?;
@@ -420,6 +432,30 @@ impl Inner {
         counters(encoder, &spec::CONTROL_CONNECTS, outcomes(&counts.control_connects))?;
         counters(encoder, &spec::CERTIFICATE_REQUESTS, outcomes(&counts.certificate_requests))?;
         counters(encoder, &spec::ACCESS_LOG_DROPPED, [([], self.access_log.dropped())])
+    }
+
+    fn encode_endpoints(
+        &self,
+        endpoints: &Endpoints,
+        encoder: &mut DescriptorEncoder<'_>,
+    ) -> Result<(), fmt::Error> {
+        let snapshot = self.snapshots.load_full();
+        let mut ejected: BTreeMap<_, u64> = endpoints.services().into_iter().map(|of| (of, 0)).collect();
+        ejected.retain(|service, _| snapshot.service(service).is_some());
+        for one in endpoints.ejected(&snapshot) {
+            *ejected.entry(one.service).or_default() += 1;
+        }
+        let named = ejected.iter().map(|(service, count)| {
+            let (namespace, name) = service.0.split_once('/').unwrap_or_default();
+            ([name, namespace], *count)
+        });
+        gauges(encoder, &spec::EJECTED, named)?;
+        let counts = endpoints.counts();
+        let ejections = Step::ALL.map(|step| ([step.as_str()], counts.ejections(step)));
+        counters(encoder, &spec::EJECTIONS, ejections)?;
+        let trials = counts.trials();
+        let results = Outcome::ALL.map(|outcome| ([outcome.as_str()], trials[outcome as usize]));
+        counters(encoder, &spec::TRIALS, results)
     }
 
     fn encode_snapshot(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

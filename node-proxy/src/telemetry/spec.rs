@@ -185,6 +185,22 @@ pub(super) const MIRRORS: Spec = counter(
     "Copies of requests for mirrors: `complete`, `cut` before the mirror had taken all of it, `failed` otherwise, `skipped` because \
      the workload's limits leave no room, `unresolved` because there is no such backend.",
 );
+pub(super) const EJECTED: Spec = gauge(
+    "culvert_ejected_endpoints",
+    &["destination_service_name", "destination_service_namespace"],
+    "Endpoints that clients of this node pass over because they fail, for every Service that is called from it; `/config` lists \
+     them. One that is ejected for connections and for requests counts twice.",
+);
+pub(super) const EJECTIONS: Spec = counter(
+    "culvert_ejections_total",
+    &["step"],
+    "Endpoints ejected, by what had failed: to `connect`, to `answer`, or the `rest` of what they had begun.",
+);
+pub(super) const TRIALS: Spec = counter(
+    "culvert_ejection_trials_total",
+    &["result"],
+    "Trials of ejected endpoints, `success` or `failure`.",
+);
 pub(super) const RULE_REPAIRS: Spec = counter(
     "culvert_rule_repairs_total",
     &["result"],
@@ -275,6 +291,9 @@ pub(super) const ALL: &[&Spec] = &[
     &REQUEST_CONNECTIONS,
     &RETRIES,
     &MIRRORS,
+    &EJECTED,
+    &EJECTIONS,
+    &TRIALS,
     &RULE_REPAIRS,
     &ENROLLED_PODS,
     &UNCAPTURED,

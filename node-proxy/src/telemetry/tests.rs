@@ -243,6 +243,7 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
     };
     let (_, pods) = watch::channel(PodReports::from([(uid("web"), report)]));
     telemetry.attach(Certificates::new(), pods, ControlStatus::default());
+    telemetry.attach_endpoints(Arc::default());
     telemetry.open(meta(&snapshots.load())).close(Err(Failure::new(Reason::Connect, "refused")));
     telemetry.open(meta(&snapshots.load())).close(Ok(()));
     request(&telemetry, &snapshots, "web").finish();
@@ -264,8 +265,9 @@ async fn everything_that_is_scraped_is_documented_and_the_other_way_round() {
         let name = parts.rfind(is_histogram).unwrap_or(name);
         found.entry(name).or_default().extend(names.filter(|label| *label != "le"));
     }
-    // Without a certificate there is no expiry to scrape.
+    // Without a certificate there is no expiry to scrape, and without a call no endpoint.
     found.insert(spec::CERTIFICATE_EXPIRY.name, BTreeSet::from(["identity"]));
+    found.insert(spec::EJECTED.name, spec::EJECTED.labels.iter().copied().collect());
     let documented: BTreeMap<&str, BTreeSet<&str>> =
         spec::ALL.iter().map(|spec| (spec.name, spec.labels.iter().copied().collect())).collect();
     assert_eq!(found, documented);

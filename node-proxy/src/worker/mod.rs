@@ -19,13 +19,13 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::balance::Endpoints;
+use crate::balance::{Ejected, Endpoints};
 use crate::handover::Charge;
 use crate::identity::Certificates;
 use crate::intercept::Listeners;
 use crate::pods::Pod;
-use crate::state::Snapshots;
 use crate::state::model::{OwnWorkload, WorkloadUid};
+use crate::state::{Snapshot, Snapshots};
 use crate::telemetry::Telemetry;
 use load::Load;
 use pod::PodState;
@@ -91,6 +91,7 @@ pub struct Workers {
 
 struct Inner {
     handles: Vec<Handle>,
+    endpoints: Arc<Endpoints>,
     pods: Mutex<HashMap<WorkloadUid, Served>>,
 }
 
@@ -114,6 +115,7 @@ impl Workers {
     /// When a thread or its runtime cannot be made.
     pub fn start(count: usize, shared: Arc<Shared>) -> Result<Self, WorkerError> {
         let endpoints = Arc::new(Endpoints::default());
+        shared.telemetry.attach_endpoints(endpoints.clone());
         let mut handles = Vec::new();
         let mut inboxes = Vec::new();
         for _ in 0..count.max(1) {
@@ -137,7 +139,7 @@ impl Workers {
             };
             thread::start(start).map_err(|error| WorkerError::Start { worker: index, error })?;
         }
-        Ok(Self { inner: Arc::new(Inner { handles, pods: Mutex::new(HashMap::new()) }) })
+        Ok(Self { inner: Arc::new(Inner { handles, endpoints, pods: Mutex::new(HashMap::new()) }) })
     }
 
     /// Serves a pod's listeners on the least loaded worker; accepting when it returns.
@@ -279,6 +281,11 @@ impl Workers {
         let mut all: Vec<_> = pods.iter().map(|(uid, served)| describe(uid, served)).collect();
         all.sort_by(|one, other| one.workload.cmp(&other.workload));
         all
+    }
+
+    /// The endpoints of the snapshot that are passed over because they fail.
+    pub fn ejected(&self, snapshot: &Snapshot) -> Vec<Ejected> {
+        self.inner.endpoints.ejected(snapshot)
     }
 
     /// How long ago each worker showed a sign of life; they do so ten times a second.

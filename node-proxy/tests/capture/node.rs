@@ -423,5 +423,6 @@ pub fn settings() -> WorkloadSettings {
             body_idle: second,
             connection_idle: second,
         },
+        ejection: None,
     }
 }

@@ -121,6 +121,8 @@ pub fn settings() -> WorkloadSettings {
             body_idle: Duration::from_secs(1),
             connection_idle: Duration::from_secs(3600),
         },
+        // Tests that make an endpoint fail count on being sent there again.
+        ejection: None,
     }
 }
 
@@ -171,6 +173,7 @@ pub fn member(mut workload: Workload, name: &str) -> Workload {
         serving: true,
         terminating: false,
         zone_hints: Vec::new(),
+        node_hints: Vec::new(),
     });
     workload
 }

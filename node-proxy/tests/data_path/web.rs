@@ -356,6 +356,7 @@ pub fn backend(mesh: &mut Mesh, name: &str, target: u16, protocol: AppProtocol) 
         serving: true,
         terminating: false,
         zone_hints: Vec::new(),
+        node_hints: Vec::new(),
     });
     mesh.db = db;
     let service =

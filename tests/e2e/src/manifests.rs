@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::command::binary;
+
 /// Whether a namespace opts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Labelled {
@@ -149,6 +151,32 @@ impl Shop {
         }
         let metadata = json!({"name": name, "namespace": self.name});
         document(&json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}))
+    }
+
+    /// A Deployment behind the Service `part_of` ([`Shop::parted_service`]) whose pods run `culvert-echo serve` as told. They are
+    /// ready when they listen.
+    pub fn part(&self, part_of: &str, name: &str, node: &str, replicas: u32, serve: &[&str]) -> String {
+        let echo = binary("culvert-echo").display().to_string();
+        // All ports are bound before one is served: this one speaks for the others.
+        let command = [&[echo.as_str(), "serve", "--http", "8081"], serve].concat();
+        let probe = json!({"httpGet": {"path": "/ready", "port": 8081}, "periodSeconds": 1});
+        let container = json!({"name": "echo", "image": "none", "command": command, "readinessProbe": probe});
+        document(&json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": self.name},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": {
+                "metadata": {"labels": {"app": name, "part-of": part_of}},
+                "spec": {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [container]}}},
+        }))
+    }
+
+    /// A Service over such Deployments, HTTP on 8080 and bytes on 9000, with `extra` merged into its spec.
+    pub fn parted_service(&self, name: &str, extra: &Value) -> String {
+        let mut spec = json!({"selector": {"part-of": name}, "ports": [
+            {"name": "http", "port": 8080, "targetPort": 8080}, {"name": "tcp", "port": 9000, "targetPort": 9000}]});
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        self.service(name, &spec)
     }
 
     /// A single pod on a node, under the service account of its name.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::ejected::Ejected;
+
 /// What becomes of one request, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
@@ -70,6 +72,8 @@ pub struct InForce {
     pub pod: Option<String>,
     /// Resources that it does not follow, and why.
     pub refused: Vec<String>,
+    /// Endpoints that its pods pass over because they fail.
+    pub ejected: Vec<Ejected>,
 }
 
 /// As it was asked.
@@ -322,6 +326,12 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// May be chosen for this request.
     pub used: bool,
+    /// May be chosen when too few of the nearer ones are left, or they are overloaded.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub spill_over: bool,
+    /// It fails, and the node proxy passes it over; known of a running mesh only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<Ejected>,
     pub transport: Transport,
 }
 

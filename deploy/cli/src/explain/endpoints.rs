@@ -5,7 +5,6 @@ use culvert_node_proxy::outbound::why_plaintext;
 use culvert_node_proxy::state::Snapshot;
 use culvert_node_proxy::state::model::{Membership, Service, TunnelProtocol, Workload};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use super::data::{Endpoint, EndpointState, Transport};
 
@@ -18,37 +17,51 @@ pub struct Chooser<'a> {
     pub family: Family,
 }
 
+/// Whether an endpoint may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    First,
+    SpillOver,
+    Never,
+}
+
 /// Every endpoint of a Service's port, those that may be chosen first.
 pub fn of_service(chooser: Chooser<'_>, service: &Service, port: u16) -> Vec<Endpoint> {
     let Some(set) = chooser.snapshot.endpoints(&service.key) else { return Vec::new() };
     let place = Place { node: &chooser.source.node, zone: &chooser.source.zone };
-    let used: Vec<(&Arc<Workload>, IpAddr, u16)> =
-        usable_endpoints(set, service, port, chooser.family, place).collect();
+    let usable = usable_endpoints(set, service, port, chooser.family, place);
+    let nearest = usable.first().map(|endpoint| endpoint.nearness);
     let mut endpoints: Vec<Endpoint> = set
         .endpoints
         .iter()
         .filter_map(|endpoint| {
             let workload = &endpoint.workload;
             let membership = workload.memberships.get(endpoint.membership)?;
-            let chosen = used.iter().find(|(one, ..)| one.uid == workload.uid);
+            let chosen = usable.iter().find(|one| one.workload.uid == workload.uid);
             let (address, target) = match chosen {
-                Some((_, address, target)) => (*address, *target),
+                Some(one) => (one.address, one.target_port),
                 None => {
                     let (_, target) = membership.ports.iter().find(|(known, _)| *known == port)?;
                     (address_of(workload, chooser.family)?, *target)
                 }
             };
+            let choice = match chosen {
+                None => Choice::Never,
+                Some(one) if Some(one.nearness) == nearest => Choice::First,
+                Some(_) => Choice::SpillOver,
+            };
             let address = SocketAddr::new(address, target);
-            Some(self::endpoint(chooser, workload, address, state(membership), chosen.is_some()))
+            Some(self::endpoint(chooser, workload, address, state(membership), choice))
         })
         .collect();
-    endpoints.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.workload.cmp(&b.workload)));
+    let order = |one: &Endpoint| (!one.used, !one.spill_over);
+    endpoints.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.workload.cmp(&b.workload)));
     endpoints
 }
 
 /// One pod that is called at its own address.
 pub fn of_pod(chooser: Chooser<'_>, workload: &Workload, address: SocketAddr) -> Endpoint {
-    endpoint(chooser, workload, address, EndpointState::Ready, true)
+    endpoint(chooser, workload, address, EndpointState::Ready, Choice::First)
 }
 
 fn endpoint(
@@ -56,14 +69,23 @@ fn endpoint(
     workload: &Workload,
     address: SocketAddr,
     state: EndpointState,
-    used: bool,
+    choice: Choice,
 ) -> Endpoint {
     let name = match workload.identity {
         Some(_) => format!("{}/{}", workload.namespace, workload.name),
         None => workload.name.to_string(),
     };
     let transport = transport(chooser, workload, address);
-    Endpoint { workload: name, node: workload.node.to_string(), address, state, used, transport }
+    Endpoint {
+        workload: name,
+        node: workload.node.to_string(),
+        address,
+        state,
+        used: choice == Choice::First,
+        spill_over: choice == Choice::SpillOver,
+        ejected: None,
+        transport,
+    }
 }
 
 fn transport(chooser: Chooser<'_>, workload: &Workload, address: SocketAddr) -> Transport {

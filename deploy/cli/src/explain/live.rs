@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::data::{Explanation, InForce, NodeProxy, NodeProxyAnswer};
 use super::facts::{Facts, Source};
+use crate::ejected;
 use crate::live::{Cluster, proxies};
 
 /// Stands for a client outside the cluster, whose number does not matter (TEST-NET-3).
@@ -53,8 +54,9 @@ async fn ask(
     let part = proxies::on_node(&facts.objects, node)?;
     let pod = facts.objects.find(Kind::Pod, SYSTEM_NAMESPACE, &part.pod);
     let pod = pod.ok_or_else(|| proxies::AdminError::NoProxy(node.to_owned()))?;
-    let config = proxies::json(&cluster.client, pod, "/config?only=node,controller,pods,refused").await?;
-    Ok(NodeProxyAnswer::InForce(in_force(&config, &uid(facts, explanation))))
+    let config =
+        proxies::json(&cluster.client, pod, "/config?only=node,controller,pods,refused,ejected").await?;
+    Ok(NodeProxyAnswer::InForce(in_force(node, &config, &uid(facts, explanation))))
 }
 
 /// Of the client's pod; the last part of its workload's uid.
@@ -64,7 +66,7 @@ fn uid(facts: &Facts, explanation: &Explanation) -> String {
     pod.map(|pod| pod.uid().to_owned()).unwrap_or_default()
 }
 
-fn in_force(config: &Value, uid: &str) -> InForce {
+fn in_force(node: &str, config: &Value, uid: &str) -> InForce {
     let text = |path: &str| config.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let is = |path: &str| config.pointer(path).and_then(Value::as_bool).unwrap_or_default();
     let list = |path: &str| config.pointer(path).and_then(Value::as_array).into_iter().flatten();
@@ -81,6 +83,7 @@ fn in_force(config: &Value, uid: &str) -> InForce {
             message => format!("{}: {message}", of(pod, "phase")),
         }),
         refused: list("/refused").map(refused).collect(),
+        ejected: ejected::of(node, config),
     }
 }
 
@@ -95,10 +98,10 @@ mod tests {
             "pods": [{"uid": "Kubernetes//Pod/shop/x/1", "phase": "Enrolled", "message": ""},
                 {"uid": "Kubernetes//Pod/shop/web/2", "phase": "Waiting", "message": "no certificate yet"}],
             "refused": [{"kind": "route", "name": "shop/split", "reason": "too large"}]});
-        let found = in_force(&config, "2");
+        let found = in_force("n1", &config, "2");
         assert_eq!((found.version.as_str(), found.stale, found.connected), ("v7", true, false));
         assert_eq!(found.pod.as_deref(), Some("Waiting: no certificate yet"));
         assert_eq!(found.refused, ["route shop/split: too large"]);
-        assert_eq!(in_force(&config, "").pod, None);
+        assert_eq!(in_force("n1", &config, "").pod, None);
     }
 }

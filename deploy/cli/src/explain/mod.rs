@@ -8,6 +8,7 @@ mod endpoints;
 pub mod explanation;
 pub mod facts;
 mod groups;
+mod health;
 mod listeners;
 mod live;
 pub mod question;
@@ -26,11 +27,13 @@ use std::path::PathBuf;
 
 use crate::cli::client;
 use crate::cli::output::{Format, print};
+use crate::ejected::Ejected;
 use crate::live::{Target, TargetArgs};
 use crate::sandbox::cluster::Cluster;
 use crate::sandbox::control::place::Place;
 use crate::sandbox::control::protocol::{Request, SourceFile};
-use data::Explanation;
+use crate::sandbox::status::Status;
+use data::{Explanation, NodeProxy, NodeProxyAnswer};
 use facts::{Facts, Source};
 use question::{From, Question, Spoken};
 
@@ -99,12 +102,23 @@ async fn explained(arguments: &ExplainArgs, question: &Question) -> anyhow::Resu
         return Ok(explanation::explain(&Facts::new(objects, &cluster, Source::Files), question)?);
     }
     match arguments.target.target() {
-        Target::Sandbox(name) => Ok(explanation::explain(&of_sandbox(&name).await?, question)?),
+        Target::Sandbox(name) => {
+            let mut explanation = explanation::explain(&of_sandbox(&name).await?, question)?;
+            let ejected = ejected_in_sandbox(&name).await?;
+            health::mark(&mut explanation, &ejected);
+            Ok(explanation)
+        }
         Target::Cluster(cluster) => {
             let cluster = cluster.connect_or_say().await?;
             let facts = live::facts(&cluster).await?;
             let mut explanation = explanation::explain(&facts, question)?;
             explanation.node_proxy = live::node_proxy(&cluster, &facts, &explanation).await;
+            if let Some(NodeProxy { answer: NodeProxyAnswer::InForce(in_force), .. }) =
+                &explanation.node_proxy
+            {
+                let ejected = in_force.ejected.clone();
+                health::mark(&mut explanation, &ejected);
+            }
             Ok(explanation)
         }
     }
@@ -119,6 +133,14 @@ pub async fn of_sandbox(name: &str) -> anyhow::Result<Facts> {
     // Its ranges are those of every sandbox; nodes are objects.
     let cluster = Cluster::new(name, 1);
     Ok(Facts::new(objects, &cluster, Source::Sandbox(name.to_owned())))
+}
+
+/// What its node proxies pass over because it fails.
+async fn ejected_in_sandbox(name: &str) -> anyhow::Result<Vec<Ejected>> {
+    let place = Place::of(name)?;
+    let (_, value) = client::report(client::ask(&place, &Request::Status { plaintext: false }).await?)?;
+    let status: Status = serde_json::from_value(value).context("the sandbox's status")?;
+    Ok(status.ejected)
 }
 
 /// The objects of a running sandbox, statuses included.

@@ -240,9 +240,18 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) -> fmt::Result {
         EndpointState::Terminating => "terminating",
         EndpointState::Gone => "terminating, not serving",
     };
-    let used = if endpoint.used { "" } else { ", not used" };
+    let used = match (endpoint.used, endpoint.spill_over) {
+        (true, _) => "",
+        (false, true) => {
+            ", farther away: used when too few of the nearer ones are left, or they are overloaded"
+        }
+        (false, false) => ", not used",
+    };
     let node = if endpoint.node.is_empty() { String::new() } else { format!(" on {}", endpoint.node) };
     writeln!(out, "  endpoint   {} {}{node}: {state}{used}", endpoint.workload, endpoint.address)?;
+    if let Some(ejected) = &endpoint.ejected {
+        writeln!(out, "             {}", ejected.words())?;
+    }
     match &endpoint.transport {
         Transport::Hbone { to, identity } => {
             writeln!(out, "             HBONE to {to}, must prove {identity}")

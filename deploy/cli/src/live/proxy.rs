@@ -42,7 +42,7 @@ struct OneProxy {
 /// When there is none on that node, or it does not answer.
 pub async fn run(arguments: &ProxyArgs) -> anyhow::Result<()> {
     let (one, parts) = match &arguments.command {
-        ProxyCommand::Config(one) => (one, "node,controller,mesh,workloads,services,pods,refused"),
+        ProxyCommand::Config(one) => (one, "node,controller,mesh,workloads,services,pods,ejected,refused"),
         ProxyCommand::Certs(one) => (one, "certificates"),
         ProxyCommand::Connections(one) => (one, "connections"),
     };

@@ -70,6 +70,13 @@ impl EndpointConditions {
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
     pub for_zones: Vec<ForZone>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub for_nodes: Vec<ForNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForNode {
+    pub name: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ pub use deployment::{
     SelectorRequirement,
 };
 pub use endpoint_slice::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone, TargetRef,
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone, TargetRef,
 };
 pub use gateway::{
     AllowedRoutes, GATEWAY_GROUP, GatewayAddress, GatewayClassSpec, GatewayInfrastructure, GatewayListener,

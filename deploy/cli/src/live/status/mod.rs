@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use super::target::{Cluster, ClusterArgs};
 use super::{gather, proxies};
 use crate::cli::output::{Format, print};
+use crate::ejected::{self, Ejected};
 use crate::sandbox::status::{PodReport, pods};
 use crate::sandbox::store::Statuses;
 
@@ -89,6 +90,8 @@ pub struct ProxySays {
     pub refused: Vec<String>,
     /// When the first certificate of the node ends.
     pub first_end: Option<DateTime<Utc>>,
+    /// Endpoints that its pods pass over because they fail.
+    pub ejected: Vec<Ejected>,
     /// Identities without a certificate, or with one that cannot be renewed, and why.
     pub failing: Vec<String>,
 }
@@ -139,11 +142,17 @@ async fn ask_proxies(cluster: &Cluster, facts: &ClusterFacts) -> Said {
         let pod = facts.objects.find(Kind::Pod, SYSTEM_NAMESPACE, &part.pod);
         let answer = match pod {
             Some(pod) => {
-                proxies::json(&cluster.client, pod, "/config?only=node,controller,certificates,refused").await
+                proxies::json(
+                    &cluster.client,
+                    pod,
+                    "/config?only=node,controller,certificates,refused,ejected",
+                )
+                .await
             }
             None => Err(proxies::AdminError::NoProxy(part.node.clone())),
         };
-        (part.node, answer.map(|value| says(&value)).map_err(|error| error.to_string()))
+        let says = answer.map(|value| says(&part.node, &value)).map_err(|error| error.to_string());
+        (part.node, says)
     });
     let mut said = Said::new();
     let mut answers = std::pin::pin!(stream::iter(asked).buffer_unordered(AT_ONCE));
@@ -161,7 +170,7 @@ async fn ask_proxies(cluster: &Cluster, facts: &ClusterFacts) -> Said {
     said
 }
 
-fn says(value: &Value) -> ProxySays {
+fn says(node: &str, value: &Value) -> ProxySays {
     let at = |path: &str| value.pointer(path);
     let text = |path: &str| at(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let is = |path: &str| at(path).and_then(Value::as_bool).unwrap_or_default();
@@ -170,6 +179,7 @@ fn says(value: &Value) -> ProxySays {
         version: text("/node/proxy_version"),
         connected: is("/controller/connected"),
         stale: is("/node/stale"),
+        ejected: ejected::of(node, value),
         ..ProxySays::default()
     };
     let refused = |one: &Value| {
@@ -321,10 +331,12 @@ mod tests {
     #[test]
     fn pods_are_counted_by_namespace_with_the_reasons_of_those_that_wait() {
         let answer = json!({"node": {"proxy_version": "1.2.3", "stale": false}, "controller": {"connected": true},
+            "ejected": [{"service": "shop/cart", "port": 80, "carried": "requests", "workload": "shop/cart-1", "uid": "u",
+                "address": "10.1.0.2:8080", "times": 1, "for_ms": 500, "trial_in_ms": 700}],
             "refused": [{"kind": "route", "name": "shop/split", "reason": "too large"}],
             "certificates": [{"identity": "spiffe://a", "not_after": 7200, "last_error": null},
                 {"identity": "spiffe://b", "not_after": 3600, "last_error": "no answer"}]});
-        let said = Said::from([("n1".to_owned(), Ok(says(&answer)))]);
+        let said = Said::from([("n1".to_owned(), Ok(says("n1", &answer)))]);
         let status = of("https://api.example", &facts(), &said);
         let [shop] = &status.namespaces[..] else { panic!("{:?}", status.namespaces) };
         assert_eq!(
@@ -358,6 +370,7 @@ mod tests {
             "1.2.3",
             "released",
             "spiffe://b: no answer",
+            "shop/cart:80 (requests)",
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }

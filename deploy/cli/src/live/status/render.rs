@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 
 use super::{NamespaceStatus, NodeStatus, Status};
+use crate::ejected;
 use crate::sandbox::get::{Table, duration};
 
 /// Everything.
@@ -17,6 +18,11 @@ pub fn text(status: &Status, now: DateTime<Utc>) -> String {
     }
     let _ = write!(text, "\n{}\n{}", nodes(&status.nodes, now), namespaces(&status.namespaces));
     let _ = writeln!(text, "{} pods in namespaces outside the mesh", status.pods_outside);
+    let proxies = status.nodes.iter().filter_map(|node| node.proxy.as_ref());
+    let ejected: Vec<_> = proxies.flat_map(|proxy| proxy.ejected.iter().cloned()).collect();
+    if !ejected.is_empty() {
+        let _ = write!(text, "\n{}", ejected::table(&ejected));
+    }
     if !status.refused_routes.is_empty() {
         let mut table = Table::new(["ROUTE", "PARENT", "CONDITION", "REASON", "MESSAGE"]);
         for of in &status.refused_routes {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use culvert_objects::types::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone, PortRef, ServiceSpec,
-    ServiceType, TargetRef,
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone, PortRef,
+    ServiceSpec, ServiceType, TargetRef,
 };
 use culvert_objects::{Kind, Object, ObjectKey, Objects, OwnerReference};
 use serde_json::{Map, Value, json};
@@ -189,7 +189,9 @@ fn endpoint(
     let (serving, terminating) = (pod.is_ready(), pod.is_terminating());
     let named = pod.spec.subdomain.as_deref() == Some(service.name());
     // Every zone has room for its own traffic here, so the hint is always the endpoint's own zone.
-    let hint = zone.clone().filter(|_| !spec.traffic_distribution.is_empty());
+    let for_zones = zone.clone().into_iter().map(|name| ForZone { name }).collect();
+    let on_node = (spec.traffic_distribution == "PreferSameNode").then(|| node.to_owned());
+    let for_nodes = on_node.into_iter().map(|name| ForNode { name }).collect();
     Some(Endpoint {
         addresses: vec![address.to_string()],
         conditions: EndpointConditions {
@@ -200,7 +202,7 @@ fn endpoint(
         hostname: pod.spec.hostname.clone().filter(|_| named),
         node_name: Some(node.to_owned()),
         zone,
-        hints: hint.map(|name| EndpointHints { for_zones: vec![ForZone { name }] }),
+        hints: (!spec.traffic_distribution.is_empty()).then_some(EndpointHints { for_zones, for_nodes }),
         target_ref: Some(TargetRef {
             kind: "Pod".to_owned(),
             namespace: pod.object.namespace().to_owned(),

@@ -9,11 +9,13 @@ mod render;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use bytes::Bytes;
 use culvert_objects::Kind;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ejected::{self, Ejected};
 use crate::sandbox::components::{ComponentState, health};
 use crate::sandbox::control::Served;
 
@@ -21,8 +23,8 @@ pub use connections::{Connections, Plaintext, PlaintextPeers};
 pub use pods::PodReport;
 pub(crate) use pods::pods;
 
-/// For the metrics of one node proxy.
-const METRICS: Duration = Duration::from_secs(3);
+/// For one answer of a node proxy.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// What is shown to people; programs get everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Status {
     pub nodes: Vec<NodeReport>,
     pub components: Vec<ComponentReport>,
     pub pods: Vec<PodReport>,
+    /// Endpoints that are passed over because they fail, by node.
+    pub ejected: Vec<Ejected>,
     pub connections: Connections,
     /// Percent of the connections under mutual TLS; none where nothing was carried.
     pub share_encrypted: Option<f64>,
@@ -86,9 +90,10 @@ async fn collect(served: &Served) -> Status {
     let asked = states.into_iter().map(|state| async move {
         let component = component(served, state).await;
         let samples = samples(served, &component.state).await;
-        (component, samples)
+        let ejected = ejected(served, &component.state).await;
+        ((component, samples), ejected)
     });
-    let answers = join_all(asked).await;
+    let (answers, ejected): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().unzip();
     let (components, samples): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
     let nodes: Vec<_> = samples.into_iter().flatten().collect();
     let connections = Connections::sum(&nodes);
@@ -111,6 +116,7 @@ async fn collect(served: &Served) -> Status {
         components,
         share_encrypted: connections.share_encrypted(),
         pods,
+        ejected: ejected.into_iter().flatten().collect(),
         connections,
     }
 }
@@ -127,10 +133,22 @@ async fn component(served: &Served, state: ComponentState) -> ComponentReport {
 
 /// The metrics of a node proxy, under its node's name.
 async fn samples(served: &Served, state: &ComponentState) -> Option<(String, Vec<metrics::Sample>)> {
+    let (node, body) = asked(served, state, "/metrics").await?;
+    Some((node, metrics::parse(&String::from_utf8_lossy(&body))))
+}
+
+/// The endpoints that the pods of a node pass over.
+async fn ejected(served: &Served, state: &ComponentState) -> Vec<Ejected> {
+    let answer = asked(served, state, "/config?only=ejected").await;
+    let read = answer.and_then(|(node, body)| Some(ejected::of(&node, &serde_json::from_slice(&body).ok()?)));
+    read.unwrap_or_default()
+}
+
+/// A page of a node proxy's admin port, under its node's name.
+async fn asked(served: &Served, state: &ComponentState, path: &str) -> Option<(String, Bytes)> {
     let node = state.name.strip_prefix("node-proxy/")?;
     state.pid?;
     let netns = served.network.namespace(&state.namespace)?;
-    let (code, body) = health::get(netns, state.admin, "/metrics", METRICS).await.ok()?;
-    let text = String::from_utf8_lossy(&body);
-    code.is_success().then(|| (node.to_owned(), metrics::parse(&text)))
+    let (code, body) = health::get(netns, state.admin, path, ANSWER).await.ok()?;
+    code.is_success().then(|| (node.to_owned(), body))
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 
 use super::{Connections, Status};
+use crate::ejected;
 use crate::sandbox::get::{Table, duration};
 
 /// Everything.
@@ -49,6 +50,9 @@ pub fn overview(status: &Status, now: DateTime<Utc>) -> String {
         text.push_str("no pods\n");
     } else {
         text.push_str(&pods.render());
+    }
+    if !status.ejected.is_empty() {
+        let _ = write!(text, "\n{}", ejected::table(&status.ejected));
     }
     let _ = write!(text, "\n{}", traffic(&status.connections));
     text
@@ -145,6 +149,7 @@ mod tests {
             }],
             components: Vec::new(),
             pods: vec![pod("good", "Enrolled", 0), pod("old", "Enrolled", 3), pod("out", "NotEnrolled", 0)],
+            ejected: Vec::new(),
             connections: Connections { total: 3, mutual_tls: 2, ..Connections::default() },
             share_encrypted: Some(66.7),
         }
