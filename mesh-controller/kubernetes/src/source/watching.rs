@@ -17,7 +17,8 @@ use super::store::{Change, News};
 use crate::client::{describe, is_status};
 use crate::discovery::Resource;
 
-const PAGE: u32 = 500;
+/// Of a list, at a time: what is read of an object is small, but what comes of it is ten times that.
+const PAGE: u32 = 100;
 /// After so many seconds the API server ends a watch, and it is resumed. One that is silent for longer is dead.
 const WATCH_SECONDS: u32 = 120;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
