@@ -78,6 +78,15 @@ impl Link {
     }
 }
 
+#[cfg(test)]
+impl Link {
+    /// Of a connection without a tunnel.
+    pub fn plain(meta: ConnectionMeta) -> Rc<Self> {
+        let unsent = Flow::new(crate::tunnel::testing::limits());
+        Rc::new(Self { meta: Rc::new(meta), lease: None, switch: RefCell::default(), unsent })
+    }
+}
+
 /// HTTP/1 on a connection to an endpoint.
 ///
 /// # Errors

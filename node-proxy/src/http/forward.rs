@@ -98,7 +98,10 @@ impl ClientConnection {
         body.set_gate(gate);
         let request = Request::from_parts(parts, body);
         let sent = match retry {
-            Some(retry) => self.send_with_retries(&destination, version, request, retry, record).await,
+            // Boxed, so that requests without retries do not make room for those with.
+            Some(retry) => {
+                Box::pin(self.send_with_retries(&destination, version, request, retry, record)).await
+            }
             None => self.try_endpoints(&destination, version, request, record, &mut Vec::new()).await,
         };
         Ok(sent?)
@@ -209,7 +212,9 @@ impl ClientConnection {
             let (held, carrier) = match pooled {
                 Some(held) => (held, Carrier::Reused),
                 None => {
-                    match self.connect(&peer, destination, candidate, version, needs, end, record).await {
+                    // Boxed: a handshake's state is many times that of a request, and most requests need none.
+                    let connected = self.connect(&peer, destination, candidate, version, needs, end, record);
+                    match Box::pin(connected).await {
                         Ok(held) => (held, Carrier::New),
                         Err(missed) => {
                             let is_unreached = missed.may_try_another;

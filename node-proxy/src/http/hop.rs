@@ -13,6 +13,10 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// client can take, and the proxy passes trailers on. Returns the protocol that the message wants to switch to, or agrees
 /// to: `Upgrade` named in `Connection`. Never `h2c`, which would be a second protocol inside a routed connection.
 pub fn strip(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    // Most requests have none of them, and looking at the names is cheaper than looking each of them up.
+    if !headers.keys().any(is_of_connection) {
+        return None;
+    }
     let upgrade = headers.remove(UPGRADE);
     let te = headers.remove(TE);
     headers.remove(KEEP_ALIVE);
@@ -27,6 +31,10 @@ pub fn strip(headers: &mut HeaderMap) -> Option<HeaderValue> {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     upgrade.filter(|protocol| wants_upgrade && !has_word(protocol, "h2c"))
+}
+
+fn is_of_connection(name: &HeaderName) -> bool {
+    [CONNECTION, UPGRADE, TE, TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS].contains(name)
 }
 
 /// All lines of a field; without any, nothing is allocated.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::client::Link;
@@ -29,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Requests on one HTTP/2 connection before another is opened, and connections per endpoint.
 const STREAMS: usize = 100;
 const MOST_SHARED: usize = 16;
-/// How long a connection may take from the end of a response until it takes the next request.
+/// How long a connection may take from the end of a response until it takes the next request; then it is given up.
 const SETTLES: Duration = Duration::from_secs(1);
 
 /// The pool.
@@ -60,6 +59,7 @@ struct Counted {
     cache: Rc<SeriesCache>,
 }
 
+/// Between requests, or about to be.
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
     link: Rc<Link>,
@@ -100,18 +100,19 @@ impl Held {
 
     /// The response is complete: another request may follow.
     pub fn put_back(self) {
-        let Self::Http1 { mut sender, link, peer } = self else { return };
-        if sender.is_ready() {
-            return peer.keep(sender, link);
+        if let Self::Http1 { sender, link, peer } = self
+            && !sender.is_closed()
+        {
+            peer.keep(sender, link);
         }
-        if sender.is_closed() {
-            return;
-        }
-        spawn_local(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLES, sender.ready()).await {
-                peer.keep(sender, link);
-            }
-        });
+    }
+}
+
+impl Idle {
+    /// It takes no further request. Whether it does shows only after hyper has run once more: no task waits for that, whoever
+    /// looks for a connection sees it.
+    fn is_over(&self, now: Instant) -> bool {
+        self.sender.is_closed() || (!self.sender.is_ready() && now - self.since >= SETTLES)
     }
 }
 
@@ -141,7 +142,7 @@ impl Pool {
             let is_good = |link: &Link| tunnel.is_some_and(|tunnel| link.is_good(tunnel, now));
             peer.idle
                 .borrow_mut()
-                .retain(|idle| !idle.sender.is_closed() && now - idle.since < IDLE && is_good(&idle.link));
+                .retain(|idle| !idle.is_over(now) && now - idle.since < IDLE && is_good(&idle.link));
             peer.shared.borrow_mut().retain(|shared| {
                 let is_idle = shared.streams.get() == 0 && now - shared.idle_since.get() >= IDLE;
                 !shared.sender.is_closed() && !is_idle && is_good(&shared.link)
@@ -179,17 +180,21 @@ impl Peer {
         !self.idle.borrow().is_empty() || !self.shared.borrow().is_empty() || self.is_dialing.get()
     }
 
-    /// An idle HTTP/1 connection.
+    /// An idle HTTP/1 connection; those that have not settled yet are left where they are.
     pub fn take(self: &Rc<Self>, needs: Needs) -> Option<Held> {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        while let Some(last) = idle.last() {
-            let is_usable = last.sender.is_ready() && last.link.is_good(needs.tunnel, now);
-            if is_usable && !needs.can_repeat && now - last.since >= FRESH {
-                return None;
+        for index in (0..idle.len()).rev() {
+            let last = &idle[index];
+            if last.is_over(now) || !last.link.is_good(needs.tunnel, now) {
+                idle.remove(index);
+                continue;
             }
-            let last = idle.pop().filter(|_| is_usable);
-            if let Some(Idle { sender, link, .. }) = last {
+            if last.sender.is_ready() {
+                if !needs.can_repeat && now - last.since >= FRESH {
+                    return None;
+                }
+                let Idle { sender, link, .. } = idle.remove(index);
                 return Some(Held::Http1 { sender, link, peer: self.clone() });
             }
         }
@@ -271,5 +276,86 @@ impl Drop for Dialing {
     fn drop(&mut self) {
         self.0.is_dialing.set(false);
         self.0.dialed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body_util::BodyExt;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+    use crate::balance::testing::workload;
+    use crate::telemetry::{ConnectionMeta, Reporter, WhyPlaintext};
+
+    const NEEDS: Needs = Needs { tunnel: TunnelProtocol::Plaintext, can_repeat: true };
+
+    fn peer() -> Rc<Peer> {
+        let endpoint = workload("cart", "10.0.0.2");
+        Rc::new(Peer::new(&Candidate {
+            address: endpoint.addresses[0],
+            workload: Arc::new(endpoint),
+            target_port: 8080,
+            load: Arc::default(),
+        }))
+    }
+
+    fn link() -> Rc<Link> {
+        Link::plain(ConnectionMeta {
+            reporter: Reporter::Source,
+            source: None,
+            source_addr: "10.0.0.1:40000".parse().unwrap(),
+            source_identity: None,
+            destination: None,
+            destination_addr: "10.0.0.2:8080".parse().unwrap(),
+            hbone_addr: None,
+            destination_identity: None,
+            service: None,
+            security: Security::Plaintext(WhyPlaintext::DestinationNotEnrolled),
+        })
+    }
+
+    async fn answer(mut socket: DuplexStream) {
+        let mut bytes = [0; 1024];
+        while matches!(socket.read(&mut bytes).await, Ok(length) if length > 0) {
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+    }
+
+    /// A request and its whole response; then the connection goes back, as it does when the last byte is out.
+    async fn exchange(mut held: Held) {
+        let Held::Http1 { sender, .. } = &mut held else { panic!("HTTP/1") };
+        let request = Request::new(RequestBody::of_copy(None, Rc::default()));
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+        held.put_back();
+    }
+
+    #[tokio::test]
+    async fn a_connection_waits_in_its_place_until_it_takes_the_next_request() {
+        let carried = async {
+            let (near, far) = tokio::io::duplex(4096);
+            spawn_local(answer(far));
+            let (sender, connection) = http1::handshake(TokioIo::new(near)).await.unwrap();
+            spawn_local(connection);
+            let peer = peer();
+            exchange(Held::Http1 { sender, link: link(), peer: peer.clone() }).await;
+            for _ in 0..3 {
+                assert_eq!(peer.idle.borrow().len(), 1, "kept, whether it is ready or not");
+                let held = loop {
+                    match peer.take(NEEDS) {
+                        Some(held) => break held,
+                        // hyper has to run once more; that it is looked at in between does it no harm.
+                        None => yield_now().await,
+                    }
+                };
+                assert!(peer.take(NEEDS).is_none(), "one connection carries one request");
+                exchange(held).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), LocalSet::new().run_until(carried)).await.unwrap();
     }
 }

@@ -27,7 +27,7 @@ use super::forward::{Destination, Forwarded};
 use super::heads::{self, Read, RefusedHead};
 use super::hop;
 use super::mirror::{Copy, Original};
-use super::names::{REQUEST_ID, TRACEPARENT, named, new_traceparent};
+use super::names::{REQUEST_ID, TRACEPARENT, named, new_request_id, new_traceparent};
 use super::outgoing::Outgoing;
 use super::parent::Parent;
 use super::reader::BadRequest;
@@ -191,7 +191,7 @@ impl ClientConnection {
             uri: parts.uri.clone(),
             authority,
             version: parts.version,
-            request_id: named(&mut parts.headers, REQUEST_ID, || format!("{:032x}", rand::random::<u128>())),
+            request_id: named(&mut parts.headers, REQUEST_ID, new_request_id),
             traceparent: named(&mut parts.headers, TRACEPARENT, new_traceparent),
             origin: parts.headers.get(ORIGIN).cloned(),
         };
