@@ -234,11 +234,16 @@ pub struct Wire {
 
 impl Wire {
     pub async fn connect(netns: &Netns, to: SocketAddr) -> Self {
+        Self::try_connect(netns, to).await.expect("connected")
+    }
+
+    /// A connection that is refused may be reset before it is seen to be there.
+    pub async fn try_connect(netns: &Netns, to: SocketAddr) -> std::io::Result<Self> {
         let open = || if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = netns.run(open).unwrap().unwrap();
-        let stream = timeout(SOON, socket.connect(to)).await.expect("in time").expect("connected");
-        stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        let stream = timeout(SOON, socket.connect(to)).await.expect("in time")?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, read: Vec::new() })
     }
 
     pub async fn say(&mut self, bytes: &[u8]) {
