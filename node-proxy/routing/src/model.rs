@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 pub use crate::cors::Cors;
 pub use crate::retry::Retry;
+pub use crate::session::SessionPersistence;
 
 /// The kind of a route object. The first wins over the second for the requests that both match (GEP-1686).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +55,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// None: what fails is not sent again, but for connections that nothing was sent on.
     pub retry: Option<Retry>,
+    /// None: every request is balanced for itself.
+    pub session: Option<SessionPersistence>,
 }
 
 /// What a rule does with a request that its filters let pass.

@@ -3,6 +3,7 @@
 
 mod budget;
 mod load;
+mod pinned;
 mod usable;
 
 use std::cell::RefCell;
@@ -75,6 +76,8 @@ pub struct Balancer {
     /// Of Services whose routes ask for retries.
     budgets: RefCell<HashMap<ServiceKey, Arc<Budget>>>,
     random: RefCell<SmallRng>,
+    /// Of the endpoints that sessions are kept at.
+    pinned: RefCell<HashMap<(WorkloadUid, u16), Arc<EndpointLoad>>>,
 }
 
 impl Balancer {
@@ -85,6 +88,7 @@ impl Balancer {
             usable: RefCell::new(HashMap::new()),
             budgets: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
+            pinned: RefCell::default(),
         }
     }
 
@@ -139,8 +143,9 @@ impl Balancer {
         }
     }
 
-    /// Forgets Services that are gone.
+    /// Forgets Services and endpoints that are gone.
     pub fn maintain(&self, snapshot: &Snapshot) {
+        self.pinned.borrow_mut().retain(|(uid, _), _| snapshot.workload(uid).is_some());
         self.budgets.borrow_mut().retain(|service, _| snapshot.service(service).is_some());
         self.usable.borrow_mut().retain(|(service, ..), _| snapshot.service(service).is_some());
     }

@@ -1,5 +1,6 @@
 //! Takes a request to an endpoint: which one, over which connection, in which version of HTTP, for how long.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::outbound::protocol::Version;
 use crate::outbound::{Missed, TRIES};
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::Service;
+use crate::state::model::{Service, Workload};
 use crate::telemetry::{Carrier, Failure, RequestRecord};
 
 /// Connections given up under one request before it counts as failed.
@@ -45,6 +46,8 @@ pub struct Destination<'d> {
     pub backend_limit: Option<Duration>,
     /// When a request that failed is sent again.
     pub retry: Option<&'d Retry>,
+    /// Where the request's session is at home, until that cannot be reached.
+    pub pinned: RefCell<Option<Candidate>>,
 }
 
 /// A backend's response, and what is held until it is complete.
@@ -57,6 +60,8 @@ pub struct Forwarded {
     pub deadline: Option<Deadline>,
     /// The server agreed to switch protocols.
     pub agreed: Option<Agreed>,
+    /// Who answered.
+    pub endpoint: Arc<Workload>,
 }
 
 /// Why a try failed.
@@ -136,11 +141,15 @@ impl ClientConnection {
                     let Got { response, held, took, switched } = got;
                     candidate.load.responded(took);
                     let agreed = switched.map(Agreed::new);
-                    return Ok(Forwarded { response, held, progress, in_flight, deadline: limit, agreed });
+                    let (deadline, endpoint) = (limit, candidate.workload.clone());
+                    return Ok(Forwarded { response, held, progress, in_flight, deadline, agreed, endpoint });
                 }
                 Err(lost) => lost,
             };
             let failure = explain(lost.failure, &progress);
+            if lost.is_unreached {
+                destination.pinned.take();
+            }
             match lost.request {
                 Some(again) if lost.is_unreached && tries < TRIES && Instant::now() < end => {
                     request = *again;
@@ -151,15 +160,23 @@ impl ClientConnection {
         }
     }
 
-    fn pick(&self, destination: &Destination<'_>, tried: &[Candidate]) -> Result<Candidate, Failure> {
-        let wanted = Wanted {
-            service: destination.service,
-            port: destination.port,
+    /// What is asked of the balancer for a request of this client.
+    pub(super) fn wanted<'w>(&'w self, service: &'w Arc<Service>, port: u16) -> Wanted<'w> {
+        Wanted {
+            service,
+            port,
             family: Family::of(self.outbound.destination.ip()),
             client: self.outbound.client.ip(),
             zone: &self.outbound.source.zone,
             carried: Carried::Requests,
-        };
+        }
+    }
+
+    fn pick(&self, destination: &Destination<'_>, tried: &[Candidate]) -> Result<Candidate, Failure> {
+        if let Some(pinned) = &*destination.pinned.borrow() {
+            return Ok(pinned.clone());
+        }
+        let wanted = self.wanted(destination.service, destination.port);
         let endpoints = destination.snapshot.endpoints(&destination.service.key);
         let picked = self.outbound.context.balancer.pick(endpoints, &wanted, tried);
         picked.map_err(|error| self.outbound.not_picked(&error).failure)

@@ -137,7 +137,7 @@ fn filter_list(
 
 /// Headers of one connection or of message framing: an edit of them would break the next hop, or let one message pass
 /// for two. `host` has its own filter.
-fn belongs_to_connection(header: &HeaderName) -> bool {
+pub(crate) fn belongs_to_connection(header: &HeaderName) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");

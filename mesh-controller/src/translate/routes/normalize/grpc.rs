@@ -6,7 +6,7 @@ use culvert_routing::model::{Match, PathMatch, Timeouts, ValueMatch};
 use super::filters::{self, Allowed};
 use super::http::{headers, typed_value};
 use super::reader::{At, Reader};
-use super::{DraftRule, backends, matches, text};
+use super::{DraftRule, backends, matches, session, text};
 
 /// A call of any kind (the schema's default).
 pub fn everything() -> Match {
@@ -23,6 +23,10 @@ pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     let of_rule = filters::read(&rule.filters, Allowed::OfCalls, at.field("filters"), &mut reader);
     let backends = backends(&rule.backend_refs, Allowed::OfCalls, at.field("backendRefs"), &mut reader);
     let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
+    let session = rule
+        .session_persistence
+        .as_ref()
+        .map(|of| session::read(of, at.field("sessionPersistence"), &mut reader));
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
@@ -30,6 +34,7 @@ pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
         backends,
         timeouts: Timeouts::default(),
         retry: None,
+        session,
         faults: reader.faults,
     }
 }

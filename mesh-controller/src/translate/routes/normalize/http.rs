@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 
 use super::filters::{self, Allowed};
 use super::reader::{At, Reader};
-use super::{DraftRule, backends, duration, matches, text};
+use super::{DraftRule, backends, duration, matches, session, text};
 
 /// A request of any kind (the schema's default).
 pub fn everything() -> Match {
@@ -25,6 +25,10 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     let matches = matches(&rule.matches, one_match, everything, at.field("matches"), &mut reader);
     let timeouts = rule.timeouts.as_ref().map(|of| timeouts(of, at.field("timeouts"), &mut reader));
     let retry = rule.retry.as_ref().map(|of| retry(of, at.field("retry"), &mut reader));
+    let session = rule
+        .session_persistence
+        .as_ref()
+        .map(|of| session::read(of, at.field("sessionPersistence"), &mut reader));
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
@@ -32,6 +36,7 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
         backends,
         timeouts: timeouts.unwrap_or_default(),
         retry,
+        session,
         faults: reader.faults,
     }
 }

@@ -18,6 +18,7 @@ mod filters;
 mod grpc;
 mod http;
 pub mod reader;
+pub mod session;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use serde_json::Value;
 
 use filters::Allowed;
 use reader::{At, Fault, Reader, UNKNOWN_FIELD};
+use session::DraftSession;
 
 /// Largest weight (schema).
 const MOST_WEIGHT: u32 = 1_000_000;
@@ -63,6 +65,7 @@ pub struct DraftRule {
     pub backends: Vec<DraftBackend>,
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
+    pub session: Option<DraftSession>,
     /// Not empty: the rule refuses.
     pub faults: Vec<Fault>,
 }
@@ -233,6 +236,7 @@ fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
         backends: Vec::new(),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         faults: vec![Fault::unsupported(error.field, error.message)],
     }
 }

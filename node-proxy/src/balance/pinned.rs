@@ -1,0 +1,37 @@
+//! The endpoint that a session is kept at, whatever the balance.
+
+use crate::state::model::{Membership, Workload};
+use std::sync::Arc;
+
+use super::{Balancer, Candidate, Wanted, load, usable};
+
+impl Balancer {
+    /// The workload as an endpoint of the Service, for as long as it serves: also while it terminates, so that sessions can
+    /// come to their end, and wherever it is. `None`: the session needs another. Takes constant time.
+    pub fn pinned(&self, workload: &Arc<Workload>, wanted: &Wanted<'_>) -> Option<Candidate> {
+        let service = wanted.service;
+        let of_service = |of: &&Membership| of.service == service.key;
+        let membership = workload.memberships.iter().find(of_service)?;
+        let (_, target_port) = *membership.ports.iter().find(|(port, _)| *port == wanted.port)?;
+        let is_allowed = !service.local_only || *workload.node == *self.node;
+        if !is_allowed || !usable::serves(membership, service) {
+            return None;
+        }
+        let address = usable::address(workload, wanted.family)?;
+        let load = self.pinned_load(workload, target_port, wanted);
+        (!load.failed_lately(load::now())).then(|| Candidate {
+            workload: workload.clone(),
+            address,
+            target_port,
+            load,
+        })
+    }
+
+    /// Shared with all workers, and asked for once per endpoint and worker.
+    fn pinned_load(&self, workload: &Workload, port: u16, wanted: &Wanted<'_>) -> Arc<load::EndpointLoad> {
+        let mut known = self.pinned.borrow_mut();
+        let key = (workload.uid.clone(), port);
+        let shared = || self.endpoints.get(&workload.uid, port, wanted.carried);
+        known.entry(key).or_insert_with(shared).clone()
+    }
+}
