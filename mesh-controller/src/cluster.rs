@@ -183,6 +183,10 @@ impl Cluster {
         &self.replica
     }
 
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     pub fn objects(&self) -> watch::Receiver<Arc<Objects>> {
         self.source.objects()
     }

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod render;
 pub mod run;
 pub mod serve;
+pub mod session_keys;
 pub mod snapshot;
 pub mod status;
 pub mod translate;

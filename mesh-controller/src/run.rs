@@ -27,6 +27,7 @@ use crate::cluster::{Candidacy, Cluster, ClusterFlags, Follower};
 use crate::hub::{Config, Hub, Overview};
 use crate::metrics::Metrics;
 use crate::serve::{Reports, Streams};
+use crate::session_keys::{self, SessionKeys, Store};
 use crate::status::StatusWriter;
 use crate::translate::Environment;
 use crate::wanted;
@@ -60,6 +61,9 @@ pub struct Flags {
     /// Where node proxies connect.
     #[arg(long, default_value = "0.0.0.0:15010")]
     pub listen: SocketAddr,
+    /// File that the keys of sessions are kept in, made where it is missing. Without it they are new with every start.
+    #[arg(long, requires = "objects")]
+    pub session_keys: Option<PathBuf>,
     /// The controller's own service account token, for the CA.
     #[arg(long)]
     pub token: PathBuf,
@@ -111,6 +115,7 @@ struct Inputs {
     writer: StatusWriter,
     tokens: Tokens,
     service_cidrs: Vec<IpNet>,
+    session_keys: SessionKeys,
     source: Following,
 }
 
@@ -137,11 +142,13 @@ async fn of_directory(flags: &Flags, metrics: &Metrics) -> anyhow::Result<Inputs
     let keys = flags.token_keys.as_ref().with_context(|| missing("--token-keys"))?;
     let issuer = flags.token_issuer.as_ref().with_context(|| missing("--token-issuer"))?;
     let directory = Directory::open(at).await.with_context(|| format!("objects in {}", at.display()))?;
+    let store = flags.session_keys.clone().map_or(Store::Process, Store::File);
     Ok(Inputs {
         objects: directory.objects(),
         writer: StatusWriter::new(statuses, metrics.clone()),
         tokens: Tokens::Keys(Verifier::open(keys, issuer, TOKEN_AUDIENCE)?),
         service_cidrs: flags.service_cidr.clone(),
+        session_keys: session_keys::follow(store).await,
         source: Following::Directory(directory),
     })
 }
@@ -163,6 +170,7 @@ async fn of_cluster(
         writer: StatusWriter::to_api_server(cluster.statuses(), metrics.clone()),
         tokens: cluster.tokens(),
         service_cidrs,
+        session_keys: session_keys::follow(Store::Cluster(cluster.client())).await,
         source: Following::Cluster(cluster),
     })
 }
@@ -250,6 +258,7 @@ fn config(flags: &Flags, inputs: &Inputs, metrics: &Metrics) -> anyhow::Result<C
             service_cidrs: inputs.service_cidrs.clone(),
         },
         objects: inputs.objects.clone(),
+        session_keys: inputs.session_keys.clone(),
         statuses: inputs.writer.queue(),
         existing_statuses: inputs.writer.existing().context("statuses of an earlier run")?,
         metrics: metrics.clone(),

@@ -176,6 +176,14 @@ async fn the_leader_writes_statuses_and_another_takes_over() {
     let mut second = Replica::start(&server, "second").await;
     second.has_objects().await;
 
+    // The keys of sessions: one of them has made a Secret for both.
+    until("session keys", || async {
+        let secret =
+            server.get("v1", "Secret", "culvert-system", "culvert-session-keys").await.unwrap_or_default();
+        if secret["data"]["keys.json"].is_string() { Ok(()) } else { Err(secret["metadata"].to_string()) }
+    })
+    .await;
+
     // The mesh's own object.
     until("the XMesh is accepted", || async {
         let mesh = server.get(MESH_API, "XMesh", "", "culvert").await.unwrap_or_default();

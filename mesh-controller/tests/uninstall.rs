@@ -25,6 +25,8 @@ const OBJECTS: &str = r#"
 ---
 {apiVersion: v1, kind: Secret, metadata: {name: culvert-ca, namespace: culvert-system}}
 ---
+{apiVersion: v1, kind: Secret, metadata: {name: culvert-session-keys, namespace: culvert-system}}
+---
 {apiVersion: v1, kind: Secret, metadata: {name: of-others, namespace: culvert-system}}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: culvert-trust-bundle, namespace: culvert-system}}
@@ -139,6 +141,7 @@ async fn everything_that_programs_made_goes_and_nothing_of_others() {
         ("apps/v1", "Deployment", "culvert-ca"),
         ("apps/v1", "DaemonSet", "culvert-cleanup"),
         ("v1", "Secret", "culvert-ca"),
+        ("v1", "Secret", "culvert-session-keys"),
         ("v1", "ConfigMap", "culvert-trust-bundle"),
         ("coordination.k8s.io/v1", "Lease", "culvert-controller"),
         (MESH_API, "XMesh", "culvert"),

@@ -15,6 +15,7 @@ pub mod pods;
 pub mod ready;
 pub mod reason;
 pub mod run;
+pub mod session;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;

@@ -72,12 +72,14 @@ pub enum Reason {
     MirrorSlow,
     /// The request failed and was not sent again, for too many were of late.
     RetryBudget,
+    /// The rule keeps sessions, and this node has no key for them.
+    NoSessionKey,
     /// An input or output error of this node.
     Local,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 35] = [
+    pub const ALL: [Reason; 36] = [
         Self::Connect,
         Self::TlsHandshake,
         Self::PeerIdentity,
@@ -112,6 +114,7 @@ impl Reason {
         Self::OriginNotAllowed,
         Self::MirrorSlow,
         Self::RetryBudget,
+        Self::NoSessionKey,
         Self::Local,
     ];
 
@@ -151,6 +154,7 @@ impl Reason {
             Self::OriginNotAllowed => "OriginNotAllowed",
             Self::MirrorSlow => "MirrorSlow",
             Self::RetryBudget => "RetryBudget",
+            Self::NoSessionKey => "NoSessionKey",
             Self::Local => "Local",
         }
     }

@@ -92,11 +92,14 @@ codes! {
     Impossible "CV402" Warning "a match that nothing matches";
     NoBackend "CV403" Error "a rule that answers 500";
     RetryWithoutTimeout "CV404" Notice "a retry without a timeout";
+    NoConnections "CV405" Error "a rule that resets connections";
+    PreflightMissed "CV406" Warning "a filter CORS that no preflight reaches";
     // What Culvert makes of it, and what others would.
     NotDone "CV501" Error "something this version of Culvert does not do";
     Ingress "CV502" Notice "an Ingress";
     ForeignAnnotation "CV503" Warning "an annotation of another implementation";
     NoSuchVerb "CV504" Warning "an RBAC verb that does not exist";
+    ClosedToMesh "CV505" Error "a NetworkPolicy that keeps the mesh out";
     // Of a cluster: its nodes and their network.
     OldKernel "CV601" Error "a kernel that is too old";
     NoMigration "CV602" Notice "a kernel that does not hand connections over";

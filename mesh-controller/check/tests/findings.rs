@@ -410,3 +410,186 @@ fn nothing_that_is_written_stops_it() {
     let odd = "{listeners: [{name: 1, tls: []}, null], gatewayClassName: []}";
     assert!(!findings(&object("Gateway", "shop/odd", odd)).is_empty());
 }
+
+/// A Gateway with this `spec` beside its class.
+fn gateway(spec: &str) -> String {
+    object("Gateway", "shop/edge", &format!("{{gatewayClassName: culvert, {spec}}}"))
+}
+
+#[test]
+fn what_the_rules_between_fields_of_a_gateway_forbid_is_told_where_it_stands() {
+    let http = "{name: a, port: 80, protocol: HTTP}";
+    let with = |listener: &str| gateway(&format!("listeners: [{http}, {listener}]"));
+    let addresses = |all: &str| gateway(&format!("listeners: [{http}], addresses: [{all}]"));
+    let keys = |field: &str, key: &str| {
+        gateway(&format!("listeners: [{http}], infrastructure: {{{field}: {{{key}: b}}}}"))
+    };
+    let long = format!("{}.example/a", "a".repeat(253));
+    let per_port = |second: u16| {
+        gateway(&format!(
+            "listeners: [{http}], tls: {{frontend: {{default: {{}}, perPort: [{{port: 443, tls: {{}}}}, {{port: {second}, tls: {{}}}}]}}}}"
+        ))
+    };
+    let certificate = "certificateRefs: [{name: c}]";
+    let https = |tls: &str| with(&format!("{{name: b, port: 443, protocol: HTTPS, tls: {{{tls}}}}}"));
+    let tls = |tls: &str| with(&format!("{{name: b, port: 443, protocol: TLS{tls}}}"));
+    let cases = [
+        (with("{name: a, port: 81, protocol: HTTP}"), Some("spec.listeners[1].name")),
+        (with("{name: b, port: 81, protocol: HTTP}"), None),
+        (with("{name: b, port: 80, protocol: HTTP}"), Some("spec.listeners[1]")),
+        (with("{name: b, port: 80, protocol: HTTP, hostname: a.example}"), None),
+        (
+            with("{name: b, port: 81, protocol: HTTP, tls: {mode: Passthrough}}"),
+            Some("spec.listeners[1].tls"),
+        ),
+        (with("{name: b, port: 90, protocol: TCP, hostname: a.example}"), Some("spec.listeners[1].hostname")),
+        (with("{name: b, port: 90, protocol: TCP}"), None),
+        (https("mode: Passthrough"), Some("spec.listeners[1].tls.mode")),
+        (https(certificate), None),
+        (https(""), Some("spec.listeners[1].tls.certificateRefs")),
+        (https("mode: Terminate, options: {example.com/a: b}"), None),
+        (tls(""), Some("spec.listeners[1].tls")),
+        (tls(", tls: {mode: Passthrough}"), None),
+        (addresses("{value: 10.0.0.1}, {type: IPAddress, value: 10.0.0.1}"), Some("spec.addresses[1].value")),
+        (addresses("{value: 10.0.0.1}, {value: 10.0.0.2}"), None),
+        (
+            addresses("{type: Hostname, value: a.example}, {type: Hostname, value: a.example}"),
+            Some("spec.addresses[1].value"),
+        ),
+        (addresses("{type: Hostname, value: a_b}"), Some("spec.addresses[0].value")),
+        (addresses("{type: Hostname, value: '*.a.example'}"), None),
+        (keys("labels", "a b"), Some("spec.infrastructure.labels")),
+        (keys("labels", "example.com/a"), None),
+        (keys("annotations", &long), Some("spec.infrastructure.annotations")),
+        (per_port(443), Some("spec.tls.frontend.perPort[1].port")),
+        (per_port(8443), None),
+    ];
+    for (text, expected) in cases {
+        let found: Vec<String> =
+            findings(&text).into_iter().filter(|of| of.code == Code::Schema).map(|of| of.field).collect();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{text}");
+    }
+    let set = object(
+        "ListenerSet",
+        "shop/more",
+        "{parentRef: {name: edge}, listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 81, protocol: HTTP}]}",
+    );
+    assert!(told(&set).contains(&"CV102 spec.listeners[1].name".to_owned()), "{:?}", told(&set));
+}
+
+#[test]
+fn a_rule_of_connections_with_weights_of_0_is_named_and_one_with_a_weight_is_not() {
+    let rule = |kind: &str, backends: &str| {
+        let hostnames = if kind == "TLSRoute" { "hostnames: [a.example], " } else { "" };
+        let spec = format!("{{parentRefs: [{CART}], {hostnames}rules: [{{backendRefs: [{backends}]}}]}}");
+        told(&(service("shop/cart") + &object(kind, "shop/r", &spec)))
+    };
+    let named = "CV405 spec.rules[0].backendRefs".to_owned();
+    for kind in ["TCPRoute", "TLSRoute"] {
+        let off = "{name: cart, port: 80, weight: 0}";
+        assert!(rule(kind, off).contains(&named), "{kind}");
+        assert!(rule(kind, &format!("{off}, {off}")).contains(&named), "{kind}");
+        assert!(!rule(kind, &format!("{off}, {{name: cart, port: 80}}")).contains(&named), "{kind}");
+        assert!(!rule(kind, "{name: cart, port: 80, weight: 1}").contains(&named), "{kind}");
+    }
+}
+
+#[test]
+fn a_cors_filter_is_named_where_no_preflight_reaches_it() {
+    let cors = "filters: [{type: CORS, cors: {allowOrigins: ['*']}}]";
+    let rule = |of: &str| format!("{{matches: [{of}], {cors}, {TO_CART}}}");
+    let plain = |of: &str| format!("{{matches: [{of}], {TO_CART}}}");
+    let missed = "CV406 spec.rules[0].matches[0]";
+    let cases = [
+        (vec![rule("{method: GET}")], vec![missed]),
+        (vec![rule("{headers: [{name: x-a, value: b}]}")], vec![missed]),
+        (
+            vec![rule("{path: {value: /a}}, {path: {value: /b}, method: PUT}")],
+            vec!["CV406 spec.rules[0].matches[1]"],
+        ),
+        // Reached by itself.
+        (vec![rule("{path: {value: /a}}")], vec![]),
+        (vec![rule("{method: OPTIONS}")], vec![]),
+        (vec![rule("{headers: [{name: Origin, value: 'https://a.example'}]}")], vec![]),
+        (vec![rule("{queryParams: [{name: a, value: b}]}")], vec![]),
+        // Or by another rule with the filter, and by none without.
+        (
+            vec![rule("{path: {value: /a}, method: PUT}"), rule("{path: {value: /a}, method: OPTIONS}")],
+            vec![],
+        ),
+        (vec![rule("{path: {type: Exact, value: /a/b}, method: PUT}"), rule("{path: {value: /a}}")], vec![]),
+        (vec![rule("{path: {value: /ab}, method: PUT}"), rule("{path: {value: /a}}")], vec![missed]),
+        (
+            vec![rule("{path: {value: /a}, method: PUT}"), plain("{path: {value: /a}, method: OPTIONS}")],
+            vec![missed],
+        ),
+        (vec![plain("{method: GET}")], vec![]),
+    ];
+    for (rules, expected) in cases {
+        assert_eq!(told(&at_cart(&rules.join(", "))), expected, "{rules:?}");
+    }
+}
+
+#[test]
+fn a_network_policy_is_named_where_it_keeps_the_mesh_from_enrolled_pods() {
+    let policy = |name: &str, selector: &str, rest: &str| {
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{podSelector: {selector}, {rest}}}\n"
+        )
+    };
+    let namespace = |label: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{culvert.dev/mesh: {label}}}}}\n"
+        )
+    };
+    let pods = |label: &str| {
+        format!(
+            "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: cart, namespace: shop}}\n\
+             spec: {{selector: {{matchLabels: {{app: cart}}}}, template: {{metadata: {{labels: {{app: cart{label}}}}}, \
+             spec: {{containers: [{{name: c, image: i}}]}}}}}}\n"
+        )
+    };
+    let cart = "{matchLabels: {app: cart}}";
+    let closed = "ingress: [{ports: [{port: 8080}]}]";
+    let open = "ingress: [{ports: [{port: 15008}]}]";
+    let (enabled, disabled) = (namespace("enabled"), namespace("disabled"));
+    let in_mesh = ", culvert.dev/mesh: enabled";
+    let out = ", culvert.dev/mesh: disabled";
+    let one = policy("p", cart, closed);
+    let ingress = vec!["CV505 spec.ingress"];
+    let cases = [
+        (format!("{enabled}{one}"), ingress.clone()),
+        (format!("{disabled}{one}"), vec![]),
+        (one.clone(), vec![]),
+        (format!("{enabled}{}{one}", pods("")), ingress.clone()),
+        (format!("{enabled}{}{one}", pods(out)), vec![]),
+        (format!("{disabled}{}{one}", pods(in_mesh)), ingress.clone()),
+        (format!("{enabled}{}{}", pods(""), policy("p", "{matchLabels: {app: other}}", open)), vec![]),
+        (format!("{enabled}{}", policy("p", "{}", closed)), ingress.clone()),
+        (
+            format!(
+                "{enabled}{}",
+                policy("p", "{}", "egress: [{ports: [{port: 53, protocol: UDP}]}], policyTypes: [Egress]")
+            ),
+            vec!["CV505 spec.egress"],
+        ),
+        (
+            format!("{enabled}{}", policy("p", cart, "ingress: [{ports: [{port: 8080, endPort: 20000}]}]")),
+            vec![],
+        ),
+        (format!("{enabled}{}", policy("p", cart, "ingress: [{}]")), vec![]),
+        (format!("{enabled}{}", policy("p", cart, "ingress: []")), vec![]),
+        (
+            format!("{enabled}{}", policy("p", cart, "ingress: [{ports: [{port: 15008, protocol: UDP}]}]")),
+            ingress.clone(),
+        ),
+        // Others allow it.
+        (format!("{enabled}{}{one}{}", pods(""), policy("q", cart, open)), vec![]),
+        (format!("{enabled}{one}{}", policy("q", "{}", open)), vec![]),
+        (format!("{enabled}{one}{}", policy("q", "{matchLabels: {app: other}}", open)), ingress),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(told(&text), expected, "{text}");
+    }
+}

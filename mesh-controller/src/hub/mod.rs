@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
+use crate::session_keys::SessionKeys;
 use crate::snapshot::{Key, Snapshot};
 use crate::status::StatusQueue;
 use crate::translate::{self, Environment, Memory, Translation, Workloads};
@@ -110,6 +111,7 @@ pub type TrustDomain = watch::Receiver<String>;
 pub struct Hub {
     environment: Environment,
     objects: watch::Receiver<Arc<Objects>>,
+    session_keys: SessionKeys,
     events: mpsc::Receiver<Event>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     trust_domain: watch::Sender<String>,
@@ -124,6 +126,7 @@ pub struct Hub {
 pub struct Config {
     pub environment: Environment,
     pub objects: watch::Receiver<Arc<Objects>>,
+    pub session_keys: SessionKeys,
     pub statuses: StatusQueue,
     /// Objects with statuses of an earlier run, which go when nothing is wanted of them.
     pub existing_statuses: Vec<ObjectKey>,
@@ -141,6 +144,7 @@ impl Hub {
         let mut hub = Self {
             environment: config.environment,
             objects: config.objects,
+            session_keys: config.session_keys,
             events,
             snapshots,
             trust_domain,
@@ -174,6 +178,7 @@ impl Hub {
                     Ok(()) => self.translate().await,
                     Err(_) => return,
                 },
+                Ok(()) = self.session_keys.changed() => self.renew_session_keys(),
                 Some(event) = self.events.recv() => self.take(event),
                 () = until(deadline) => {}
             }
@@ -243,7 +248,13 @@ impl Hub {
         });
     }
 
-    fn put_in_force(&mut self, translation: Translation, workloads: Workloads) {
+    fn renew_session_keys(&mut self) {
+        let keys = self.session_keys.borrow_and_update().clone();
+        self.state().follow_session_keys(keys);
+    }
+
+    fn put_in_force(&mut self, mut translation: Translation, workloads: Workloads) {
+        translation.mesh.session_keys.clone_from(&self.session_keys.borrow_and_update());
         self.last_good = Arc::new((translation.in_force.last_good().clone(), workloads.last_good.clone()));
         self.trust_domain.send_if_modified(|current| {
             let differs = *current != translation.mesh.trust_domain;

@@ -176,6 +176,13 @@ impl State {
         }
     }
 
+    /// Takes over other session keys.
+    pub fn follow_session_keys(&mut self, session_keys: Vec<pb::SessionKey>) {
+        if let Some(mesh) = self.mesh.clone() {
+            self.follow_mesh(pb::MeshSettings { session_keys, ..mesh });
+        }
+    }
+
     /// Puts a workload in the builder as it is now: whole to its own node, the public part of it to everybody once it has
     /// an address.
     fn tell(&mut self, uid: &str) {

@@ -70,6 +70,8 @@ pub fn mesh(mesh: &pb::MeshSettings) -> Value {
             "filter": word(log.filter().as_str_name(), "ACCESS_LOG_FILTER_"),
             "format": word(log.format().as_str_name(), "ACCESS_LOG_FORMAT_"),
         },
+        // Never the secrets.
+        "sessionKeys": mesh.session_keys.iter().map(|key| format!("{:08x}", key.id)).collect::<Vec<_>>(),
     }))
 }
 

@@ -54,6 +54,7 @@ fn rule(rule: &pb::RouteRule, kind: pb::RouteKind) -> Value {
         "requestTimeoutMs": rule.request_timeout_ms,
         "backendRequestTimeoutMs": rule.backend_request_timeout_ms,
         "retry": rule.retry.as_ref().map(retry).unwrap_or_default(),
+        "session": rule.session.as_ref().map(session).unwrap_or_default(),
     })
 }
 
@@ -61,6 +62,26 @@ fn retry(of: &pb::Retry) -> String {
     let codes: Vec<String> = of.codes.iter().map(ToString::to_string).collect();
     let codes = if codes.is_empty() { String::new() } else { format!(" after {}", codes.join(" ")) };
     format!("{} times, {} ms apart{codes}", of.attempts, of.backoff_ms)
+}
+
+fn session(of: &pb::SessionPersistence) -> String {
+    use pb::session_persistence::Carrier;
+    let by = match &of.carrier {
+        Some(Carrier::Cookie(cookie)) => {
+            let lifetime = match cookie.lifetime() {
+                pb::CookieLifetime::Session => "",
+                pb::CookieLifetime::Permanent => "permanent ",
+            };
+            let path = if cookie.without_path { " without path" } else { "" };
+            format!("{lifetime}cookie {}{path}", cookie.name)
+        }
+        Some(Carrier::Header(name)) => format!("header {name}"),
+        None => "nothing".to_owned(),
+    };
+    match of.absolute_timeout_ms {
+        0 => by,
+        ms => format!("{by}, at most {ms} ms"),
+    }
 }
 
 fn one_match(of: &pb::RouteMatch) -> String {

@@ -199,6 +199,8 @@ pub fn resource(objects: &Objects, environment: &Environment, settings: &Setting
             }
             .into(),
         }),
+        // They come from elsewhere (`session_keys`), for they are no objects.
+        session_keys: Vec::new(),
     }
 }
 

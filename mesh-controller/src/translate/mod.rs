@@ -3,7 +3,6 @@
 //! Two passes over the same objects. [`translate`] makes what concerns the whole mesh; [`workloads`] makes one
 //! workload per pod and per endpoint without a pod, so that a pod's change resends nothing but that pod.
 
-mod budgets;
 mod gateways;
 mod labels;
 mod membership;
@@ -13,6 +12,7 @@ mod namespaces;
 mod probes;
 mod routes;
 mod services;
+mod traffic_policies;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -89,10 +89,11 @@ pub fn translate_again(
     let in_force = mesh::in_force(objects, last, &mut statuses);
     mesh_object::statuses(objects, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
-    let budgets = budgets::of(objects, &mut statuses);
-    let services = services::resources(objects, &budgets);
+    let policies = traffic_policies::of(objects, &mut statuses);
+    let services = services::resources(objects, &policies.budgets);
     let gateways = Gateways::of(objects, &mut statuses);
-    let (routes, attached, outcomes) = routes::translate(objects, &gateways, memory, &mut statuses);
+    let (routes, attached, outcomes) =
+        routes::translate(objects, &gateways, policies.sessions, memory, &mut statuses);
     Translation {
         mesh,
         services,

@@ -7,7 +7,7 @@ use culvert_api::mesh as pb;
 use culvert_objects::types::{Protocol, ServicePort, ServiceSpec, ServiceType};
 use culvert_objects::{Kind, Object, Objects};
 
-use super::budgets::Budgets;
+use super::traffic_policies::Budgets;
 
 /// Every Service that carries TCP, by `namespace/name`. An ExternalName is only a name for resolvers.
 pub fn resources(objects: &Objects, budgets: &Budgets) -> BTreeMap<String, pb::Service> {

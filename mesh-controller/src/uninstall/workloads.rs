@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{END, until};
 use crate::cluster::LEASE;
+use crate::session_keys::SECRET as SESSION_KEYS;
 use crate::{CONTROLLER_NAME, MESH_NAME};
 
 /// Secret and ConfigMap of the CA, by their names in the chart.
@@ -81,6 +82,7 @@ pub async fn delete_what_programs_made(client: &Client) -> Result<(), RequestErr
     remove::<Lease>(client, LEASE, &at_once).await?;
     remove::<ConfigMap>(client, TRUST_BUNDLE, &at_once).await?;
     remove::<Secret>(client, ROOT_SECRET, &at_once).await?;
+    remove::<Secret>(client, SESSION_KEYS, &at_once).await?;
     delete_mesh(client).await
 }
 

@@ -59,6 +59,8 @@ impl Mesh {
         let config = Config {
             environment: Environment { cluster: "c".into(), network: "n".into(), ..Default::default() },
             objects: receiver,
+            // Equal on every replica, as those of a Secret.
+            session_keys: watch::channel(Vec::new()).1,
             statuses: writer.queue(),
             existing_statuses: writer.existing().unwrap(),
             metrics: Metrics::default(),

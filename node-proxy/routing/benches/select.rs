@@ -40,6 +40,7 @@ fn routes(
         action: Action::Forward(vec![]),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     };
     let route = |index: usize| Route {
         key: RouteKey { kind, namespace: "shop".into(), name: format!("route-{index:04}").into() },

@@ -21,6 +21,7 @@ mod pattern;
 pub mod precedence;
 pub mod request;
 pub mod retry;
+pub mod session;
 pub mod table;
 mod text;
 pub mod weights;

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 pub use crate::cors::Cors;
 pub use crate::retry::Retry;
+pub use crate::session::SessionPersistence;
 
 /// The kind of a route object, the more specific first (GEP-1294). Of the requests that both match, a GRPCRoute takes
 /// them before an HTTPRoute (GEP-1686).
@@ -116,6 +117,8 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// None: what fails is not sent again, but for connections that nothing was sent on.
     pub retry: Option<Retry>,
+    /// None: every request is balanced for itself.
+    pub session: Option<SessionPersistence>,
 }
 
 /// What a rule does with a request that its filters let pass.

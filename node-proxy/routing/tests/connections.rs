@@ -28,6 +28,7 @@ fn rule(kind: RouteKind, backends: &[(&str, u32)]) -> Rule {
         action: Action::Forward(backends.iter().map(backend).collect()),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     }
 }
 

@@ -173,6 +173,7 @@ fn route(name: &str, rule: Option<&str>, backends: Vec<Backend>) -> CompiledRout
         action: Action::Forward(backends),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     };
     let key = RouteKey { kind: RouteKind::Http, namespace: "shop".into(), name: name.into() };
     CompiledRoute::compile(Route { key, created: 0, hostnames: vec![], rules: vec![rule] }).unwrap()

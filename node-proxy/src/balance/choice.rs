@@ -112,6 +112,11 @@ impl Usable {
         now.saturating_sub(self.picked_at) > nanos(KEPT)
     }
 
+    /// None where endpoints are not ejected.
+    pub fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.candidates.is_empty()
     }

@@ -141,6 +141,11 @@ impl Group {
         }
     }
 
+    /// Of an endpoint that may be chosen, or might before.
+    pub fn health(&self, workload: &WorkloadUid) -> Option<Arc<Health>> {
+        self.members.lock().known.get(workload).cloned()
+    }
+
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

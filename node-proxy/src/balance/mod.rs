@@ -6,6 +6,7 @@ mod budget;
 mod choice;
 mod group;
 mod load;
+mod pinned;
 mod standing;
 mod usable;
 
@@ -18,7 +19,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use thiserror::Error;
 
-use crate::state::model::{Ejection, Service, ServiceKey, Workload};
+use crate::state::model::{Ejection, Service, ServiceKey, Workload, WorkloadUid};
 use crate::state::{EndpointSet, Snapshot};
 
 pub use attempt::InFlight;
@@ -94,6 +95,8 @@ pub struct Balancer {
     /// Of Services whose routes ask for retries.
     budgets: RefCell<HashMap<ServiceKey, Arc<Budget>>>,
     random: RefCell<SmallRng>,
+    /// Of the endpoints that sessions are kept at.
+    pinned: RefCell<HashMap<(WorkloadUid, u16), Arc<EndpointLoad>>>,
 }
 
 impl Balancer {
@@ -104,6 +107,7 @@ impl Balancer {
             usable: RefCell::new(HashMap::new()),
             budgets: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
+            pinned: RefCell::default(),
         }
     }
 
@@ -125,17 +129,8 @@ impl Balancer {
         let none = || PickError::NoEndpoint { service: service.key.clone(), port };
         let endpoints = endpoints.ok_or_else(none)?;
         let mut all = self.usable.borrow_mut();
-        let key = (service.key.clone(), port, wanted.family, wanted.carried, wanted.ejection.copied());
-        let is_current =
-            |known: &Usable| Arc::ptr_eq(&known.endpoints, endpoints) && Arc::ptr_eq(&known.service, service);
-        if !all.get(&key).is_some_and(is_current) {
-            // The old set goes after the new one is built: what is known of endpoints in both lives on.
-            all.insert(key.clone(), self.usable(endpoints, wanted));
-        }
-        let usable = all.get_mut(&key).ok_or_else(none)?;
-        if usable.is_empty() {
-            return Err(none());
-        }
+        let usable = self.current(&mut all, endpoints, wanted);
+        let usable = usable.filter(|usable| !usable.is_empty()).ok_or_else(none)?;
         let now = self.endpoints.clock().now();
         let caller = Caller { client: wanted.client, carried: wanted.carried, tried, now };
         let picked = usable.pick(&mut *self.random.borrow_mut(), caller);
@@ -156,13 +151,32 @@ impl Balancer {
         }
     }
 
-    /// Forgets Services that are gone, or not called any more.
+    /// Forgets Services and endpoints that are gone, and Services that are not called any more.
     pub fn maintain(&self, snapshot: &Snapshot) {
+        self.pinned.borrow_mut().retain(|(uid, _), _| snapshot.workload(uid).is_some());
         self.budgets.borrow_mut().retain(|service, _| snapshot.service(service).is_some());
         let now = self.endpoints.clock().now();
         self.usable
             .borrow_mut()
             .retain(|(service, ..), usable| snapshot.service(service).is_some() && !usable.is_forgotten(now));
+    }
+
+    /// The endpoints that may be used of this version of the endpoint set.
+    fn current<'u>(
+        &self,
+        all: &'u mut HashMap<UsableKey, Usable>,
+        endpoints: &Arc<EndpointSet>,
+        wanted: &Wanted<'_>,
+    ) -> Option<&'u mut Usable> {
+        let service = wanted.service;
+        let key = (service.key.clone(), wanted.port, wanted.family, wanted.carried, wanted.ejection.copied());
+        let is_current =
+            |known: &Usable| Arc::ptr_eq(&known.endpoints, endpoints) && Arc::ptr_eq(&known.service, service);
+        if !all.get(&key).is_some_and(is_current) {
+            // The old set goes after the new one is built: what is known of endpoints in both lives on.
+            all.insert(key.clone(), self.usable(endpoints, wanted));
+        }
+        all.get_mut(&key)
     }
 
     fn usable(&self, endpoints: &Arc<EndpointSet>, wanted: &Wanted<'_>) -> Usable {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Candidate;
 use crate::state::model::{
     AppProtocol, Membership, Service, ServiceKey, ServicePort, TunnelProtocol, Workload, WorkloadUid,
 };
@@ -27,6 +28,18 @@ pub fn workload(name: &str, address: &str) -> Workload {
         memberships: Vec::new(),
         gateway: None,
         own: None,
+    }
+}
+
+/// A workload's port as an endpoint that is never ejected.
+pub fn candidate(workload: Workload, target_port: u16) -> Candidate {
+    Candidate {
+        address: workload.addresses[0],
+        workload: Arc::new(workload),
+        target_port,
+        load: Arc::default(),
+        health: None,
+        is_trial: false,
     }
 }
 

@@ -65,8 +65,13 @@ fn grade(membership: &Membership, service: &Service) -> Option<Grade> {
     }
 }
 
+/// Whether an endpoint may be used at all.
+pub(super) fn serves(membership: &Membership, service: &Service) -> bool {
+    grade(membership, service).is_some()
+}
+
 /// The endpoint's address: of the family that was dialled if it has one, else its first.
-fn address(workload: &Workload, family: Family) -> Option<IpAddr> {
+pub(super) fn address(workload: &Workload, family: Family) -> Option<IpAddr> {
     let of_family = workload.addresses.iter().find(|address| Family::of(**address) == family);
     of_family.or(workload.addresses.first()).copied()
 }

@@ -39,7 +39,7 @@ pub fn face(reason: Reason) -> Face {
     };
     let (status, grpc, error) = match reason {
         Reason::RouteNotFound => (404, Unimplemented, "destination_not_found"),
-        Reason::RouteUnsupported | Reason::NoBackend | Reason::InvalidBackend => {
+        Reason::RouteUnsupported | Reason::NoBackend | Reason::InvalidBackend | Reason::NoSessionKey => {
             (500, Internal, "proxy_configuration_error")
         }
         Reason::NoEndpoint

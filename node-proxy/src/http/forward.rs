@@ -1,5 +1,6 @@
 //! Takes a request to an endpoint: which one, over which connection, in which version of HTTP, for how long.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::outbound::protocol::Version;
 use crate::outbound::{Missed, TRIES, is_unreached};
 use crate::reason::Reason;
 use crate::state::Snapshot;
-use crate::state::model::Service;
+use crate::state::model::{Service, Workload};
 use crate::telemetry::{Carrier, Failure, RequestRecord};
 
 /// Connections given up under one request before it counts as failed.
@@ -47,6 +48,8 @@ pub struct Destination<'d> {
     pub backend_limit: Option<Duration>,
     /// When a request that failed is sent again.
     pub retry: Option<&'d Retry>,
+    /// Where the request's session is at home, until that cannot be reached.
+    pub pinned: RefCell<Option<Candidate>>,
 }
 
 /// A backend's response, and what is held until it is complete.
@@ -59,6 +62,8 @@ pub struct Forwarded {
     pub deadline: Option<Deadline>,
     /// The server agreed to switch protocols.
     pub agreed: Option<Agreed>,
+    /// Who answered.
+    pub endpoint: Arc<Workload>,
 }
 
 /// Why a try failed.
@@ -143,8 +148,9 @@ impl ClientConnection {
                     let Got { response, held, took, switched } = got;
                     let is_good = verdict::of_response(&response, took, &mut in_flight);
                     let agreed = switched.map(Agreed::new);
-                    let progress = progress.clone();
-                    let sent = Forwarded { response, held, progress, in_flight, deadline: limit, agreed };
+                    let (progress, endpoint) = (progress.clone(), candidate.workload.clone());
+                    let deadline = limit;
+                    let sent = Forwarded { response, held, progress, in_flight, deadline, agreed, endpoint };
                     match spare.take().filter(|_| !is_good && may_go_on()) {
                         Some(again) => {
                             request = again;
@@ -157,6 +163,9 @@ impl ClientConnection {
                 Err(lost) => lost,
             };
             let failure = explain(lost.failure, &progress);
+            if lost.is_unreached {
+                destination.pinned.take();
+            }
             let waited = limit.filter(|limit| began.elapsed() * 2 >= limit.after && progress.has_ended());
             if lost.is_unreached && is_unreached(failure.reason) {
                 in_flight.unreached();
@@ -174,16 +183,24 @@ impl ClientConnection {
         }
     }
 
-    fn pick(&self, destination: &Destination<'_>, tried: &[Candidate]) -> Result<Candidate, Failure> {
-        let wanted = Wanted {
-            service: destination.service,
-            port: destination.port,
+    /// What is asked of the balancer for a request of this client.
+    pub(super) fn wanted<'w>(&'w self, service: &'w Arc<Service>, port: u16) -> Wanted<'w> {
+        Wanted {
+            service,
+            port,
             family: Family::of(self.outbound.destination.ip()),
             client: self.outbound.client.ip(),
             zone: &self.outbound.source.zone,
             carried: Carried::Requests,
             ejection: self.outbound.ejection(),
-        };
+        }
+    }
+
+    fn pick(&self, destination: &Destination<'_>, tried: &[Candidate]) -> Result<Candidate, Failure> {
+        if let Some(pinned) = &*destination.pinned.borrow() {
+            return Ok(pinned.clone());
+        }
+        let wanted = self.wanted(destination.service, destination.port);
         let endpoints = destination.snapshot.endpoints(&destination.service.key);
         let picked = self.outbound.context.balancer.pick(endpoints, &wanted, tried);
         picked.map_err(|error| self.outbound.not_picked(&error).failure)

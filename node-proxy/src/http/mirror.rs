@@ -2,6 +2,7 @@
 //! becomes of a copy, the request is neither delayed nor changed by it.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -155,6 +156,7 @@ impl ClientConnection {
             request_deadline: deadline,
             backend_limit: None,
             retry: None,
+            pinned: RefCell::default(),
         };
         let version = destination.version(parts.version);
         let patience = Patience { idle: self.outbound.timeouts().body_idle, watch };
@@ -214,7 +216,7 @@ impl Patience {
 
 /// Takes the answer, and forgets it.
 async fn drain(forwarded: Forwarded, patience: &Patience, record: &mut RequestRecord) -> Result<(), Failure> {
-    let Forwarded { response, held, progress, in_flight: _in_flight, deadline, agreed: _ } = forwarded;
+    let Forwarded { response, held, progress, in_flight: _in_flight, deadline, .. } = forwarded;
     let (head, mut body) = response.into_parts();
     record.answered(head.status, grpc_status(&head.headers));
     let reading = async {

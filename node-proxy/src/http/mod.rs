@@ -4,7 +4,7 @@
 //! endpoint. Below them: `reader`, `head` and `chunks` (what is let in of
 //! HTTP/1), `frames`,
 //! `heads` and `blocks` (of HTTP/2), `target` (host and path), `hop` (what does not cross
-//! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `mirror` and `copies` (what nobody waits for), `retry` and `replay` (sending again), `request_body` and
+//! a proxy), `pool`, `client` and `upstream` (connections to endpoints), `mirror` and `copies` (what nobody waits for), `retry` and `replay` (sending again), `session` (which endpoint a client stays at), `request_body` and
 //! `body` (where a request ends), `flow` (what counts as
 //! buffered), `stream` (a stream whose client stalls), `answer` (what
 //! Culvert says itself). `route` is the pure part that `culvert explain` shares.
@@ -36,6 +36,7 @@ mod respond;
 mod retry;
 pub mod route;
 mod serve;
+mod session;
 mod stream;
 mod switch;
 pub mod target;

@@ -288,19 +288,13 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
-    use crate::balance::testing::workload;
+    use crate::balance::testing::{candidate, workload};
     use crate::telemetry::{ConnectionMeta, Reporter, WhyPlaintext};
 
     const NEEDS: Needs = Needs { tunnel: TunnelProtocol::Plaintext, can_repeat: true };
 
     fn peer() -> Rc<Peer> {
-        let endpoint = workload("cart", "10.0.0.2");
-        Rc::new(Peer::new(&Candidate {
-            address: endpoint.addresses[0],
-            workload: Arc::new(endpoint),
-            target_port: 8080,
-            load: Arc::default(),
-        }))
+        Rc::new(Peer::new(&candidate(workload("cart", "10.0.0.2"), 8080)))
     }
 
     fn link() -> Rc<Link> {
@@ -314,6 +308,7 @@ mod tests {
             hbone_addr: None,
             destination_identity: None,
             service: None,
+            routed: None,
             security: Security::Plaintext(WhyPlaintext::DestinationNotEnrolled),
         })
     }

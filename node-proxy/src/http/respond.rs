@@ -1,6 +1,7 @@
 //! What happens to one request, from top to bottom.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ use super::reader::BadRequest;
 use super::request_body::{Http2Client, RequestBody};
 use super::route;
 use super::serve::ClientConnection;
+use super::session::Kept;
 use super::stream::Stream;
 use super::target::{self, BadTarget, Target};
 use crate::limits::{RequestLimitReached, RequestPermit};
@@ -117,6 +119,7 @@ struct Decision {
     port: u16,
     /// Place of the backend in its rule.
     backend: Option<usize>,
+    session: Option<Kept>,
     timeouts: Timeouts,
     /// Rewritten.
     host: Option<String>,
@@ -242,6 +245,7 @@ impl ClientConnection {
             request_deadline,
             backend_limit: decision.timeouts.backend_request,
             retry: decision.rule.as_ref().and_then(|rule| rule.retry()),
+            pinned: RefCell::new(decision.session.as_ref().and_then(Kept::endpoint)),
         };
         let mut forwarded = self.forward(destination, parts, body, outgoing, record).await?;
         if forwarded.agreed.is_none() {
@@ -254,6 +258,9 @@ impl ClientConnection {
                 apply_to_response(&backends[index].filters, origin, forwarded.response.headers_mut());
             }
             apply_to_response(rule.filters(), origin, forwarded.response.headers_mut());
+        }
+        if let (Some(session), Some(backend)) = (&decision.session, decision.backend) {
+            session.answer(backend, &forwarded.endpoint.uid, forwarded.response.headers_mut());
         }
         Ok(forwarded)
     }
@@ -300,6 +307,7 @@ impl ClientConnection {
                 service: service.clone(),
                 port: self.port,
                 backend: None,
+                session: None,
                 timeouts: Timeouts::default(),
                 host: None,
                 path: None,
@@ -321,6 +329,8 @@ impl ClientConnection {
             Action::Forward(backends) => backends,
             Action::Refuse(why) => return Err(refuse(Reason::RouteUnsupported, why)),
         };
+        // What the client shows, before filters change it.
+        let session = self.session(snapshot, rule, matched, &parts.headers)?;
         let mut copies = Vec::new();
         let mut request = FilteredRequest {
             method: &parts.method,
@@ -338,8 +348,10 @@ impl ClientConnection {
         if let Some(answer) = answer {
             return Err(answer.into());
         }
-        let (index, backend) = rule
-            .pick_backend()
+        let bound = session.as_ref().and_then(|session| Some((session.backend()?, backends)));
+        let (index, backend) = bound
+            .and_then(|(index, backends)| Some((index, backends.get(index)?)))
+            .or_else(|| rule.pick_backend())
             .ok_or_else(|| refuse(Reason::NoBackend, "the rule has no backend of weight above 0"))?;
         debug_assert!(index < backends.len());
         let (service, port) = route::backend_service(snapshot, &backend.target)?;
@@ -360,6 +372,7 @@ impl ClientConnection {
             service,
             port,
             backend: Some(index),
+            session,
             timeouts: rule.timeouts(),
             host: rewritten(request.host),
             path: rewritten(request.path),
@@ -376,7 +389,7 @@ impl ClientConnection {
         stream: Option<Rc<Stream>>,
         number: u64,
     ) -> Response<ResponseBody> {
-        let Forwarded { response, held, progress, in_flight, deadline, agreed } = forwarded;
+        let Forwarded { response, held, progress, in_flight, deadline, agreed, .. } = forwarded;
         let (parts, body) = response.into_parts();
         record.answered(parts.status, grpc_status(&parts.headers));
         if let Some(mut agreed) = agreed {

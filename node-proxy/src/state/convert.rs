@@ -19,6 +19,7 @@ use super::model::{
     WorkloadSettings, WorkloadUid,
 };
 use super::snapshot::address_from_bytes;
+use crate::session::{BadKeys, SessionKeys};
 
 pub(super) mod routes;
 
@@ -55,6 +56,8 @@ pub enum ConversionError {
     Marks { mask: u32 },
     #[error("{field}: {value:?} is not {expected}")]
     Text { field: &'static str, value: String, expected: &'static str },
+    #[error("session_keys: {0}")]
+    SessionKeys(#[from] BadKeys),
     #[error("the route does not compile: {0}")]
     Compile(String),
 }
@@ -202,6 +205,9 @@ impl TryFrom<wire::MeshSettings> for MeshSettings {
                 .iter()
                 .map(|alias| trust_domain("trust_domain_aliases", alias))
                 .collect::<Result<_>>()?,
+            session_keys: Arc::new(SessionKeys::new(
+                settings.session_keys.iter().map(|key| (key.id, &key.secret[..])),
+            )?),
             cluster: settings.cluster.into(),
             network: settings.network.into(),
             pod_cidrs: cidrs("pod_cidrs", &settings.pod_cidrs)?,

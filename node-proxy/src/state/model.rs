@@ -8,6 +8,8 @@ use culvert_identity::{Identity, TrustDomain};
 use culvert_routing::model::Hostname;
 use ipnet::IpNet;
 
+use crate::session::SessionKeys;
+
 /// Names a workload for as long as it lives; never reused, unlike its address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadUid(pub Arc<str>);
@@ -309,6 +311,8 @@ pub struct MeshSettings {
     pub service_cidrs: Vec<IpNet>,
     pub interception: Interception,
     pub access_log: AccessLog,
+    /// Of sessions that routes keep; the same for every node proxy.
+    pub session_keys: Arc<SessionKeys>,
 }
 
 /// Marks, table and ports of the interception (`intercept::rules`).

@@ -322,6 +322,7 @@ impl MeshSettings {
                 hbone_port: HBONE_PORT,
             },
             access_log: AccessLog { filter: AccessLogFilter::Failures, format: AccessLogFormat::Json },
+            session_keys: Arc::default(),
         }
     }
 }

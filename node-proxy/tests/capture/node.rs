@@ -391,6 +391,7 @@ fn mesh() -> MeshSettings {
         service_cidrs: Vec::new(),
         interception: INTERCEPTION,
         access_log: LogSettings { filter: AccessLogFilter::Failures, format: AccessLogFormat::Json },
+        session_keys: Arc::default(),
     }
 }
 

@@ -16,6 +16,7 @@ use culvert_node_proxy::intercept::rules::{Entry, Firewall, FirewallChoice, Rule
 use culvert_node_proxy::intercept::{Netns, listeners};
 use culvert_node_proxy::limits::WorkloadLimits;
 use culvert_node_proxy::pods::Pod;
+use culvert_node_proxy::session::SessionKeys;
 use culvert_node_proxy::state::model::{
     AccessLog as AccessLogSettings, AccessLogFilter, AccessLogFormat, AppProtocol, Enrolment, InboundMode,
     Limits, Membership, MeshSettings, OutboundPolicy, OwnWorkload, Probe, Service, ServiceKey, ServicePort,
@@ -204,6 +205,7 @@ fn mesh_settings() -> MeshSettings {
         service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd96::/64".parse().unwrap()],
         interception: INTERCEPTION,
         access_log: AccessLogSettings { filter: AccessLogFilter::All, format: AccessLogFormat::Json },
+        session_keys: Arc::default(),
     }
 }
 
@@ -273,6 +275,13 @@ impl Mesh {
             client: tls::client_config(&certificate, &bundle).unwrap(),
             roots_generation: 1,
         });
+    }
+
+    /// The keys of sessions, of which the first seals.
+    pub fn set_session_keys<const N: usize>(&mut self, keys: [(u32, [u8; 32]); N]) {
+        let session_keys = SessionKeys::new(keys.iter().map(|(id, secret)| (*id, &secret[..]))).unwrap();
+        self.builder.set_mesh(MeshSettings { session_keys: Arc::new(session_keys), ..mesh_settings() });
+        self.publish();
     }
 
     pub fn publish(&mut self) {

@@ -3,8 +3,9 @@
 use culvert_node_proxy::state::routes::{Parent, Unusable};
 use culvert_routing::model::{
     Carries, Filter, HeaderEdit, HeaderMatch, Match, PathEdit, Redirect, RedirectStatus, Rewrite, RouteKind,
-    Rule, ValueMatch,
+    Rule, SessionPersistence, ValueMatch,
 };
+use culvert_routing::session::{Carrier, CookieName, CookiePath, Lifetime};
 use futures::FutureExt;
 
 use crate::mesh::Mesh;
@@ -23,6 +24,7 @@ cases![
     consumer_routes_replace_producer_routes_for_their_namespace,
     a_route_that_cannot_be_used_answers_500,
     filters_change_what_the_backend_and_the_client_see,
+    sessions_are_kept_with_a_key_and_refused_without,
 ];
 
 async fn requests_of_one_connection_are_routed_one_by_one(mesh: Mesh) {
@@ -68,6 +70,44 @@ async fn requests_of_one_connection_are_routed_one_by_one(mesh: Mesh) {
     // The pod's own address is not routed.
     let mut direct = Wire::connect(&mesh.world.pod, mesh.world.peer_at(8080)).await;
     assert_eq!(direct.get("/two").await.server(), "db");
+}
+
+async fn sessions_are_kept_with_a_key_and_refused_without(mesh: Mesh) {
+    let (mut mesh, _servers) = three_servers(mesh).await;
+    let session = SessionPersistence {
+        carrier: Carrier::Cookie {
+            name: CookieName::parse("s").unwrap(),
+            lifetime: Lifetime::Session,
+            path: CookiePath::Matched,
+        },
+        absolute_timeout: None,
+    };
+    let of =
+        |backends: &[(&str, u32)]| Rule { session: Some(session.clone()), ..rule(prefix("/"), backends) };
+    attach(&mut mesh, "kept", RouteKind::Http, None, vec![of(&[("v1", 1), ("v2", 0)])]);
+    let mut client = Wire::connect(&mesh.world.pod, mesh.vip(80)).await;
+    let reply = client.get("/a").await;
+    assert_eq!((reply.status, reply.reason()), (500, "NoSessionKey"), "{reply:?}");
+    mesh.set_session_keys([(1, [7; 32])]);
+    let reply = client.get("/a").await;
+    assert_eq!((reply.status, reply.server()), (200, "v1"), "{reply:?}");
+    let cookie = reply.header("set-cookie").split(';').next().unwrap().to_owned();
+    // Weights are for those without a session.
+    attach(&mut mesh, "kept", RouteKind::Http, None, vec![of(&[("v2", 1), ("v1", 0)])]);
+    assert_eq!(client.get("/a").await.server(), "v2");
+    client.say(format!("GET /a HTTP/1.1\r\nHost: db\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.server(), reply.header("set-cookie")), ("v1", ""), "{reply:?}");
+    assert!(reply.body.contains(&cookie), "the backend sees it: {}", reply.body);
+    // Another key seals now: the session goes on, and the client is told of it in its words.
+    mesh.set_session_keys([(2, [8; 32]), (1, [7; 32])]);
+    client.say(format!("GET /a HTTP/1.1\r\nHost: db\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await;
+    let reply = client.reply().await;
+    assert_eq!(reply.server(), "v1");
+    assert!(reply.header("set-cookie").starts_with("s="), "{reply:?}");
+    mesh.set_session_keys([(2, [8; 32])]);
+    client.say(format!("GET /a HTTP/1.1\r\nHost: db\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await;
+    assert_eq!(client.reply().await.server(), "v2", "nobody can open it any more");
 }
 
 async fn shares_are_kept_to_the_request(mesh: Mesh) {

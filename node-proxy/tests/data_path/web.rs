@@ -391,6 +391,7 @@ pub fn rule(path: PathMatch, backends: &[(&str, u32)]) -> Rule {
         ),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     }
 }
 

@@ -4,7 +4,7 @@
 mod question;
 
 use std::str::from_utf8;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use culvert_identity::token::{Issuer, Verifier};
 use culvert_node_proxy::http::blocks::{FRAME_HEAD, Walk, Walked, has_target_over};
@@ -13,23 +13,27 @@ use culvert_node_proxy::http::head::{Judged, judge};
 use culvert_node_proxy::inbound::{grpc_probe as health, http_probe as probe};
 use culvert_node_proxy::outbound::client_hello::{Read, Reader};
 use culvert_node_proxy::outbound::protocol;
+use culvert_node_proxy::session::{self, SessionKeys};
 use culvert_node_proxy::state::model::ProbeCheck;
 use culvert_node_proxy::tunnel::headers;
 use culvert_routing::host::Host;
 use culvert_routing::model::{
-    Action, HeaderMatch, Match, PathMatch, QueryMatch, Route, RouteKey, RouteKind, Rule, Timeouts, ValueMatch,
+    Action, HeaderMatch, Match, PathMatch, QueryMatch, Route, RouteKey, RouteKind, Rule, SessionPersistence,
+    Timeouts, ValueMatch,
 };
 use culvert_routing::path::normalize;
-use culvert_routing::{CompiledRoute, RequestView, RouteTable};
+use culvert_routing::session::{Carrier, CookieName, CookiePath, Lifetime};
+use culvert_routing::{CompiledRoute, CompiledRule, RequestView, RouteTable};
 use culvert_routing_oracle as oracle;
-use http::{HeaderMap, HeaderName, Method, Request, Uri};
+use http::header::{COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 pub use question::dns_question;
 
 /// A fuzz target: its name, which is that of its directory of seeds, and what it checks.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("http2_head", http2_head),
@@ -45,6 +49,7 @@ pub const TARGETS: [Target; 15] = [
     ("grpc_probe", grpc_probe),
     ("certificate_request", certificate_request),
     ("dns_question", dns_question),
+    ("session_cookie", session_cookie),
 ];
 
 /// Heads of HTTP/1 requests: a complete head ends where it says, no part of it is complete or refused, and what follows
@@ -193,6 +198,7 @@ fn route(matches: Vec<Match>) -> Route {
         action: Action::Forward(Vec::new()),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     };
     let key = RouteKey { kind: RouteKind::Http, namespace: "n".into(), name: "r".into() };
     Route { key, created: 0, hostnames: Vec::new(), rules: matches.into_iter().map(rule).collect() }
@@ -289,6 +295,42 @@ pub fn certificate_request(bytes: &[u8]) {
     if let Ok(request) = culvert_ca::request::check(text) {
         assert_eq!(request.identity.uri(), "spiffe://cluster.local/ns/shop/sa/cart", "nobody signed that");
     }
+}
+
+/// Cookies of sessions: what nobody sealed is none, and what the response says beside it reads as the session that it begins.
+pub fn session_cookie(bytes: &[u8]) {
+    static KEYS: LazyLock<Arc<SessionKeys>> =
+        LazyLock::new(|| Arc::new(SessionKeys::new([(1, &[7; 32][..])]).expect("a key")));
+    static RULE: LazyLock<Arc<CompiledRule>> = LazyLock::new(|| {
+        let everything = PathMatch::Prefix("/".into());
+        let one = Match { path: everything, method: None, headers: Vec::new(), query: Vec::new() };
+        let mut route = route(vec![one]);
+        route.rules[0].session = Some(SessionPersistence {
+            carrier: Carrier::Cookie {
+                name: CookieName::parse("s").expect("a name"),
+                lifetime: Lifetime::Session,
+                path: CookiePath::Matched,
+            },
+            absolute_timeout: None,
+        });
+        CompiledRoute::compile(route).expect("a valid route").rules()[0].clone()
+    });
+    let Ok(line) = HeaderValue::from_bytes(bytes) else { return };
+    let persistence = RULE.session().expect("as it was made");
+    let read = |line: HeaderValue| {
+        session::Request::read(&RULE, persistence, &HeaderMap::from_iter([(COOKIE, line)]), &KEYS, 1)
+    };
+    let request = read(line);
+    assert!(request.live.is_empty(), "nobody sealed that");
+    let said = request.answer(&PathMatch::Prefix("/".into()), None, "n/s:80".to_owned(), "uid");
+    let (name, value) = said.expect("a session is begun");
+    assert_eq!(name, SET_COOKIE);
+    let value = value.to_str().expect("visible ASCII");
+    let (pair, attributes) = value.split_once("; ").expect("attributes");
+    assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Strict");
+    let begun = read(HeaderValue::from_str(pair).expect("a part of a value"));
+    assert_eq!(begun.live.len(), 1, "{pair}");
+    assert_eq!(begun.live[0].0.endpoint, "uid");
 }
 
 /// Tokens: only what the issuer signed is believed, and nobody but fuzzing's own issuer signs here.

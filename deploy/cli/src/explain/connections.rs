@@ -38,6 +38,7 @@ pub fn explain(
         request_timeout_ms: None,
         backend_request_timeout_ms: None,
         retry: None,
+        session: None,
     });
     let backends = match rule.action() {
         Action::Forward(backends) => backends,

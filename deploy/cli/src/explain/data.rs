@@ -250,6 +250,22 @@ pub struct Rule {
     /// When what failed is sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// What keeps a client at its endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+}
+
+/// Requests that show a session of the rule go where it is at home, whatever the weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Session {
+    /// `cookie` or `header`.
+    pub by: &'static str,
+    pub name: String,
+    /// Of a cookie; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::data::{
     Backend, Candidate, End, Endpoint, EndpointState, Explanation, GroupKind, Header, Layer, Mirror,
-    NodeProxy, NodeProxyAnswer, Parent, Retry, RetryBudget, SentRequest, Transport, Verdict,
+    NodeProxy, NodeProxyAnswer, Parent, Retry, RetryBudget, SentRequest, Session, Transport, Verdict,
 };
 
 /// Candidates that lost are shown up to this many; `-o json` has all.
@@ -167,6 +167,14 @@ fn rules(out: &mut String, explanation: &Explanation) -> fmt::Result {
             writeln!(
                 out,
                 "retry        {attempts} times, {backoff_ms} ms apart at least, after a lost connection or a try's timeout{codes}"
+            )?;
+        }
+        if let Some(Session { by, name, path, absolute_timeout_ms }) = &rule.session {
+            let path = path.as_ref().map(|path| format!(" for {path}")).unwrap_or_default();
+            let end = absolute_timeout_ms.map(|end| format!(", at most {end} ms")).unwrap_or_default();
+            writeln!(
+                out,
+                "session      {by} {name}{path}{end}: a client that shows it stays at its endpoint; what follows is for others"
             )?;
         }
     }

@@ -9,8 +9,11 @@ use culvert_node_proxy::state::RouteGroup;
 use culvert_node_proxy::state::model::Service;
 use culvert_routing::cors::Preflight;
 use culvert_routing::filters::{Answer, FilteredRequest, apply_to_request};
-use culvert_routing::model::{Action, Backend as Weighted, Mirror as Mirroring, PathMatch, Scheme};
+use culvert_routing::model::{
+    Action, Backend as Weighted, Mirror as Mirroring, PathMatch, Scheme, SessionPersistence,
+};
 use culvert_routing::request::is_grpc;
+use culvert_routing::session::{Carrier, CookiePath, cookie_path};
 use culvert_routing::{CompiledRule, RequestView, Selected};
 use http::{HeaderMap, HeaderValue, header};
 use std::net::IpAddr;
@@ -19,7 +22,7 @@ use std::time::Duration;
 
 use super::data::{
     Backend, End, Explanation, Group, GroupKind, Header, Mirror, Outcome, Parent, Retry, RetryBudget, Rule,
-    SentRequest,
+    SentRequest, Session,
 };
 use super::describe;
 use super::endpoints::{self, Chooser};
@@ -147,6 +150,7 @@ fn by_rule(
             attempts: retry.attempts.get(),
             backoff_ms: millis(retry.backoff),
         }),
+        session: rule.session().map(|session| session_of(session, matched)),
     });
     let backends = match rule.action() {
         Action::Forward(backends) => backends,
@@ -184,6 +188,17 @@ fn by_rule(
             explanation.outcomes.push(Outcome { share, end });
         }
     }
+}
+
+fn session_of(of: &SessionPersistence, matched: &PathMatch) -> Session {
+    let (by, name, path) = match &of.carrier {
+        Carrier::Cookie { name, path: CookiePath::Matched, .. } => {
+            ("cookie", name.as_str(), Some(cookie_path(matched).into_owned()))
+        }
+        Carrier::Cookie { name, path: CookiePath::Unset, .. } => ("cookie", name.as_str(), None),
+        Carrier::Header(name) => ("header", name.as_str(), None),
+    };
+    Session { by, name: name.to_owned(), path, absolute_timeout_ms: of.absolute_timeout.map(millis) }
 }
 
 /// A request after the filters of the rule, for those of each backend.

@@ -42,6 +42,11 @@ impl Files {
     pub fn ca_data(self) -> PathBuf {
         self.root().join("ca")
     }
+    /// The keys of sessions, kept by the controller (`--session-keys`).
+    #[must_use]
+    pub fn session_keys(self) -> PathBuf {
+        self.root().join("session-keys.json")
+    }
     /// The CA's roots, written by it.
     #[must_use]
     pub fn trust_bundle(self) -> PathBuf {

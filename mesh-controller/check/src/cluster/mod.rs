@@ -9,7 +9,7 @@ mod gateway_api;
 mod mesh;
 mod nodes;
 mod others;
-mod policies;
+pub(crate) mod policies;
 mod report;
 mod rights;
 mod roots;

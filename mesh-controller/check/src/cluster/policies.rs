@@ -15,7 +15,7 @@ use super::report::ClusterFinding;
 use crate::code::Code;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Direction {
+pub enum Direction {
     Ingress,
     Egress,
 }
@@ -28,16 +28,26 @@ impl Direction {
         }
     }
 
-    fn field(self) -> &'static str {
+    pub fn field(self) -> &'static str {
         match self {
             Direction::Ingress => "spec.ingress",
             Direction::Egress => "spec.egress",
         }
     }
+
+    /// What comes of a port that is left out.
+    pub fn effect(self) -> &'static str {
+        match self {
+            Direction::Ingress => {
+                "calls from other pods of the mesh arrive on that port and do not get through"
+            }
+            Direction::Egress => "calls to other pods of the mesh leave for that port and do not get through",
+        }
+    }
 }
 
 /// What a policy's rules say of ports; None of a rule: every port.
-type Ports<'a> = Vec<Option<&'a [NetworkPolicyPort]>>;
+pub type Ports<'a> = Vec<Option<&'a [NetworkPolicyPort]>>;
 
 pub fn find(facts: &ClusterFacts) -> Vec<ClusterFinding> {
     // By policy and direction: how many pods, and one of them.
@@ -66,10 +76,7 @@ pub fn find(facts: &ClusterFacts) -> Vec<ClusterFinding> {
 
 fn of(policy: String, direction: Direction, pods: usize, one: &str) -> ClusterFinding {
     let which = if pods == 1 { format!("pod {one}") } else { format!("{pods} pods ({one} among them)") };
-    let what = match direction {
-        Direction::Ingress => "calls from other pods of the mesh arrive on that port and do not get through",
-        Direction::Egress => "calls to other pods of the mesh leave for that port and do not get through",
-    };
+    let what = direction.effect();
     finding(
         Code::ClosedPort,
         policy,
@@ -88,7 +95,7 @@ fn selects(policy: &NetworkPolicy, pod: &Object) -> bool {
 }
 
 /// None when the policy says nothing of that direction. By default it does of Ingress, and of Egress if it has such rules.
-fn ports(policy: &NetworkPolicy, direction: Direction) -> Option<Ports<'_>> {
+pub fn ports(policy: &NetworkPolicy, direction: Direction) -> Option<Ports<'_>> {
     let spec = policy.spec.as_ref()?;
     let applies = match (&spec.policy_types, direction) {
         (Some(types), direction) => types.iter().any(|of| of == direction.as_str()),
@@ -106,7 +113,7 @@ fn some(ports: Option<&[NetworkPolicyPort]>) -> Option<&[NetworkPolicyPort]> {
     ports.filter(|ports| !ports.is_empty())
 }
 
-fn lets_tunnels(rule: Option<&[NetworkPolicyPort]>) -> bool {
+pub fn lets_tunnels(rule: Option<&[NetworkPolicyPort]>) -> bool {
     let Some(ports) = rule else { return true };
     ports.iter().any(|port| {
         let is_tcp = port.protocol.as_deref().unwrap_or("TCP") == "TCP";

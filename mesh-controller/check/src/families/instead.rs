@@ -73,6 +73,9 @@ const FIELDS: &[Instead] = &[
     route("spec.rules[].rewrite", "a filter of type URLRewrite with the field urlRewrite"),
     route("spec.rules[].headers", "filters of type RequestHeaderModifier and ResponseHeaderModifier"),
     route("spec.rules[].sessionAffinity", "rules[].sessionPersistence"),
+    route("sessionPersistence.idleTimeout", "absoluteTimeout; idleTimeout left the API in v1.6"),
+    route("sessionPersistence.cookie", "sessionName and cookieConfig.lifetimeType, in the shape of v1.6"),
+    route("sessionPersistence.header", "sessionName with type: Header, in the shape of v1.6"),
     route("spec.sessionAffinity", "rules[].sessionPersistence"),
     route("spec.rules[].host", "spec.hostnames (at a Gateway)"),
     route(

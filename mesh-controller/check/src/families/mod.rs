@@ -2,6 +2,8 @@
 
 mod attachment;
 mod backends;
+mod cel;
+mod connections;
 mod foreign;
 mod gateways;
 mod grants;
@@ -9,6 +11,8 @@ mod hidden;
 mod instead;
 mod missing;
 mod not_done;
+mod policies;
+mod preflights;
 mod rbac;
 mod reading;
 mod schema;
@@ -29,7 +33,7 @@ use crate::references::Role;
 
 /// Everything that is found, in no order. What is said twice of a field is said once, by the family that knows more.
 pub fn find(context: &Context) -> Vec<Finding> {
-    let of_text = [reading::find, versions::find, schema::find, instead::find];
+    let of_text = [reading::find, versions::find, schema::find, cel::find, instead::find];
     let mut findings: Vec<Finding> = of_text.iter().flat_map(|find| find(context)).collect();
     once(&mut findings);
     drop_shadowed(&mut findings, &[Code::InventedField], &[Code::UnknownField, Code::Schema]);
@@ -38,10 +42,13 @@ pub fn find(context: &Context) -> Vec<Finding> {
         missing::find,
         attachment::find,
         backends::find,
+        connections::find,
         gateways::find,
         grants::find,
         hidden::find,
         not_done::find,
+        policies::find,
+        preflights::find,
         scope::find,
         time::find,
         foreign::find,

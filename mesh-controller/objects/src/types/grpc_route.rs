@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::route::{BackendRef, NamedMatch, RouteFilter, Unknown};
+use super::route::{BackendRef, NamedMatch, RouteFilter, SessionPersistence, Unknown};
 
 /// One of `spec.rules`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub struct GrpcRouteRule {
     pub filters: Vec<RouteFilter>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<BackendRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
     #[serde(flatten)]
     pub rest: Unknown,
 }

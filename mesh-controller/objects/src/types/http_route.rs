@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::route::{BackendRef, NamedMatch, RouteFilter, Unknown};
+use super::route::{BackendRef, NamedMatch, RouteFilter, SessionPersistence, Unknown};
 
 /// One of `spec.rules`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct HttpRouteRule {
     pub timeouts: Option<HttpRouteTimeouts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<HttpRouteRetry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
     #[serde(flatten)]
     pub rest: Unknown,
 }

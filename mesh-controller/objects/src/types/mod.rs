@@ -35,10 +35,10 @@ pub use pod::{
 };
 pub use probe::{ExecAction, GrpcAction, HttpGetAction, HttpHeader, Probe, TcpSocketAction};
 pub use route::{
-    BackendRef, BackendTrafficPolicySpec, BudgetDetails, CorsFilter, Fraction, HeaderLine, HeaderModifier,
-    MirrorRef, NamedMatch, ParentKind, ParentRef, PathModifier, PolicyTargetRef, RequestMirror, RequestRate,
-    RequestRedirect, RetryConstraint, RouteFilter, RouteSpec, Unknown, UrlRewrite, XMeshParametersRef,
-    XMeshSpec,
+    BackendRef, BackendTrafficPolicySpec, BudgetDetails, CookieConfig, CorsFilter, Fraction, HeaderLine,
+    HeaderModifier, MirrorRef, NamedMatch, ParentKind, ParentRef, PathModifier, PolicyTargetRef,
+    RequestMirror, RequestRate, RequestRedirect, RetryConstraint, RouteFilter, RouteSpec, SessionPersistence,
+    Unknown, UrlRewrite, XMeshParametersRef, XMeshSpec,
 };
 pub use service::{
     ClientIpConfig, ServicePort, ServiceSpec, ServiceType, SessionAffinity, SessionAffinityConfig,

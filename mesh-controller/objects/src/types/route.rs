@@ -256,6 +256,34 @@ pub struct BackendRef {
     pub rest: Unknown,
 }
 
+/// Of a rule or of an XBackendTrafficPolicy, as v1.6 of the API has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_name: Option<String>,
+    /// As GEP-2257 writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout: Option<String>,
+    /// `Cookie` unless set.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie_config: Option<CookieConfig>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    /// `Session` unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_type: Option<String>,
+    #[serde(flatten)]
+    pub rest: Unknown,
+}
+
 /// Of an XBackendTrafficPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -263,6 +291,8 @@ pub struct BackendTrafficPolicySpec {
     pub target_refs: Vec<PolicyTargetRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_constraint: Option<RetryConstraint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
     #[serde(flatten)]
     pub rest: Unknown,
 }

@@ -9,8 +9,8 @@ use culvert_objects::FieldError;
 use culvert_routing::model::{Action, Match, Route, Rule};
 use culvert_routing::{CompileError, CompiledRoute};
 
-use super::normalize::Draft;
 use super::normalize::reader::{Fault, FaultReason};
+use super::normalize::{Draft, DraftRule};
 use super::resolve::ResolvedRule;
 
 /// A route as it is in force.
@@ -37,8 +37,10 @@ impl Refused {
 
 /// Compiles a route with its rules' references followed. `fault` is what stops all of them.
 pub fn compile(draft: &Draft, resolved: Vec<ResolvedRule>, fault: &[Fault]) -> Compiled {
-    let mut faults: Vec<Vec<Fault>> =
-        draft.rules.iter().map(|rule| fault.iter().chain(&rule.faults).cloned().collect()).collect();
+    let of_rule = |(rule, resolved): (&DraftRule, &ResolvedRule)| -> Vec<Fault> {
+        fault.iter().chain(&rule.faults).chain(&resolved.faults).cloned().collect()
+    };
+    let mut faults: Vec<Vec<Fault>> = draft.rules.iter().zip(&resolved).map(of_rule).collect();
     let rules = draft.rules.iter().zip(resolved).zip(&faults).map(|((rule, resolved), faults)| Rule {
         name: rule.name.clone(),
         matches: rule.matches.clone(),
@@ -46,6 +48,7 @@ pub fn compile(draft: &Draft, resolved: Vec<ResolvedRule>, fault: &[Fault]) -> C
         action: if faults.is_empty() { Action::Forward(resolved.backends) } else { refuse(faults) },
         timeouts: if faults.is_empty() { rule.timeouts } else { Default::default() },
         retry: if faults.is_empty() { rule.retry.clone() } else { None },
+        session: if faults.is_empty() { resolved.session } else { None },
     });
     let mut route = Route {
         key: draft.key.clone(),
@@ -95,6 +98,7 @@ fn break_down(route: &mut Route, faults: &mut [Vec<Fault>], error: &CompileError
             action: refuse(faults),
             timeouts: Default::default(),
             retry: None,
+            session: None,
         };
     }
 }
@@ -114,6 +118,7 @@ fn make_refuse(route: &mut Route, index: usize, faults: &[Fault], error: &Compil
     rule.filters.clear();
     rule.timeouts = Default::default();
     rule.retry = None;
+    rule.session = None;
     if matches!(error, CompileError::RuleName { .. }) {
         rule.name = None;
     } else if let Some((index, place)) = match_of(error.at()) {

@@ -9,6 +9,7 @@ use culvert_routing::model::{
     Action, Backend, Cors, Filter, HeaderEdit, Hostname, Match, Mirror, PathEdit, PathMatch, Redirect,
     RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Target, ValueMatch,
 };
+use culvert_routing::session::{Carrier, CookiePath, Lifetime};
 use http::{HeaderName, HeaderValue};
 use pb::route::Parent;
 
@@ -75,6 +76,26 @@ fn rule(rule: &Rule) -> pb::RouteRule {
             attempts: retry.attempts.get(),
             backoff_ms: millis(Some(retry.backoff)),
         }),
+        session: rule.session.as_ref().map(|of| pb::SessionPersistence {
+            carrier: Some(carrier(&of.carrier)),
+            absolute_timeout_ms: millis(of.absolute_timeout),
+        }),
+    }
+}
+
+fn carrier(of: &Carrier) -> pb::session_persistence::Carrier {
+    use pb::session_persistence::Carrier as By;
+    match of {
+        Carrier::Cookie { name, lifetime, path } => By::Cookie(pb::SessionCookie {
+            name: name.as_str().to_owned(),
+            lifetime: match lifetime {
+                Lifetime::Session => pb::CookieLifetime::Session,
+                Lifetime::Permanent => pb::CookieLifetime::Permanent,
+            }
+            .into(),
+            without_path: *path == CookiePath::Unset,
+        }),
+        Carrier::Header(name) => By::Header(name.to_string()),
     }
 }
 

@@ -38,7 +38,8 @@ use services::Services;
 
 pub use emit::object;
 pub use memory::Memory;
-pub use normalize::duration;
+pub use normalize::{duration, reader, session};
+pub use policies::Sessions;
 pub use status::add_refusals;
 
 /// Route resources by name.
@@ -51,11 +52,12 @@ type Said = BTreeMap<usize, DesiredParent>;
 pub fn translate(
     objects: &Objects,
     gateways: &Gateways,
+    sessions: Sessions,
     memory: &mut Memory,
     statuses: &mut Statuses,
 ) -> (Routes, Attached, Vec<Outcome>) {
     let mut before = std::mem::take(memory);
-    let policies = Policies::of(objects);
+    let policies = Policies::of(objects, sessions);
     memory.policies = if *before.policies == policies { before.policies.clone() } else { Arc::new(policies) };
     let mut pass = Pass {
         objects,

@@ -1,22 +1,38 @@
-//! What other objects say about backends: which references are granted, and where TLS is asked for.
+//! What other objects say about backends: which references are granted, where TLS is asked for, whose sessions are kept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use culvert_objects::types::{GATEWAY_GROUP, ReferenceGrantSpec};
 use culvert_objects::{Kind, Objects};
 use culvert_routing::model::{RouteKey, RouteKind};
 use serde_json::Value;
 
+use super::normalize::session::DraftSession;
+
 /// All of it. Equal policies let routes that have not changed stay as they are.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Policies {
     pub grants: Grants,
     pub tls: TlsPolicies,
+    pub sessions: Sessions,
 }
 
 impl Policies {
-    pub fn of(objects: &Objects) -> Self {
-        Self { grants: Grants::of(objects), tls: TlsPolicies::of(objects) }
+    pub fn of(objects: &Objects, sessions: Sessions) -> Self {
+        Self { grants: Grants::of(objects), tls: TlsPolicies::of(objects), sessions }
+    }
+}
+
+/// What XBackendTrafficPolicies say of the sessions of Services, by namespace and name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sessions(pub BTreeMap<(String, String), DraftSession>);
+
+impl Sessions {
+    pub fn of(&self, namespace: &str, service: &str) -> Option<&DraftSession> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(&(namespace.to_owned(), service.to_owned()))
     }
 }
 

@@ -8,9 +8,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use culvert_objects::types::Protocol;
-use culvert_routing::model::{Backend, Carries, Filter, Mirror, RouteKey, Target};
+use culvert_objects::types::{Protocol, SessionAffinity};
+use culvert_routing::model::{Backend, Carries, Filter, Mirror, RouteKey, SessionPersistence, Target};
+use culvert_routing::session::CookiePath;
 
+use super::normalize::reader::Fault;
 use super::normalize::{Draft, DraftFilter, DraftRef};
 use super::policies::Policies;
 use super::services::{Nature, PortFacts, Services};
@@ -80,6 +82,9 @@ pub struct Unresolved {
 pub struct ResolvedRule {
     pub filters: Vec<Filter>,
     pub backends: Vec<Backend>,
+    pub session: Option<SessionPersistence>,
+    /// Not empty: what it says and what its backends say do not go together, and the rule refuses.
+    pub faults: Vec<Fault>,
 }
 
 /// Follows references.
@@ -103,9 +108,50 @@ impl Resolver<'_> {
                 let filters = self.filters(route, &backend.filters, side, at, &mut problems);
                 backends.push(Backend { weight: backend.weight, filters, target });
             }
-            rules.push(ResolvedRule { filters, backends });
+            let (session, faults) = self.session(draft, rule, &backends);
+            rules.push(ResolvedRule { filters, backends, session, faults });
         }
         (rules, problems)
+    }
+
+    /// What holds of the sessions of a rule: what it says itself, else what a policy says of one of its backends, the first that
+    /// has one, for all of them (GEP-1619, Traffic Splitting). Connections have none.
+    fn session(
+        &mut self,
+        draft: &Draft,
+        index: usize,
+        backends: &[Backend],
+    ) -> (Option<SessionPersistence>, Vec<Fault>) {
+        if draft.key.kind.carries() != Carries::Requests {
+            return (None, Vec::new());
+        }
+        let rule = &draft.rules[index];
+        let label = rule.name.as_deref().map_or_else(|| index.to_string(), str::to_owned);
+        let services = || {
+            backends.iter().filter_map(|backend| match &backend.target {
+                Target::Service { namespace, name, .. } => Some((namespace, name)),
+                Target::Invalid(_) => None,
+            })
+        };
+        let Some(session) = &rule.session else {
+            let mut policies =
+                services().filter_map(|(namespace, name)| self.policies.sessions.of(namespace, name));
+            let session = policies.next().map(|of| of.of_rule(&draft.key, &label, CookiePath::Unset));
+            return (session, Vec::new());
+        };
+        let mut faults = Vec::new();
+        for (namespace, name) in services() {
+            let affinity = self.services.find(namespace, name).map(|service| service.affinity);
+            if affinity == Some(SessionAffinity::ClientIp) {
+                let message = format!(
+                    "Service {namespace}/{name} has sessionAffinity ClientIP, which does not go together with it: remove one \
+                     of the two"
+                );
+                let at = format!("spec.rules[{index}].sessionPersistence");
+                faults.push(Fault::unsupported(at, message));
+            }
+        }
+        (Some(session.of_rule(&draft.key, &label, CookiePath::Matched)), faults)
     }
 
     /// A mirror that leads nowhere stays where it is, and copies nothing (`HTTPRequestMirrorFilter`).

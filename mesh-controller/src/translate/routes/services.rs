@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use culvert_api::mesh as pb;
-use culvert_objects::types::{Protocol, ServiceSpec, ServiceType};
+use culvert_objects::types::{Protocol, ServiceSpec, ServiceType, SessionAffinity};
 use culvert_objects::{Kind, Objects};
 use culvert_routing::model::Carries;
 
@@ -20,6 +20,7 @@ pub struct Services<'a> {
 #[derive(Debug)]
 pub struct ServiceFacts {
     pub nature: Nature,
+    pub affinity: SessionAffinity,
     pub ports: Vec<PortFacts>,
 }
 
@@ -92,5 +93,5 @@ fn facts(objects: &Objects, namespace: &str, name: &str) -> Option<Arc<ServiceFa
         protocol: port.protocol,
         app_protocol: port.app_protocol,
     });
-    Some(Arc::new(ServiceFacts { nature, ports: ports.collect() }))
+    Some(Arc::new(ServiceFacts { nature, affinity: spec.session_affinity, ports: ports.collect() }))
 }

@@ -51,6 +51,8 @@ pub(super) fn connections(kind: RouteKind, rule: &Rule, at: &At<'_>) -> Result<(
         "timeouts"
     } else if rule.retry.is_some() {
         "retry"
+    } else if rule.session.is_some() {
+        "sessionPersistence"
     } else {
         return Ok(());
     };
@@ -154,7 +156,7 @@ fn filter_list(
 
 /// Headers of one connection or of message framing: an edit of them would break the next hop, or let one message pass
 /// for two. `host` has its own filter.
-fn belongs_to_connection(header: &HeaderName) -> bool {
+pub(crate) fn belongs_to_connection(header: &HeaderName) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");

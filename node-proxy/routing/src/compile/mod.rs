@@ -11,7 +11,10 @@ use crate::filters::filter_kind;
 use crate::model::{
     Action, Backend, Filter, Hostname, Match, Mirror, Retry, Route, RouteKey, RouteKind, Rule, Timeouts,
 };
+use crate::session::SessionPersistence;
 use crate::weights::Wheel;
+
+pub(crate) use check::belongs_to_connection;
 
 /// A route that can be honoured to the letter.
 #[derive(Debug)]
@@ -128,6 +131,10 @@ impl CompiledRule {
 
     pub fn retry(&self) -> Option<&Retry> {
         self.rule().retry.as_ref()
+    }
+
+    pub fn session(&self) -> Option<&SessionPersistence> {
+        self.rule().session.as_ref()
     }
 
     /// The hostnames in effect; empty: any.

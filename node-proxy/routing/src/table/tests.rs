@@ -33,6 +33,7 @@ fn table(kind: RouteKind, matched: impl Fn(usize) -> Match) -> RouteTable {
         action: Action::Forward(vec![]),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     };
     let key = RouteKey { kind, namespace: "a".into(), name: "b".into() };
     let route = Route { key, created: 0, hostnames: vec![], rules: (0..RULES).map(rule).collect() };

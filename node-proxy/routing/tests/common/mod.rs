@@ -57,6 +57,7 @@ pub fn rule(matches: Vec<Match>) -> Rule {
         action: Action::Forward(vec![]),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
     }
 }
 

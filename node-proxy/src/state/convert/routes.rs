@@ -10,8 +10,9 @@ use culvert_routing::cors::{Allowed, Credentials, OriginPattern};
 use culvert_routing::model::{
     Action, Backend, Carries, Cors, Filter, HeaderEdit, HeaderMatch, Hostname, Match, Mirror, PathEdit,
     PathMatch, QueryMatch, Redirect, RedirectStatus, Retry, Rewrite, Route, RouteKey, RouteKind, Rule,
-    Scheme, Share, Target, Timeouts, ValueMatch,
+    Scheme, SessionPersistence, Share, Target, Timeouts, ValueMatch,
 };
+use culvert_routing::session::{Carrier, CookieName, CookiePath, Lifetime, session_header};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{ConversionError, Result, port, same_name};
@@ -125,7 +126,33 @@ fn rule(wire: wire::RouteRule) -> Result<Rule> {
             backend_request: limit(wire.backend_request_timeout_ms),
         },
         retry: wire.retry.map(retry).transpose()?,
+        session: wire.session.map(session).transpose()?,
     })
+}
+
+fn session(wire: wire::SessionPersistence) -> Result<SessionPersistence> {
+    use wire::session_persistence::Carrier as By;
+    let absolute_timeout =
+        (wire.absolute_timeout_ms > 0).then(|| Duration::from_millis(wire.absolute_timeout_ms));
+    let carrier = match wire.carrier.ok_or(ConversionError::Missing("rules.session.carrier"))? {
+        By::Header(name) => Carrier::Header(
+            session_header(&name).ok_or_else(|| text("rules.session.header", name, "a header of its own"))?,
+        ),
+        By::Cookie(cookie) => Carrier::Cookie {
+            name: CookieName::parse(&cookie.name)
+                .ok_or_else(|| text("rules.session.cookie.name", cookie.name, "the name of a cookie"))?,
+            lifetime: match wire::CookieLifetime::try_from(cookie.lifetime) {
+                Ok(wire::CookieLifetime::Session) => Lifetime::Session,
+                Ok(wire::CookieLifetime::Permanent) if absolute_timeout.is_some() => Lifetime::Permanent,
+                Ok(wire::CookieLifetime::Permanent) => {
+                    return Err(ConversionError::Missing("rules.session.absolute_timeout_ms"));
+                }
+                Err(_) => return Err(super::unknown("rules.session.cookie.lifetime", cookie.lifetime)),
+            },
+            path: if cookie.without_path { CookiePath::Unset } else { CookiePath::Matched },
+        },
+    };
+    Ok(SessionPersistence { carrier, absolute_timeout })
 }
 
 fn retry(wire: wire::Retry) -> Result<Retry> {

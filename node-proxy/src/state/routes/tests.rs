@@ -26,6 +26,7 @@ fn route(name: &str, weight: u32) -> Arc<CompiledRoute> {
             action: Action::Forward(vec![backend("a", weight), backend("b", 1)]),
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
         }],
     };
     Arc::new(CompiledRoute::compile(route).unwrap())

@@ -108,6 +108,7 @@ impl Maker<'_> {
             ("--objects", path(&Files.objects())),
             ("--statuses", path(&Files.statuses())),
             ("--wanted", path(&Files.wanted())),
+            ("--session-keys", path(&Files.session_keys())),
             ("--listen", SocketAddr::new(address.into(), CONTROLLER_PORT).to_string()),
             ("--token", path(&Files.token("controller"))),
             ("--ca", self.ca_url()),

@@ -126,6 +126,9 @@ fn request(plan: &Plan) -> Result<Request<Body>, Failure> {
     let (args, url) = (&plan.args, &plan.args.url);
     let mut headers = lines(&args.headers)?;
     let host = headers.remove(header::HOST);
+    if let Some(line) = plan.cookie_line() {
+        headers.append(header::COOKIE, HeaderValue::from_str(&line)?);
+    }
     let trailers = lines(&args.trailers)?;
     for name in trailers.keys() {
         headers.append(header::TRAILER, HeaderValue::from_name(name.clone()));

@@ -9,10 +9,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use exchange::{Answer, Failure, exchange};
 use futures::future::join_all;
+use http::header::SET_COOKIE;
 use http::{HeaderMap, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
@@ -44,6 +46,9 @@ pub(crate) struct GetArgs {
     /// NAME: VALUE; Host takes the place of the URL's.
     #[arg(long = "header", value_name = "HEADER")]
     headers: Vec<String>,
+    /// Sends back the cookies of earlier answers, whatever their path.
+    #[arg(long)]
+    cookies: bool,
     /// Body of each request.
     #[arg(long, default_value = "")]
     body: String,
@@ -101,6 +106,8 @@ struct Plan {
     started: Instant,
     next: Cell<u64>,
     sum: RefCell<Sum>,
+    /// By name.
+    cookies: RefCell<BTreeMap<String, String>>,
 }
 
 #[derive(Default)]
@@ -126,7 +133,14 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<Succeeded> {
     let target = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
     let started = Instant::now();
     let connections = args.workers();
-    let plan = Rc::new(Plan { args, target, started, next: Cell::new(0), sum: RefCell::default() });
+    let plan = Rc::new(Plan {
+        args,
+        target,
+        started,
+        next: Cell::new(0),
+        sum: RefCell::default(),
+        cookies: RefCell::default(),
+    });
     let workers = (0..connections).map(|_| worker(Rc::clone(&plan)));
     tokio::task::LocalSet::new().run_until(join_all(workers)).await;
     let report = report(plan.sum.take(), plan.started.elapsed());
@@ -227,7 +241,23 @@ impl Plan {
         if let Some(pod) = answer.pod() {
             sum.pods.add(pod);
         }
+        if self.args.cookies {
+            self.keep_cookies(&answer.headers);
+        }
         sum.last = Some(answer);
+    }
+
+    fn keep_cookies(&self, headers: &HeaderMap) {
+        let lines = headers.get_all(SET_COOKIE).iter().filter_map(|line| line.to_str().ok());
+        let pairs = lines.filter_map(|line| line.split(';').next()?.split_once('='));
+        self.cookies.borrow_mut().extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    /// The line of the next request, if there are any.
+    fn cookie_line(&self) -> Option<String> {
+        let cookies = self.cookies.borrow();
+        let pairs: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        (!pairs.is_empty()).then(|| pairs.join("; "))
     }
 }
 

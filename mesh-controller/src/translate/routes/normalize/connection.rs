@@ -17,6 +17,7 @@ pub fn rule(kind: RouteKind, rule: &ConnectionRouteRule, at: At<'_>, mut reader:
         backends,
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         faults: reader.faults,
     }
 }

@@ -6,13 +6,17 @@ use culvert_routing::model::{Match, PathMatch, RouteKind, Timeouts, ValueMatch};
 use super::filters::{self, Allowed};
 use super::http::{headers, typed_value};
 use super::reader::{At, Reader};
-use super::{DraftRule, backends, matches, text};
+use super::{DraftRule, backends, matches, session, text};
 
 pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
     let of_rule = filters::read(&rule.filters, Allowed::OfCalls, at.field("filters"), &mut reader);
     let backends = backends(&rule.backend_refs, Allowed::OfCalls, at.field("backendRefs"), &mut reader);
     let matches = matches(&rule.matches, one_match, RouteKind::Grpc, at.field("matches"), &mut reader);
+    let session = rule
+        .session_persistence
+        .as_ref()
+        .map(|of| session::read(of, at.field("sessionPersistence"), &mut reader));
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
@@ -20,6 +24,7 @@ pub fn rule(rule: &GrpcRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
         backends,
         timeouts: Timeouts::default(),
         retry: None,
+        session,
         faults: reader.faults,
     }
 }

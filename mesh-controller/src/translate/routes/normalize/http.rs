@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 
 use super::filters::{self, Allowed};
 use super::reader::{At, Reader};
-use super::{DraftRule, backends, duration, matches, text};
+use super::{DraftRule, backends, duration, matches, session, text};
 
 pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     reader.unknown(at, &rule.rest);
@@ -22,6 +22,10 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
     let matches = matches(&rule.matches, one_match, RouteKind::Http, at.field("matches"), &mut reader);
     let timeouts = rule.timeouts.as_ref().map(|of| timeouts(of, at.field("timeouts"), &mut reader));
     let retry = rule.retry.as_ref().map(|of| retry(of, at.field("retry"), &mut reader));
+    let session = rule
+        .session_persistence
+        .as_ref()
+        .map(|of| session::read(of, at.field("sessionPersistence"), &mut reader));
     DraftRule {
         name: text(rule.name.as_deref()),
         matches,
@@ -29,6 +33,7 @@ pub fn rule(rule: &HttpRouteRule, at: At<'_>, mut reader: Reader) -> DraftRule {
         backends,
         timeouts: timeouts.unwrap_or_default(),
         retry,
+        session,
         faults: reader.faults,
     }
 }

@@ -19,6 +19,7 @@ mod filters;
 mod grpc;
 mod http;
 pub mod reader;
+pub mod session;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use serde_json::Value;
 
 use filters::Allowed;
 use reader::{At, Fault, Reader, UNKNOWN_FIELD};
+use session::DraftSession;
 
 /// Largest weight (schema).
 const MOST_WEIGHT: u32 = 1_000_000;
@@ -64,6 +66,7 @@ pub struct DraftRule {
     pub backends: Vec<DraftBackend>,
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
+    pub session: Option<DraftSession>,
     /// Not empty: the rule refuses.
     pub faults: Vec<Fault>,
 }
@@ -237,6 +240,7 @@ fn unreadable(kind: RouteKind, error: FieldError) -> DraftRule {
         backends: Vec::new(),
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         faults: vec![Fault::unsupported(error.field, error.message)],
     }
 }

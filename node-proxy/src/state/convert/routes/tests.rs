@@ -49,6 +49,10 @@ fn wire() -> wire::Route {
                 request_timeout_ms: 1500,
                 backend_request_timeout_ms: 0,
                 retry: Some(wire::Retry { codes: vec![503], attempts: 2, backoff_ms: 10 }),
+                session: Some(wire::SessionPersistence {
+                    carrier: Some(wire::session_persistence::Carrier::Header("x-session".to_owned())),
+                    absolute_timeout_ms: 60_000,
+                }),
             },
             wire::RouteRule {
                 matches: vec![wire::RouteMatch {

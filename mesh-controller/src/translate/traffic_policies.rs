@@ -1,4 +1,5 @@
-//! XBackendTrafficPolicies: the retry budgets of Services, and what their authors are told (GEP-3388, GEP-713).
+//! XBackendTrafficPolicies: the retry budgets and the sessions of Services, and what their authors are told (GEP-3388, GEP-1619,
+//! GEP-713).
 //!
 //! Of several for one Service the oldest holds, then the first by name; the others are `Conflicted`. What a policy asks for that
 //! this version does not do makes all of it be refused, and the Services keep what they have without it.
@@ -7,12 +8,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use culvert_api::mesh as pb;
-use culvert_objects::types::{BackendTrafficPolicySpec, RetryConstraint};
+use culvert_objects::types::{BackendTrafficPolicySpec, RetryConstraint, ServiceSpec, SessionAffinity};
 use culvert_objects::{Kind, Object, Objects};
 use serde_json::json;
 
 use super::Statuses;
-use super::routes::duration;
+use super::routes::reader::{At, Reader};
+use super::routes::session::{self, DraftSession};
+use super::routes::{Sessions, duration};
 use crate::CONTROLLER_NAME;
 use crate::status::{DesiredAncestor, DesiredCondition, DesiredStatus};
 
@@ -26,34 +29,56 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// By namespace and name of the Service.
 pub type Budgets = BTreeMap<(String, String), pb::RetryBudget>;
 
-/// Every budget in force.
-pub fn of(objects: &Objects, statuses: &mut Statuses) -> Budgets {
-    let mut budgets = Budgets::new();
+/// What the policies say of Services.
+#[derive(Debug, Default)]
+pub struct TrafficPolicies {
+    pub budgets: Budgets,
+    pub sessions: Sessions,
+}
+
+/// What one policy says.
+struct Said {
+    budget: pb::RetryBudget,
+    session: Option<DraftSession>,
+}
+
+/// Everything in force.
+pub fn of(objects: &Objects, statuses: &mut Statuses) -> TrafficPolicies {
+    let mut in_force = TrafficPolicies::default();
     let mut holders: BTreeMap<(String, String), String> = BTreeMap::new();
     let mut policies: Vec<&Object> =
         objects.of_kind(Kind::XBackendTrafficPolicy).map(|policy| &**policy).collect();
     policies.sort_by_key(|policy| (policy.metadata.creation_timestamp, policy.key()));
     for policy in policies {
         let Ok(spec) = policy.spec::<BackendTrafficPolicySpec>() else { continue };
-        let budget = read(&spec);
+        let said = read(&spec);
         let mut ancestors = Vec::new();
         for target in &spec.target_refs {
             let key = (policy.namespace().to_owned(), target.name.clone());
             let is_service = target.group.is_empty() && target.kind == "Service";
-            let found = is_service && objects.find(Kind::Service, &key.0, &key.1).is_some();
-            let condition = match (&budget, holders.get(&key)) {
+            let found = objects.find(Kind::Service, &key.0, &key.1).filter(|_| is_service);
+            let condition = match (&said, holders.get(&key)) {
                 _ if !is_service => {
                     refused("TargetNotFound", "a target is a Service of the core group".to_owned())
                 }
-                _ if !found => refused("TargetNotFound", format!("there is no Service {}/{}", key.0, key.1)),
+                _ if found.is_none() => refused("TargetNotFound", format!("there is no Service {}/{}", key.0, key.1)),
                 (Err(why), _) => refused("Invalid", why.clone()),
                 (Ok(_), Some(by)) => {
                     refused("Conflicted", format!("the older policy {by} holds for this Service"))
                 }
-                (Ok(budget), None) => {
-                    budgets.insert(key.clone(), *budget);
+                (Ok(said), None) if said.session.is_some() && found.is_some_and(|of| has_affinity(of)) => refused(
+                    "Invalid",
+                    "spec.sessionPersistence: the Service has sessionAffinity ClientIP, which does not go together with it: \
+                     remove one of the two"
+                        .to_owned(),
+                ),
+                (Ok(said), None) => {
+                    in_force.budgets.insert(key.clone(), said.budget);
+                    if let Some(session) = &said.session {
+                        in_force.sessions.0.insert(key.clone(), session.clone());
+                    }
                     holders.insert(key, policy.name().to_owned());
-                    DesiredCondition::yes("Accepted", "Accepted", told(*budget))
+                    DesiredCondition::yes("Accepted", "Accepted", told(said))
                 }
             };
             ancestors.push(DesiredAncestor {
@@ -65,24 +90,32 @@ pub fn of(objects: &Objects, statuses: &mut Statuses) -> Budgets {
         }
         statuses.insert(policy.key(), DesiredStatus::of(policy).with_ancestors(ancestors));
     }
-    budgets
+    in_force
+}
+
+fn has_affinity(service: &Object) -> bool {
+    service.spec::<ServiceSpec>().is_ok_and(|spec| spec.session_affinity == SessionAffinity::ClientIp)
 }
 
 fn refused(reason: &str, message: String) -> DesiredCondition {
     DesiredCondition::no("Accepted", reason, message)
 }
 
-fn told(budget: pb::RetryBudget) -> String {
-    let pb::RetryBudget { percent, interval_ms, min_retries, min_interval_ms } = budget;
+fn told(said: &Said) -> String {
+    let pb::RetryBudget { percent, interval_ms, min_retries, min_interval_ms } = said.budget;
+    let sessions = match said.session {
+        Some(_) => "; rules that say nothing of sessions keep them",
+        None => "",
+    };
     format!(
         "per node, at most {percent} % of the requests of {interval_ms} ms are sent again, and {min_retries} in \
-         {min_interval_ms} ms in any case"
+         {min_interval_ms} ms in any case{sessions}"
     )
 }
 
 /// # Errors
 /// What this version does not do, or what is no value.
-fn read(spec: &BackendTrafficPolicySpec) -> Result<pb::RetryBudget, String> {
+fn read(spec: &BackendTrafficPolicySpec) -> Result<Said, String> {
     let unknown =
         |at: &str, field: &String| format!("{at}.{field}: this version of Culvert does not do this field");
     if let Some(field) = spec.rest.keys().next() {
@@ -111,7 +144,18 @@ fn read(spec: &BackendTrafficPolicySpec) -> Result<pb::RetryBudget, String> {
     let interval = interval("budget", budget.interval.as_deref(), INTERVAL, Duration::from_secs(1))?;
     let least = Duration::from_millis(1);
     let min_interval = self::interval("minRetryRate", rate.interval.as_deref(), MIN_INTERVAL, least)?;
-    Ok(pb::RetryBudget { percent, interval_ms: interval, min_retries, min_interval_ms: min_interval })
+    let budget =
+        pb::RetryBudget { percent, interval_ms: interval, min_retries, min_interval_ms: min_interval };
+    let at = At::Root("spec");
+    let mut reader = Reader::default();
+    let session = spec
+        .session_persistence
+        .as_ref()
+        .map(|of| session::read(of, at.field("sessionPersistence"), &mut reader));
+    match reader.faults.first() {
+        Some(fault) => Err(fault.to_string()),
+        None => Ok(Said { budget, session }),
+    }
 }
 
 /// In milliseconds.
