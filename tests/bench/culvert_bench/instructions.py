@@ -2,7 +2,7 @@
 
 One client that waits for each answer, one worker: then the same work is done for each request, in the same order, whatever
 else the machine does. What the kernel executes is not counted, nor is time: these figures find what a change costs in our code
-and its libraries, to within a percent on a busy machine.
+and its libraries, to within two percent on a busy machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Counted:
 COUNTED = (
     Counted("L7 request, keep-alive", Path.WEIGHTED, "/", {}),
     Counted("L7 request, regular expression, rewrite and mirror", Path.REGEX, cases.ORDERS, cases.VERSION_2),
-    Counted("L7 request, connection of its own", Path.WEIGHTED, "/", cases.CLOSE),
+    # Not an L7 request on a connection of its own: how the pool is used then depends on time, by 5 %.
     Counted("L4 request, keep-alive", Path.OPAQUE, "/", {}),
     Counted("L4 request, connection of its own", Path.OPAQUE, "/", cases.CLOSE),
 )
