@@ -137,7 +137,7 @@ async fn a_watch_is_resumed_where_it_was_and_forgotten_versions_are_listed_anew(
     let with = |part: &str| asked.iter().filter(|path| path.split(['?', '&']).any(|at| at == part)).count();
     assert_eq!(with("resourceVersion=12"), 1, "resumed at the last event, once: {asked:#?}");
     assert_eq!(asked.iter().filter(|path| is_list(path)).count(), 3, "{asked:#?}");
-    assert!(asked.iter().filter(|path| is_list(path)).all(|path| path.contains("limit=500")), "{asked:#?}");
+    assert!(asked.iter().filter(|path| is_list(path)).all(|path| path.contains("limit=100")), "{asked:#?}");
     assert!(
         asked
             .iter()
