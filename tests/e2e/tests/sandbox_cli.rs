@@ -177,8 +177,8 @@ spec:
   rules: [{backendRefs: [{name: server, port: 8080}]}]
 ---
 apiVersion: gateway.networking.k8s.io/v1alpha2
-kind: TCPRoute
-metadata: {name: tcp, namespace: kinds}
+kind: UDPRoute
+metadata: {name: udp, namespace: kinds}
 spec:
   parentRefs: [{kind: Service, group: "", name: server, port: 9000}]
   rules: [{backendRefs: [{name: server, port: 9000}]}]
@@ -203,7 +203,7 @@ spec:
     assert_eq!(secret["kind"], "Secret", "{secret}");
     // A kind of route that does not work yet is told so.
     for (kind, name, status, reason) in
-        [("httproute", "route", "True", "Accepted"), ("tcproute", "tcp", "False", "UnsupportedValue")]
+        [("httproute", "route", "True", "Accepted"), ("udproute", "udp", "False", "UnsupportedValue")]
     {
         let parent = eventually("a status for the route", SOON, || {
             let route = mesh.get(kind, Some("kinds"), Some(name));

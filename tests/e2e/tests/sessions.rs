@@ -190,8 +190,7 @@ fn rules_have_sessions_of_their_own_and_an_end() {
     assert!(set_cookie(&unnamed).is_some_and(|line| line.starts_with("culvert-session-")), "{unnamed}");
     let wrong = get(&mesh, &client, "/wrong", &[]);
     assert_eq!(wrong["last_status"], 500, "{wrong}");
-    let status = mesh.get("httproute", Some(namespace), Some("kept"))["status"].to_string();
-    assert!(status.contains("rules[3].sessionPersistence.absoluteTimeout"), "{status}");
+    await_status(&mesh, "httproute", namespace, "rules[3].sessionPersistence.absoluteTimeout");
     let mut command = Command::new(binary("culvert"));
     let from = format!("{namespace}/{}", client.name);
     command.args(["explain", "-o", "json", "--name", mesh.name(), "--from", &from]);
@@ -235,6 +234,14 @@ fn headers_and_calls_have_sessions_too() {
     assert_eq!(report["pods"], json!({home: 12}), "{report}");
 }
 
+/// Waits until the status of the object `kept` says so: it is written after what it speaks of is in force.
+fn await_status(mesh: &Mesh, kind: &str, namespace: &str, says: &str) {
+    eventually(says, SOON, || {
+        let status = mesh.get(kind, Some(namespace), Some("kept"))["status"].to_string();
+        if status.contains(says) { Ok(()) } else { Err(status) }
+    });
+}
+
 #[test]
 fn a_policy_keeps_sessions_of_rules_that_say_nothing() {
     let mesh = MESH.beside();
@@ -258,11 +265,9 @@ fn a_policy_keeps_sessions_of_rules_that_say_nothing() {
     assert!(line.ends_with("; HttpOnly; SameSite=Strict") && !line.contains("Path="), "{line}");
     let report = with_cookie(&mesh, &client, "/elsewhere", &cookie(&by_policy));
     assert_eq!((pods(&report), set_cookie(&report)), (vec![pod(&by_policy)], None));
-    let status = mesh.get("xbackendtrafficpolicy", Some(namespace), Some("kept"))["status"].to_string();
-    assert!(status.contains("rules that say nothing of sessions keep them"), "{status}");
+    await_status(&mesh, "xbackendtrafficpolicy", namespace, "rules that say nothing of sessions keep them");
     // Two ways to stay at an endpoint do not go together (GEP-1619).
     let report = get(&mesh, &client, "/sticky", &[]);
     assert_eq!(report["last_status"], 500, "{report}");
-    let status = mesh.get("httproute", Some(namespace), Some("kept"))["status"].to_string();
-    assert!(status.contains("sessionAffinity ClientIP"), "{status}");
+    await_status(&mesh, "httproute", namespace, "sessionAffinity ClientIP");
 }
