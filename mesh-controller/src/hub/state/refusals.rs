@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use culvert_api::mesh as pb;
 use culvert_objects::ObjectKey;
 
-use super::State;
+use super::{State, Stream};
 use crate::hub::StreamId;
 use crate::snapshot::Key;
 use crate::translate::{self, Facts, Statuses};
@@ -48,11 +48,16 @@ impl RefusedElsewhere {
         self.0.remove(node).unwrap_or_default().into_values().flat_map(BTreeMap::into_keys).collect()
     }
 
-    /// Every resource that a node refuses, with that node and the reason.
-    fn iter(&self) -> impl Iterator<Item = (&String, &Key, &String)> {
-        self.0.iter().flat_map(|(node, replicas)| {
-            replicas.values().flatten().map(move |(key, reason)| (node, key, reason))
+    /// The nodes that refuse a resource, and why.
+    fn of(&self, resource: &Key) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().flat_map(move |(node, replicas)| {
+            let reasons = replicas.values().filter_map(move |refused| refused.get(resource));
+            reasons.map(move |reason| (node.clone(), reason.clone()))
         })
+    }
+
+    fn resources(&self) -> impl Iterator<Item = &Key> {
+        self.0.values().flat_map(BTreeMap::values).flat_map(BTreeMap::keys)
     }
 }
 
@@ -137,24 +142,16 @@ impl State {
         refused.into_iter().map(|(key, reason)| line(key, Some(reason))).collect()
     }
 
-    /// Every resource that a node refuses, here or elsewhere, with that node and the reason.
-    fn all_refusals(&self) -> impl Iterator<Item = (&String, &Key, &String)> {
-        let here = self
-            .streams
-            .values()
-            .flat_map(|stream| stream.refused.iter().map(|(key, reason)| (&stream.node, key, reason)));
-        self.refused_elsewhere.iter().chain(here)
-    }
-
     /// The nodes whose proxies refuse a resource, and why.
     fn refusals(&self, resource: &Key) -> BTreeMap<String, String> {
-        let of = self.all_refusals().filter(|(_, key, _)| *key == resource);
-        of.map(|(node, _, reason)| (node.clone(), reason.clone())).collect()
+        let of = |stream: &Stream| Some((stream.node.clone(), stream.refused.get(resource)?.clone()));
+        self.refused_elsewhere.of(resource).chain(self.streams.values().filter_map(of)).collect()
     }
 
     /// Adds what proxies refuse of routes, and returns the statuses without that.
     pub(super) fn add_refusals(&self, wanted: &mut Statuses) -> Statuses {
-        let refused = self.all_refusals().filter_map(|(_, key, _)| key.route_name());
+        let here = self.streams.values().flat_map(|stream| stream.refused.keys());
+        let refused = self.refused_elsewhere.resources().chain(here).filter_map(Key::route_name);
         let routes: BTreeSet<ObjectKey> = refused.filter_map(translate::route_object).collect();
         let mut without = Statuses::new();
         for route in routes {
