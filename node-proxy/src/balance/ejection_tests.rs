@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 
-use super::testing::{endpoint_set, member, service, workload};
+use super::testing::{EJECTION, endpoint_set, member, service, workload};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,15 +20,6 @@ fn service_of(count: usize) -> (Arc<Service>, Arc<EndpointSet>) {
     (db, set)
 }
 
-/// As settings have it by default.
-const DEFAULT: Ejection = Ejection {
-    failures: 5,
-    connect_failures: 1,
-    base: Duration::from_secs(1),
-    max: Duration::from_secs(60),
-    max_percent: 50,
-};
-
 fn wanted(service: &Arc<Service>) -> Wanted<'_> {
     Wanted {
         service,
@@ -37,7 +28,7 @@ fn wanted(service: &Arc<Service>) -> Wanted<'_> {
         client: "10.9.0.1".parse().unwrap(),
         zone: "a",
         carried: Carried::Requests,
-        ejection: Some(&DEFAULT),
+        ejection: Some(&EJECTION),
     }
 }
 

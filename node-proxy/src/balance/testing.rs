@@ -2,12 +2,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Candidate;
 use crate::state::model::{
-    AppProtocol, Membership, Service, ServiceKey, ServicePort, TunnelProtocol, Workload, WorkloadUid,
+    AppProtocol, Ejection, Membership, Service, ServiceKey, ServicePort, TunnelProtocol, Workload,
+    WorkloadUid,
 };
 use crate::state::{Endpoint, EndpointSet};
+
+/// As settings have it by default.
+pub const EJECTION: Ejection = Ejection {
+    failures: 5,
+    connect_failures: 1,
+    base: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+    max_percent: 50,
+};
 
 /// A pod in namespace `ns` with identity `spiffe://cluster.local/ns/ns/sa/NAME`, enrolled.
 pub fn workload(name: &str, address: &str) -> Workload {

@@ -4,22 +4,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::testing::{endpoint_set, member, service, workload};
+use super::testing::{EJECTION, endpoint_set, member, service, workload};
 use super::*;
 use crate::state::model::Membership;
 
 fn balancer() -> Balancer {
     Balancer::new(Arc::default(), "here".into())
 }
-
-/// As settings have it by default.
-const DEFAULT: Ejection = Ejection {
-    failures: 5,
-    connect_failures: 1,
-    base: Duration::from_secs(1),
-    max: Duration::from_secs(60),
-    max_percent: 50,
-};
 
 fn wanted(service: &Arc<Service>) -> Wanted<'_> {
     Wanted {
@@ -29,7 +20,7 @@ fn wanted(service: &Arc<Service>) -> Wanted<'_> {
         client: "10.9.0.1".parse().unwrap(),
         zone: "a",
         carried: Carried::Connections,
-        ejection: Some(&DEFAULT),
+        ejection: Some(&EJECTION),
     }
 }
 
