@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use saphyr_parser::{Event, Parser};
 use serde::Deserialize as _;
 use serde_json::Value;
 use thiserror::Error;
@@ -293,8 +294,51 @@ fn json_documents(text: &str) -> Vec<Result<Value, String>> {
     documents.map(|document| document.map_err(|error| format!("is not JSON: {error}"))).collect()
 }
 
+/// Collections inside each other that the YAML library reads.
+const DEEPEST: usize = 128;
+/// Texts with fewer `[` and `{` cannot nest so deep that it takes long to find out.
+const MOST_UNSEEN: usize = 1000;
+
+/// What the parser says that counts nesting, where it cannot.
+const TOO_DEEP: &str = "recursion limit exceeded";
+
+/// The line on which collections are nested deeper than [`DEEPEST`], if there is one. The library that reads YAML finds out at
+/// the end of the text only, and takes the square of the depth for it: a minute for 200,000 `[`.
+fn too_deep(text: &str) -> Option<usize> {
+    let opening = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    if opening < MOST_UNSEEN {
+        return None;
+    }
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(text) {
+        let (event, span) = match event {
+            Ok(event) => event,
+            // It looks ahead, and counts to 255.
+            Err(error) if error.info() == TOO_DEEP => return Some(error.marker().line()),
+            // What is no YAML is the other library's to say.
+            Err(_) => return None,
+        };
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Some(span.start.line());
+        }
+    }
+    None
+}
+
 /// The documents of a YAML stream. After a syntax error nothing more can be told apart, so it is the last.
 fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
+    if let Some(line) = too_deep(text) {
+        let message = format!(
+            "has more than {DEEPEST} lists and mappings inside each other on line {line}: no object nests so deep; close what \
+             was opened before, or take it away"
+        );
+        return vec![Err(message)];
+    }
     let mut documents = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         // By way of YAML's own value: it refuses a key written twice, which JSON's would silently merge.
@@ -382,6 +426,23 @@ status: {}
         assert_eq!(manifest.errors[0].field, "data.k");
         let twice = parse("apiVersion: v1\nkind: Node\nkind: Pod\n", Path::new("x.yaml"));
         assert!(twice.errors[0].message.contains("duplicate"), "{}", twice.errors[0]);
+    }
+
+    /// Without a bound this takes minutes.
+    #[test]
+    fn what_nests_too_deep_is_refused_before_it_is_read() {
+        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+        let many = |text: &str| text.repeat(200_000);
+        for deep in
+            [many("["), format!("a:\n  - {}", many("{a: ")), format!("{namespace}---\nx: {}", many("[{a: "))]
+        {
+            let manifest = parse(&deep, Path::new("deep.yaml"));
+            let said = manifest.errors[0].to_string();
+            assert!(said.starts_with("deep.yaml: document 1: has more than 128 lists"), "{said}");
+        }
+        // Much, and not deep.
+        let wide = format!("{namespace}spec: [{}[]]\n# {}\n", many("[], "), many("["));
+        assert_eq!(parse(&wide, Path::new("wide.yaml")).errors, []);
     }
 
     #[test]

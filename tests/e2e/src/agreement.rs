@@ -3,6 +3,7 @@
 use crate::generate::Generated;
 use culvert_cli::explain::data::{Backend, End, Explanation, Layer, SentRequest};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Headers that generated requests and filters have; others are the client program's and the proxies' own.
 const HEADERS: [&str; 5] = ["x-v", "x-w", "x-gone", "x-added", "x-request-id"];
@@ -16,6 +17,8 @@ pub struct Happened {
     /// Of an answer of Culvert's own.
     pub reason: Option<String>,
     pub location: Option<String>,
+    /// Of an answer to a preflight: `access-control-` fields that are there.
+    allowed: BTreeMap<String, String>,
     pub pod: Option<String>,
     /// As the backend saw it; a backend that was asked without a body to answer says nothing of them.
     path: Option<String>,
@@ -45,6 +48,13 @@ impl Happened {
             reason: said
                 .and_then(|said| said.split("details=\"").nth(1)?.split('"').next().map(str::to_owned)),
             location: text(&answered["location"]),
+            allowed: answered
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(name, _)| name.starts_with("access-control-"))
+                .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
             pod: text(&last["pod"]).or_else(|| text(&answered["x-echo-pod"])),
             path: text(&last["path"]),
             host: last["headers"]["host"].get(0).and_then(text),
@@ -85,7 +95,13 @@ impl Happened {
                 self.has_status(u64::from(*status), None)?;
                 same("location", self.location.as_deref(), Some(location))
             }
-            End::Preflight { status, .. } => self.has_status(u64::from(*status), None),
+            End::Preflight { status, headers } => {
+                self.has_status(u64::from(*status), None)?;
+                let explained = headers.iter().filter(|header| header.name.starts_with("access-control-"));
+                let explained: BTreeMap<String, String> =
+                    explained.map(|header| (header.name.clone(), header.value.clone())).collect();
+                same("what it allows", Some(&self.allowed), Some(&explained))
+            }
             End::Answered { status, grpc_status, reason, .. } => {
                 self.has_status(u64::from(*status), grpc_status.map(u64::from))?;
                 same("reason", self.reason.as_deref(), Some(reason))
@@ -206,7 +222,9 @@ pub fn is_logged(line: Option<&Value>, explanation: &Explanation, happened: &Hap
     if let Some(status) = happened.status {
         same("response_code", line["response_code"].as_u64(), Some(status))?;
     }
-    match (line["backend"].as_str(), happened.reason.is_none() && happened.location.is_none()) {
+    let preflight = explanation.outcomes.iter().any(|outcome| matches!(outcome.end, End::Preflight { .. }));
+    let is_own = happened.reason.is_some() || happened.location.is_some() || preflight;
+    match (line["backend"].as_str(), !is_own) {
         (Some(backend), _) if explanation.backends.iter().any(|one| one.backend == backend) => Ok(()),
         (None, false) => Ok(()),
         (backend, _) => Err(format!("backend {backend:?} was not explained")),

@@ -172,7 +172,8 @@ fn logged(log: &Session, wanted: usize) -> BTreeMap<String, Value> {
         for line in log.unread() {
             let line: Value = serde_json::from_str(&line).unwrap_or_default();
             let id = line["request_id"].as_str().unwrap_or_default().to_owned();
-            if id.starts_with("generated-") {
+            // Copies have the same id and lines of their own.
+            if id.starts_with("generated-") && line["mirror"] != true {
                 seen.insert(id, line);
             }
         }
@@ -230,7 +231,20 @@ fn it_agrees_with_what_happens() {
 
 /// What the requests must meet so often, whatever the seed.
 const OFTEN: [&str; 6] = ["404", "500", "503", "pod address", "not enrolled", "consumer instead of producer"];
-const ONCE: [&str; 7] = ["200", "redirect", "400", "grpc 0", "grpc 12", "grpc 13", "grpc 14"];
+const ONCE: [&str; 12] = [
+    "200",
+    "redirect",
+    "400",
+    "grpc 0",
+    "grpc 12",
+    "grpc 13",
+    "grpc 14",
+    "preflight",
+    "preflight refused",
+    "mirrored",
+    "retry",
+    "session",
+];
 
 fn classes_of(request: &Generated, happened: &Happened, explanation: &Explanation) -> Vec<&'static str> {
     let status = match (happened.status, happened.grpc_status) {
@@ -257,6 +271,15 @@ fn classes_of(request: &Generated, happened: &Happened, explanation: &Explanatio
     if says(WhyNot::ReplacedByConsumerRoutes) {
         classes.push("consumer instead of producer");
     }
+    let rule = explanation.rule.as_ref();
+    let met = [
+        ("preflight", happened.status == Some(204)),
+        ("preflight refused", happened.reason.as_deref() == Some("OriginNotAllowed")),
+        ("mirrored", !explanation.mirrors.is_empty()),
+        ("retry", rule.is_some_and(|rule| rule.retry.is_some())),
+        ("session", rule.is_some_and(|rule| rule.session.is_some())),
+    ];
+    classes.extend(met.into_iter().filter(|(_, met)| *met).map(|(class, _)| class));
     classes
 }
 

@@ -1,6 +1,7 @@
 //! Requests to generated routes, as a user would describe them to `explain` and as the traffic client makes them.
 
 use super::Generator;
+use super::routes::ORIGINS;
 use culvert_cli::explain::question::{From, Question, Spoken};
 use http::Method;
 use serde_json::json;
@@ -39,7 +40,7 @@ pub struct Generated {
     pub is_call: bool,
 }
 
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 20] = [
     "/",
     "/a",
     "/a/",
@@ -52,6 +53,8 @@ const PATHS: [&str; 18] = [
     "/b/c/d",
     "/bc",
     "/c",
+    "/c/c",
+    "/c/c",
     "/c/c",
     "/x12",
     "/%61/b",
@@ -124,6 +127,16 @@ impl Generator {
                 headers.push("te: trailers".to_owned());
             }
             3 => headers.push(format!("Host: {}", self.one(&HOSTS))),
+            // A page of another origin, and what its browser asks before.
+            4 => headers.push(format!("origin: {}", self.one(&ORIGINS))),
+            5..=6 => {
+                method = "OPTIONS".to_owned();
+                headers.push(format!("origin: {}", self.one(&ORIGINS)));
+                headers.push(format!("access-control-request-method: {}", self.one(&["PUT", "DELETE"])));
+                if self.chance(50) {
+                    headers.push("access-control-request-headers: x-v".to_owned());
+                }
+            }
             _ => {}
         }
         let mut words = vec!["get".to_owned(), url.clone(), "--method".to_owned(), method.clone()];

@@ -17,6 +17,9 @@ const EXACT: [&str; 5] = ["/a", "/a/b", "/a/b/c", "/c", "/a%2Fb"];
 const PATTERNS: [&str; 3] = ["/a/[a-z]", "/[bc](/.*)?", "/x[0-9]+"];
 const METHODS: [&str; 4] = ["GET", "POST", "DELETE", "HEAD"];
 const CALLS: [(&str, &str); 3] = [("shop.Cart", "Add"), ("shop.Cart", "List"), ("shop.Bill", "Add")];
+/// Of pages that ask.
+pub const ORIGINS: [&str; 3] =
+    ["https://shop.example.org", "https://example.org", "http://elsewhere.example"];
 /// The Service port and the backends' that carry HTTP, and gRPC.
 const HTTP: u16 = 8080;
 const GRPC: u16 = 9003;
@@ -26,7 +29,10 @@ impl Generator {
     pub fn routes(&mut self, parent: &Parent<'_>) -> String {
         let mut all = String::new();
         for index in 0..=self.below(2) {
-            let rules: Vec<Value> = (0..=self.below(4)).map(|_| self.http_rule(parent)).collect();
+            let mut rules: Vec<Value> = (0..=self.below(4)).map(|_| self.http_rule(parent)).collect();
+            if index == 0 {
+                rules.push(self.met_by_every_seed(parent));
+            }
             all += &self.attached("HTTPRoute", parent, &format!("http-{index}"), HTTP, &rules);
         }
         if self.chance(60) {
@@ -34,6 +40,18 @@ impl Generator {
             all += &self.attached("GRPCRoute", parent, "grpc", GRPC, &rules);
         }
         all
+    }
+
+    /// What chance may leave out.
+    fn met_by_every_seed(&mut self, parent: &Parent<'_>) -> Value {
+        let cors = json!({"allowOrigins": ["https://*.example.org"], "allowMethods": ["*"]});
+        json!({
+            "matches": [{"path": {"type": "Exact", "value": "/c/c"}}],
+            "filters": [{"type": "CORS", "cors": cors}, self.mirror(parent, HTTP)],
+            "retry": self.retry(),
+            "sessionPersistence": {"sessionName": "generated"},
+            "backendRefs": self.backends(parent, HTTP),
+        })
     }
 
     /// To one port of the Service, to a named one, or to all.
@@ -65,8 +83,14 @@ impl Generator {
             rule["filters"] = json!([self.redirect()]);
             return rule;
         }
-        if self.chance(35) {
-            rule["filters"] = self.filters();
+        if self.chance(50) {
+            rule["filters"] = self.filters(parent);
+        }
+        if self.chance(25) {
+            rule["retry"] = self.retry();
+        }
+        if self.chance(25) {
+            rule["sessionPersistence"] = self.session();
         }
         if self.chance(6) {
             match self.below(3) {
@@ -112,6 +136,9 @@ impl Generator {
 
     fn grpc_rule(&mut self, parent: &Parent<'_>) -> Value {
         let mut rule = json!({"backendRefs": self.backends(parent, GRPC)});
+        if self.chance(20) {
+            rule["sessionPersistence"] = self.session();
+        }
         if self.chance(90) {
             let (service, method) = CALLS[self.below(CALLS.len())];
             let called = match self.below(4) {
@@ -125,21 +152,85 @@ impl Generator {
                 rule["matches"][0]["headers"] = self.values("x-v");
             }
         }
+        let mut filters = Vec::new();
         if self.chance(30) {
-            rule["filters"] = json!([self.headers("rule")]);
+            filters.push(self.headers("rule"));
         }
+        if self.chance(20) {
+            filters.push(self.mirror(parent, GRPC));
+        }
+        rule["filters"] = json!(filters);
         rule
     }
 
-    fn filters(&mut self) -> Value {
+    fn filters(&mut self, parent: &Parent<'_>) -> Value {
         let mut filters = Vec::new();
+        if self.chance(30) {
+            filters.push(self.mirror(parent, HTTP));
+        }
         if self.chance(60) {
             filters.push(self.headers("rule"));
         }
         if self.chance(60) {
             filters.push(self.rewrite());
         }
+        if self.chance(30) {
+            filters.push(self.mirror(parent, HTTP));
+        }
+        if self.chance(40) {
+            filters.push(self.cors());
+        }
         json!(filters)
+    }
+
+    /// To somebody, to nobody, or nowhere; of all, some or no requests.
+    fn mirror(&mut self, parent: &Parent<'_>, port: u16) -> Value {
+        let name = self.one(&["server", "v1", "v2", "nobody", "no-such-service"]);
+        let to = json!({"name": name, "namespace": parent.namespace, "port": port});
+        let mut mirror = json!({"backendRef": to});
+        match self.below(4) {
+            0 => mirror["percent"] = json!([0, 50, 100][self.below(3)]),
+            1 => mirror["fraction"] = json!({"numerator": 1, "denominator": 3}),
+            _ => {}
+        }
+        json!({"type": "RequestMirror", "requestMirror": mirror})
+    }
+
+    fn cors(&mut self) -> Value {
+        let origins = match self.below(4) {
+            0 => json!(["*"]),
+            1 => json!(["https://*.example.org"]),
+            2 => json!([ORIGINS[0], "http://other.example.org:8080"]),
+            _ => json!([]),
+        };
+        let mut cors = json!({"allowOrigins": origins, "allowCredentials": self.chance(50)});
+        if self.chance(70) {
+            cors["allowMethods"] = [json!(["*"]), json!(["GET", "PUT"])][self.below(2)].clone();
+        }
+        if self.chance(50) {
+            cors["allowHeaders"] = [json!(["*"]), json!(["x-v"])][self.below(2)].clone();
+        }
+        json!({"type": "CORS", "cors": cors})
+    }
+
+    fn retry(&mut self) -> Value {
+        let mut retry = json!({"attempts": 1 + self.below(2), "backoff": "1ms"});
+        if self.chance(50) {
+            retry["codes"] = json!([500, 503]);
+        }
+        retry
+    }
+
+    /// Whole ones, and some that cannot be.
+    fn session(&mut self) -> Value {
+        match self.below(8) {
+            0 => json!({}),
+            1 | 2 => json!({"sessionName": "generated", "absoluteTimeout": "1h"}),
+            3 => json!({"sessionName": "generated", "type": "Cookie", "absoluteTimeout": "1h",
+                "cookieConfig": {"lifetimeType": "Permanent"}}),
+            4..=6 => json!({"sessionName": "x-session", "type": "Header"}),
+            _ => json!({"cookieConfig": {"lifetimeType": "Permanent"}}),
+        }
     }
 
     fn headers(&mut self, tag: &str) -> Value {
