@@ -100,6 +100,36 @@ async fn one_of_three_that_fails_is_tried_once_per_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn at_ten_requests_a_second_one_of_three_fails_for_less_than_a_second() {
+    let world = World::of(3);
+    let mut failed = Vec::new();
+    for tenth in 0..100 {
+        if world.requests(1, &["w0"]) == 1 {
+            failed.push(tenth);
+        }
+        advance(SECOND / 10).await;
+    }
+    // Its trials are later: their requests are sent elsewhere where that is safe.
+    let trials = failed.split_off(2);
+    assert!(
+        trials.len() <= 4 && trials.iter().all(|tenth| *tenth >= failed[1] + 10),
+        "{failed:?} {trials:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_are_far_apart_do_not_add_up_over_what_goes_well() {
+    let world = World::of(3);
+    for _ in 0..50 {
+        world.requests(1, &["w0", "w1", "w2"]);
+        advance(SECOND / 4).await;
+        world.requests(30, &[]);
+        advance(SECOND / 4).await;
+    }
+    assert!(world.ejected().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_answers_again_is_back_after_its_trial() {
     let world = World::of(3);
     world.requests(100, &["w1"]);

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_routing::MirrorPlace;
-use culvert_routing::cors::Preflight;
+use culvert_routing::cors::{Preflight, origin};
 use culvert_routing::filters::{
     Answer, FilteredRequest, Redirection, apply_to_own_answer, apply_to_request, apply_to_response,
 };
 use culvert_routing::model::{Action, PathMatch, Scheme, Timeouts};
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView};
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
@@ -196,7 +196,7 @@ impl ClientConnection {
             version: parts.version,
             request_id: named(&mut parts.headers, REQUEST_ID, new_request_id),
             traceparent: named(&mut parts.headers, TRACEPARENT, new_traceparent),
-            origin: parts.headers.get(ORIGIN).cloned(),
+            origin: origin(&parts.headers).cloned(),
         };
         let protocol = if is_call { RequestProtocol::Grpc } else { RequestProtocol::Http };
         let telemetry = self.outbound.context.shared.telemetry.clone();
