@@ -72,7 +72,7 @@ pub enum Reason {
     MirrorSlow,
     /// The request failed and was not sent again, for too many were of late.
     RetryBudget,
-    /// The rule keeps sessions, and this node has no key for them.
+    /// The rule, or the Service, keeps sessions, and this node has no key for them.
     NoSessionKey,
     /// An input or output error of this node.
     Local,

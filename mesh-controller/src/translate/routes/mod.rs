@@ -36,7 +36,7 @@ use policies::Policies;
 use resolve::{Resolver, Side};
 use services::Services;
 
-pub use emit::object;
+pub use emit::{object, session as session_message};
 pub use memory::Memory;
 pub use normalize::{duration, reader, session};
 pub use policies::Sessions;
