@@ -74,7 +74,7 @@ pub enum Reason {
     RetryBudget,
     /// The request was sent as often as its rule allows, and each time the connection was lost.
     RetriesExhausted,
-    /// The rule keeps sessions, and this node has no key for them.
+    /// The rule, or the Service, keeps sessions, and this node has no key for them.
     NoSessionKey,
     /// An input or output error of this node.
     Local,
