@@ -110,7 +110,9 @@ def main() -> int:
         if part:
             results += run_cases(part, options, about, binaries, output)
     if is_asked(scale.GROUP, options.only, options.quick):
-        results += scale.measure(scale.plan(options.quick, about["rounds"]), binaries, output)
+        results += scale.measure(
+            scale.plan(options.quick, about["rounds"]), binaries, binaries / "culvert-bench-load", output
+        )
     if is_asked(isolation.GROUP, options.only, options.quick):
         results += isolation.measure(ROOT)
     if options.check or options.store or is_asked(instructions.GROUP, options.only, options.quick):

@@ -35,8 +35,6 @@ OWN = "/run/sandbox/scale"
 FIRST, SECOND = "first", "second"  # the pods that serve, as v1 and as v2
 # Until what was just started or changed is in force everywhere.
 PATIENCE = 300
-# Edits that nobody watches: what an edit costs, without the requests of those who wait for it.
-UNWATCHED = 10
 UNWATCHED_PAUSE = 1.0
 
 
@@ -46,13 +44,15 @@ class Plan:
     rounds: int
     edits: int  # of each kind, in a round
     idle: float  # seconds
+    # Edits that nobody watches: what an edit costs, without the requests of those who wait for it.
+    unwatched: int = 10
 
 
 def plan(is_quick: bool, rounds: int) -> Plan:
     return Plan(cluster_state.QUICK, 1, 10, 5) if is_quick else Plan(cluster_state.FULL, rounds, 100, 20)
 
 
-def measure(plan: Plan, binaries: File, output: File) -> list[Result]:
+def measure(plan: Plan, binaries: File, load_program: File, output: File) -> list[Result]:
     directory = output / GROUP
     directory.mkdir(parents=True, exist_ok=True)
     sandbox = Sandbox(binaries)
@@ -61,7 +61,7 @@ def measure(plan: Plan, binaries: File, output: File) -> list[Result]:
     sandbox.up(directory / "cluster.yaml")
     try:
         with Mesh.taken_over(sandbox) as mesh:
-            return Measurement(mesh, plan, binaries / "culvert-bench-load").all()
+            return Measurement(mesh, plan, load_program).all()
     finally:
         sandbox.down()
 
@@ -191,10 +191,16 @@ class Mesh:
         counted = f"awk '{read} END {{exit !({wanted})}}'"
         self._until(f"curl -sf http://{NODES[node]}:{ADMIN}/metrics | {counted}")
 
-    def _until(self, condition: str) -> None:
+    def edited(self, value: str) -> None:
+        """Returns when that edit of the route is in force for the client of each node."""
+        asked = f"curl -s -o /dev/null -D - http://{EDITED}.{MESHED}/ | grep -qi '^{EDIT_HEADER}: {value}.$'"
+        for node in NODES:
+            self._until(asked, self.entry(node))
+
+    def _until(self, condition: str, entry: list[str] | None = None) -> None:
         # One process that asks over and over: starting one each time would take longer than what is waited for.
         loop = f"until {condition}; do sleep 0.02; done"
-        run([*self.sandbox.node_entry("node1"), "sh", "-c", loop], PATIENCE)
+        run([*(entry or self.sandbox.node_entry("node1")), "sh", "-c", loop], PATIENCE)
 
     def entry(self, node: str) -> list[str]:
         return self.sandbox.entry(MESHED, client(node))
@@ -371,12 +377,14 @@ class Measurement:
             pids = self.mesh.pids()
             began = {name: processes.snapshot([pid]) for name, pid in pids.items()}
             translated = self.mesh.translated()
-            for _ in range(UNWATCHED):
-                self.mesh.directory.put(self._next_edit()[0])
+            for _ in range(self.plan.unwatched):
+                document, value = self._next_edit()
+                self.mesh.directory.put(document)
                 time.sleep(UNWATCHED_PAUSE)
+                self.mesh.edited(value)
             of_controller = {"translate_ms": self.mesh.translated().since(translated) * 1e3}
             for name, pid in pids.items():
                 used = processes.usage([pid], began[name])
-                figures = {"cpu_each_ms": (used.user + used.system) * 1e3 / UNWATCHED}
+                figures = {"cpu_each_ms": (used.user + used.system) * 1e3 / self.plan.unwatched}
                 result.add_figures(name, figures | (of_controller if name == "controller" else {}))
         return result

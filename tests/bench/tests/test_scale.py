@@ -57,8 +57,7 @@ class State(unittest.TestCase):
 
 def changed(value, at):
     return "".join(
-        f'{{"event":"changed","connection":{one},"value":"{value}","at_ns":{at + one}}}\n'
-        for one in range(CONNECTIONS)
+        f'{{"event":"changed","connection":{one},"value":"{value}","at_ns":{at + one}}}\n' for one in range(CONNECTIONS)
     )
 
 
