@@ -182,8 +182,7 @@ def workers() -> int:
 
 
 def make_ztunnels(sandbox: Sandbox, state: File, found: list[ztunnel.Variant], program: File) -> list[Contender]:
-    # The sandbox has a mount namespace of its own.
-    root = File(f"/proc/{processes.find(str(sandbox.binaries / 'culvert-node-proxy'), '/nodes/node1/')[0]}/root")
+    root = sandbox.root()
     return [
         ztunnel.Ztunnels(
             variant.name,

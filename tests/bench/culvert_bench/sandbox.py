@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path as File
 
+from . import processes
 from .model import Refused
 
 NAME = "bench"
@@ -32,6 +33,14 @@ class Sandbox:
 
     def wait(self) -> None:
         self._culvert("wait", "--name", NAME, deadline=600)
+
+    def root(self) -> File:
+        """Its files, as seen from outside: it has a mount namespace of its own, in which the parent of its processes is."""
+        program = str(self.binaries / "culvert-controller")
+        found = [pid for pid in processes.find(program, "/run/sandbox/") if processes.image(pid) == program]
+        if len(found) != 1:
+            raise Refused(f"one {program} is expected to run, not {found}: is there another sandbox?")
+        return File(f"/proc/{processes.parent(found[0])}/root")
 
     def component(self, action: str, name: str) -> None:
         self._culvert("component", action, name, "--name", NAME)

@@ -128,8 +128,7 @@ class Mesh:
         """The sandbox's controller makes way; its objects are copied."""
         [pid] = cls._running(sandbox, "culvert-controller")
         words = File(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-        # The sandbox has a mount namespace of its own; a node proxy sees it for as long as this lasts.
-        root = File(f"/proc/{processes.parent(pid)}/root")
+        root = sandbox.root()
         for name in ("objects", "statuses", "wanted"):
             words[words.index(f"--{name}") + 1] = f"{OWN}/{name}"
         sandbox.component("stop", "controller")

@@ -58,14 +58,14 @@ table ip ztunnel {
   chain redirect_in { type nat hook prerouting priority dstnat;
     ip daddr != 127.0.0.1 tcp dport != 15008 meta mark & 0xfff != 0x539 redirect to :15006
   }
-  chain redirect_out { type nat hook output priority dstnat;
+  chain redirect_out { type nat hook output priority -100;
     meta l4proto tcp meta mark & 0xfff == 0x111 accept
     oifname "lo" ip daddr != 127.0.0.1 accept
     ip daddr != 127.0.0.1 meta l4proto tcp meta mark & 0xfff != 0x539 redirect to :15001
   }
 }
 """
-ROUTES = "ip rule add fwmark 0x111/0xfff pref 32764 lookup 100; ip route add local 0.0.0.0/0 dev lo table 100"
+ROUTES = "ip rule add fwmark 0x111/0xfff pref 32764 lookup 100 && ip route add local 0.0.0.0/0 dev lo table 100"
 
 
 def write_rules(directory: File) -> File:
