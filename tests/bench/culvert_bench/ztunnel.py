@@ -8,6 +8,7 @@ built). Connections are not logged, as those of the others are not; everything e
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -111,8 +112,8 @@ def configuration(namespace: str, pods: dict[str, tuple[str, str]], server: str)
         }
         for path, address in ADDRESSES.items()
     ]
-    # JSON is YAML; keys of its maps of ports are numbers in quotes there, which ztunnel takes.
-    return json.dumps({"workloads": workloads, "services": services})
+    # JSON is YAML, but for the ports that are keys: ztunnel takes numbers only.
+    return re.sub(r'"(\d+)":', r"\1:", json.dumps({"workloads": workloads, "services": services}))
 
 
 def environment(node: str, workers: int, configuration: File, agent: File) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import tempfile
 import unittest
@@ -50,7 +51,9 @@ class Messages(unittest.TestCase):
 class Configuration(unittest.TestCase):
     def test_services_lead_to_the_servers_pod_only(self):
         pods = {"client": ("10.0.0.1", "node1"), manifests.BACKEND: ("10.0.0.2", "node2")}
-        made = json.loads(ztunnel.configuration("ztunnel", pods, manifests.BACKEND))
+        text = ztunnel.configuration("ztunnel", pods, manifests.BACKEND)
+        self.assertIn(f"{{80: {backend.V1}}}", text)
+        made = json.loads(re.sub(r"(\d+):", r'"\1":', text))
         client, server = made["workloads"]
         self.assertEqual((client["services"], client["node"]), ({}, "node1"))
         self.assertEqual(len(server["services"]), len(ztunnel.ADDRESSES))
