@@ -84,13 +84,13 @@ class Contender:
     def one_pair(self, host: str, port: int) -> Target:
         """For those whose connections have a tunnel each without many pods, or have none."""
         [client] = self.sandbox.network_namespaces(self.namespace, manifests.CLIENT)
-        return Target(host, port, (client,) * manifests.CALLERS, (host,) * manifests.CALLEES)
+        return Target(host, port, (client,) * manifests.CALLERS, (host,) * manifests.CALLEES, host)
 
     def all_pairs(self, port: int) -> Target:
         """For those whose tunnels are between two pods."""
         servers = tuple(sorted(self.addresses() - {self.servers}))
         clients = self.sandbox.network_namespaces(self.namespace, f"{manifests.CALLER}-")
-        return Target(servers[0], port, tuple(clients), servers)
+        return Target(servers[0], port, tuple(clients), servers, self.servers)
 
 
 @dataclass

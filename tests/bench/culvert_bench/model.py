@@ -24,9 +24,10 @@ class Path(enum.Enum):
 class Target:
     host: str
     port: int
-    # Of a path with many clients and servers: the clients' network namespaces, as files; the servers.
+    # Of a path with many clients and servers: the clients' network namespaces, as files; the servers; and one more server.
     clients: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
+    another: str = ""
 
     def url(self, path: str) -> str:
         return f"http://{self.host}:{self.port}{path}"

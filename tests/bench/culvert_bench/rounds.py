@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import processes
 from .cases import Case, First, Place, Requests, Run
@@ -43,7 +43,11 @@ def runner(contender: Contender, case: Case) -> Run:
 
 def once(case: Case, contender: Contender, plan: Plan) -> Measurement:
     if isinstance(case.load, First):
+        target = contender.target(case.path)
         contender.forget_tunnels()
+        # What each client's first connection of all waits for is no part of it: a proxy that has just been started.
+        elsewhere = replace(target, servers=(target.another,))
+        case.load.run(runner(contender, case), elsewhere, plan.seconds, plan.place)
     pids = contender.pids()
     processes.forget_peaks(pids)
     served = contender.served(case.path) if contender.is_routing else {}
