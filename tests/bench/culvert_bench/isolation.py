@@ -16,7 +16,7 @@ GROUP = "isolation"
 
 @dataclass(frozen=True)
 class Bench:
-    """A bench target of a package, and what of it is reported: the name of its function, and what its argument counts."""
+    """A bench target of a package, and what of it is reported: its functions, each with a name for its argument."""
 
     package: str
     target: str
@@ -24,8 +24,8 @@ class Bench:
 
 
 BENCHES = (
-    Bench("culvert-routing", "select", {"select": "routes of 10 rules"}),
-    Bench("culvert-node-proxy", "large", {"pick": "endpoints", "pod_event": "workloads"}),
+    Bench("culvert-routing", "select", {"select_among": "select, {} routes of 10 rules"}),
+    Bench("culvert-node-proxy", "large", {"pick": "pick, {} endpoints", "pod_event": "a pod's event, {} workloads"}),
 )
 FACTORS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
 
@@ -47,29 +47,36 @@ def results(bench: Bench, output: str) -> list[Result]:
     """A result for each argument of each function."""
     measured = dict(read(output))
     made = []
-    for function, counted in bench.functions.items():
-        arguments = [argument for name, argument in measured if name == function]
+    for function, name in bench.functions.items():
+        arguments = [argument for found, argument in measured if found == function]
         if not arguments:
             raise Refused(f"{bench.package}: the bench {bench.target} has printed nothing of {function}:\n{output}")
         for argument in arguments:
-            result = Result(GROUP, f"{function.replace('_', ' ')}, {int(argument):,} {counted}", "item")
-            result.add_figures("culvert", {"ns": measured[function, argument]})
+            fastest, median = measured[function, argument]
+            result = Result(GROUP, name.format(f"{int(argument):,}"), "item")
+            result.add_figures("culvert", {"lowest_ns": fastest, "ns": median})
             made.append(result)
     return made
 
 
-def read(output: str) -> Iterator[tuple[tuple[str, str], float]]:
-    """Function, argument, and nanoseconds for each item (the median), of the tables that divan prints: a row for the function,
-    below it two for each argument, the times of an iteration and the items per second."""
+def read(output: str) -> Iterator[tuple[tuple[str, str], tuple[float, float]]]:
+    """Function and argument; nanoseconds for each item, the fastest and the median. Of the tables that divan prints: a row for
+    the function, below it two for each argument, the times of an iteration and the items per second."""
     function = argument = ""
     for line in output.splitlines():
-        row = line.lstrip("│├╰─ ")
-        cells = [cell.strip() for cell in row.split("│")]
+        cells = [cell.strip() for cell in line.lstrip("│├╰─ ").split("│")]
         if len(cells) < 5:
             continue
-        if rate := re.fullmatch(r"([0-9.]+) ([KMG]?)item/s", cells[2]):
-            yield (function, argument), 1e9 / (float(rate[1]) * FACTORS[rate[2]])
+        fastest, median = rate(cells[0]), rate(cells[2])
+        if fastest and median:
+            yield (function, argument), (1e9 / fastest, 1e9 / median)
         elif (name := cells[0].split()) and name[0].isdigit():
             argument = name[0]
         elif name:
             function = name[0]
+
+
+def rate(cell: str) -> float | None:
+    """Items per second."""
+    found = re.fullmatch(r"([0-9.]+) ([KMG]?)item/s", cell)
+    return float(found[1]) * FACTORS[found[2]] if found else None

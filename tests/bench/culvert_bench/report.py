@@ -33,6 +33,7 @@ COLUMNS = {
     "cpu_ms": "CPU ms per s",
     "cpu_each_ms": "CPU ms per {unit}",
     "translate_ms": "ms to translate",
+    "lowest_ns": "lowest ns",
     "ns": "ns",
 }
 
