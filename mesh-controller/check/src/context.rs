@@ -71,6 +71,7 @@ pub struct Context {
     /// implementation is judged of their Gateways, too.
     pub objects: Objects,
     pub translation: Translation,
+    pub absent: Absent,
 }
 
 impl Context {
@@ -100,7 +101,19 @@ impl Context {
         let foreign = foreign(&written);
         foreign.iter().for_each(|name| objects.insert(Arc::new(assume::class(name))));
         let translation = translate(&objects, &Environment::default(), &LastGood::default());
-        Self { documents, manifest, last, written, keys, references, assumed, foreign, objects, translation }
+        Self {
+            documents,
+            manifest,
+            last,
+            written,
+            keys,
+            references,
+            assumed,
+            foreign,
+            objects,
+            translation,
+            absent,
+        }
     }
 
     /// The document of an object, None when it was assumed.

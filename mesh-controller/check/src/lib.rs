@@ -34,9 +34,17 @@ pub fn check(files: &[File], absent: Absent) -> Report {
     let unread: BTreeSet<String> = (context.documents.iter().filter(is_unread))
         .map(|document| format!("{} {}", document.api_version, document.kind).trim().to_owned())
         .collect();
-    let findings =
-        families::find(&context).into_iter().filter_map(|finding| settled(finding, absent)).collect();
+    let findings = families::find(&context).into_iter().filter_map(|finding| settled(finding, absent));
+    let findings = findings.map(|finding| said(finding, &context)).collect();
     Report::of(findings, context.documents.len(), unread.into_iter().collect())
+}
+
+/// In names that somebody wrote.
+fn said(mut finding: Finding, context: &Context) -> Finding {
+    for text in [&mut finding.what, &mut finding.remedy] {
+        *text = context.assumed.said(text);
+    }
+    finding
 }
 
 /// What only the cluster knows, as it was asked to be taken; what is left of it when all objects are settled are grants.

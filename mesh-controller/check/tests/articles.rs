@@ -2,7 +2,7 @@
 //! article has none), with what `check` finds and what the controller makes of it. The verdict in the first line of the
 //! output is one of
 //!
-//! * works as written: nothing is found but notices;
+//! * works as written: nothing is found but notices, and every route comes to something at its parents;
 //! * works with a warning;
 //! * not yet: all that is wrong is that this version of Culvert does not do it;
 //! * the supported way: it cannot work as written; what can is beside it.
@@ -25,13 +25,40 @@ use serde_json::{Map, Value};
 const OUTPUT: &str = "# Output\n";
 const SUPPORTED: &str = "--- # the supported way\n";
 
-fn checked(text: &str) -> Report {
-    check(&[File { path: "manifest.yaml".into(), text: text.to_owned() }], Absent::Judged)
+/// What is found, and what comes of it.
+struct Checked {
+    report: Report,
+    /// Routes whose parents are not what is written beside them, and that proxies get nothing of.
+    idle: Vec<String>,
 }
 
-fn verdict(report: &Report) -> &'static str {
+impl std::ops::Deref for Checked {
+    type Target = Report;
+
+    fn deref(&self) -> &Report {
+        &self.report
+    }
+}
+
+fn checked(text: &str) -> Checked {
+    let report = check(&[File { path: "manifest.yaml".into(), text: text.to_owned() }], Absent::Judged);
+    let translated = translated(text);
+    let gets = |object: &str| {
+        let prefix = format!("{}@", object.replacen(' ', "/", 1));
+        translated["routes"].as_object().unwrap().keys().any(|name| name.starts_with(&prefix))
+    };
+    let doubted = report.findings.iter().filter(|of| {
+        of.field.starts_with("spec.parentRefs") && matches!(of.code, Code::Missing | Code::ProbablyMissing)
+    });
+    let idle = doubted.filter(|of| !gets(&of.object)).map(|of| of.object.clone()).collect();
+    Checked { report, idle }
+}
+
+fn verdict(checked: &Checked) -> &'static str {
+    let Checked { report, idle } = checked;
     let errors = || report.findings.iter().filter(|finding| finding.severity == Severity::Error);
     match (report.errors, report.warnings) {
+        _ if !idle.is_empty() => "the supported way",
         (0, 0) => "works as written",
         (0, _) => "works with a warning",
         _ if errors().all(|finding| finding.code == Code::NotDone) => "not yet",

@@ -2,52 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
 
-use culvert_check::{Absent, Code, File, Finding, Report, check};
+mod common;
 
-fn with(absent: Absent, text: &str) -> Report {
-    check(&[File { path: "m.yaml".into(), text: text.to_owned() }], absent)
-}
-
-fn findings(text: &str) -> Vec<Finding> {
-    with(Absent::There, text).findings
-}
-
-/// `CODE field` of each.
-fn told(text: &str) -> Vec<String> {
-    findings(text).iter().map(|of| format!("{} {}", of.code, of.field)).collect()
-}
-
-fn one(text: &str) -> Finding {
-    let mut all = findings(text);
-    assert_eq!(all.len(), 1, "{all:#?}");
-    all.remove(0)
-}
-
-fn object(kind: &str, name: &str, spec: &str) -> String {
-    let version = match kind {
-        "Service" | "Namespace" => "v1",
-        _ => "gateway.networking.k8s.io/v1",
-    };
-    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-    let namespace = if namespace.is_empty() { String::new() } else { format!(", namespace: {namespace}") };
-    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\nspec: {spec}\n")
-}
-
-fn service(name: &str) -> String {
-    object("Service", name, "{selector: {app: a}, ports: [{name: http, port: 80}]}")
-}
-
-const CART: &str = r#"{group: "", kind: Service, name: cart}"#;
-
-fn route(name: &str, parent: &str, rules: &str) -> String {
-    object("HTTPRoute", name, &format!("{{parentRefs: [{parent}], rules: [{rules}]}}"))
-}
-
-fn at_cart(rules: &str) -> String {
-    service("shop/cart") + &route("shop/cart", CART, rules)
-}
-
-const TO_CART: &str = "backendRefs: [{name: cart, port: 80}]";
+use common::{CART, TO_CART, at_cart, findings, object, one, route, service, told, with};
+use culvert_check::{Absent, Code, Finding};
 
 /// Rules with these matches each.
 fn matching(rules: &[&str]) -> String {

@@ -58,11 +58,11 @@ pub fn find(context: &Context) -> Vec<Finding> {
     let of_text = [Code::InventedField, Code::UnknownField, Code::Schema, Code::Missing, Code::Unusable];
     drop_shadowed(&mut findings, &of_text, &[Code::NotDone, Code::Listener]);
     findings.retain(|finding| finding.code != Code::NotDone || !is_of_others(context, finding));
-    // A rule that is refused for what it says answers 500 for that.
+    // A rule or a policy that is refused for what it says is refused for that.
     drop_shadowed(
         &mut findings,
         &[Code::InventedField, Code::UnknownField, Code::Schema],
-        &[Code::NoBackend],
+        &[Code::NoBackend, Code::PolicyRefused],
     );
     findings
 }
