@@ -15,6 +15,7 @@ mod families;
 mod finding;
 pub mod hidden;
 mod lines;
+mod mended;
 mod references;
 pub mod render;
 mod words;
@@ -39,8 +40,11 @@ pub fn check(files: &[File], absent: Absent) -> Report {
     Report::of(findings, context.documents.len(), unread.into_iter().collect())
 }
 
-/// In names that somebody wrote.
+/// In names that somebody wrote, and with what is not known for the fault.
 fn said(mut finding: Finding, context: &Context) -> Finding {
+    if finding.code == Code::Schema {
+        finding.what.push_str(context.unknown(&finding));
+    }
     for text in [&mut finding.what, &mut finding.remedy] {
         *text = context.assumed.said(text);
     }

@@ -360,3 +360,58 @@ fn routes_of_connections_are_told_in_words_of_connections() {
     assert!(consumer("TCPRoute").ends_with("no rule of that applies to them"), "{}", consumer("TCPRoute"));
     assert!(consumer("TLSRoute").ends_with("(they are reset)"), "{}", consumer("TLSRoute"));
 }
+
+#[test]
+fn a_fault_hides_neither_the_rest_of_its_object_nor_what_refers_to_it() {
+    let hosted = |rules: &str| {
+        object(
+            "HTTPRoute",
+            "shop/cart",
+            &format!("{{parentRefs: [{CART}], hostnames: [a.example], rules: [{rules}]}}"),
+        )
+    };
+    let off = "{backendRefs: [{name: cart, port: 80, weight: 0}]}";
+    let text =
+        service("shop/cart") + &hosted(&format!("{off}, {{backendRefs: [{{name: cart, port: '80'}}]}}"));
+    // On one line.
+    let expected = [
+        "CV102 spec.rules[1].backendRefs[0].port",
+        "CV403 spec.rules[0].backendRefs",
+        "CV305 spec.hostnames",
+    ];
+    assert_eq!(told(&text), expected);
+    let fault = of_code(Code::Schema, &text).remove(0);
+    assert!(fault.what.ends_with("the rest of the object was judged without it"), "{fault:?}");
+    // The faulty rule might have been for everything: it hides nothing.
+    let rules = format!("{{matches: [{{path: {{value: 1}}}}], {TO_CART}}}, {{{TO_CART}}}");
+    assert_eq!(
+        told(&(service("shop/cart") + &route("shop/cart", CART, &rules))),
+        ["CV102 spec.rules[0].matches[0].path.value"]
+    );
+    // A Service, and a route at it.
+    let ports = "{name: http, port: 80, targetPort: 70000}";
+    let twice = format!("{{{TO_CART}}}, {{{TO_CART}}}");
+    let at_faulty = told(&(cart(ports) + &hosted(&twice)));
+    assert_eq!(at_faulty, ["CV102 spec.ports[0].targetPort", "CV305 spec.hostnames", "CV401 spec.rules[1]"]);
+    // A producer's route, and a consumer's.
+    let limited = format!("{{timeouts: {{request: 5}}, {TO_CART}}}");
+    let consumer = CART.replace("kind", "namespace: shop, kind");
+    let text = service("shop/cart")
+        + &route("shop/cart", CART, &limited)
+        + &route("audit/cart", &consumer, "{backendRefs: [{name: cart, namespace: shop, port: 80}]}");
+    assert_eq!(told(&text), ["CV102 spec.rules[0].timeouts.request", "CV307 spec.parentRefs[0]"]);
+    // Too much depends on these.
+    let faulty = [
+        cart("{name: http, port: 0}") + &hosted(off),
+        service("shop/cart") + &route("shop/cart", &CART.replace("cart}", "cart, port: http}"), off),
+    ];
+    for text in faulty {
+        let fault = of_code(Code::Schema, &text).remove(0);
+        assert!(fault.what.ends_with("comes when this is mended"), "{fault:?}");
+    }
+    let fine = of_code(
+        Code::Schema,
+        &route("shop/cart", CART, "{name: A_B, backendRefs: [{name: cart, port: 80}]}"),
+    );
+    assert!(!fine[0].what.contains("mended"), "{fine:?}");
+}
