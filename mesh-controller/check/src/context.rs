@@ -17,6 +17,7 @@ use crate::code::Code;
 use crate::finding::{Finding, Place};
 use crate::lines::{self, Lines};
 use crate::mended::mended;
+use crate::plain;
 use crate::references::{self, Reference};
 
 /// A file's text.
@@ -82,7 +83,10 @@ impl Context {
         let mut manifest = Manifest::default();
         let mut documents = Vec::new();
         for File { path, text } in files {
-            let written = manifest::documents(text, path);
+            let mut written = manifest::documents(text, path);
+            if path.extension().is_none_or(|ending| ending != "json") {
+                plain::apply(text, &mut written);
+            }
             // Where nothing can be read, there is nothing to be found again.
             let is_text = written.iter().any(|document| document.value.is_ok());
             let lines = if is_text { lines::of(text) } else { Vec::new() };

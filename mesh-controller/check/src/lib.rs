@@ -16,6 +16,7 @@ mod finding;
 pub mod hidden;
 mod lines;
 mod mended;
+mod plain;
 mod references;
 pub mod render;
 mod words;
@@ -43,6 +44,9 @@ pub fn check(files: &[File], absent: Absent) -> Report {
 /// In names that somebody wrote, and with what is not known for the fault.
 fn said(mut finding: Finding, context: &Context) -> Finding {
     if finding.code == Code::Schema {
+        if plain::is_unquoted(&finding.what) {
+            finding.remedy = plain::QUOTE.to_owned();
+        }
         finding.what.push_str(context.unknown(&finding));
     }
     for text in [&mut finding.what, &mut finding.remedy] {

@@ -415,3 +415,50 @@ fn a_fault_hides_neither_the_rest_of_its_object_nor_what_refers_to_it() {
     );
     assert!(!fine[0].what.contains("mended"), "{fine:?}");
 }
+
+#[test]
+fn words_are_the_booleans_that_they_are_to_kubectl() {
+    let matched = |value: &str| {
+        let rules = format!("{{matches: [{{headers: [{{name: x, value: {value}}}]}}], {TO_CART}}}");
+        findings(&(service("shop/cart") + &route("shop/cart", CART, &rules)))
+    };
+    for word in ["yes", "no", "on", "y", "true"] {
+        let found = matched(word);
+        let [finding] = &found[..] else { panic!("{word}: {found:#?}") };
+        assert_eq!(
+            (finding.code, &*finding.field),
+            (Code::Schema, "spec.rules[0].matches[0].headers[0].value")
+        );
+        assert!(finding.remedy.contains("in quotes"), "{word}: {finding:?}");
+        assert_eq!(matched(&format!("'{word}'")), [], "{word}");
+    }
+    assert_eq!(matched("yesterday"), []);
+    let cors = |credentials: &str| {
+        let cors = format!("cors: {{allowOrigins: ['https://a.example'], allowCredentials: {credentials}}}");
+        told(
+            &(service("shop/cart")
+                + &route("shop/cart", CART, &format!("{{filters: [{{type: CORS, {cors}}}], {TO_CART}}}"))),
+        )
+    };
+    assert_eq!(cors("yes"), [""; 0]);
+    assert_eq!(cors("'yes'"), ["CV102 spec.rules[0].filters[0].cors.allowCredentials"]);
+    // A label is a string.
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: no}}\n";
+    let finding = one(namespace);
+    assert!(finding.field == "metadata.labels.team" && finding.remedy.contains("in quotes"), "{finding:?}");
+    assert_eq!(told(&namespace.replace("no}", "none}")), [""; 0]);
+}
+
+#[test]
+fn an_empty_namespace_is_none() {
+    let of = |namespace: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: cart{namespace}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n"
+        )
+    };
+    assert_eq!(told(&of(", namespace: ''")), [""; 0]);
+    assert_eq!(told(&of(", namespace: 'A'")), ["CV102 metadata.namespace"]);
+    let both = of(", namespace: ''")
+        + &object("HTTPRoute", "default/cart", &format!("{{parentRefs: [{CART}], rules: [{{{TO_CART}}}]}}"));
+    assert_eq!(with(Absent::Missing, &both).findings, []);
+}

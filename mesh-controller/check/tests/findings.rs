@@ -26,11 +26,11 @@ fn a_match_is_named_only_where_it_never_wins() {
         (&["{path: {value: /a}}", "{path: {value: /ab}}"], &[]),
         // More conditions go first, wherever they stand.
         (&["{path: {value: /a}}", "{path: {value: /a}, method: GET}"], &[]),
-        (&["{path: {value: /a}}", "{path: {value: /a}, headers: [{name: x, value: y}]}"], &[]),
-        (&["{headers: [{name: x, value: y}]}", "{headers: [{name: X, value: y}]}"], &hidden),
-        (&["{headers: [{name: x, value: y}]}", "{headers: [{name: x, value: z}]}"], &[]),
-        (&["{queryParams: [{name: x, value: y}]}", "{queryParams: [{name: X, value: y}]}"], &[]),
-        (&["{queryParams: [{name: x, value: y}]}", "{queryParams: [{name: x, value: y}]}"], &hidden),
+        (&["{path: {value: /a}}", "{path: {value: /a}, headers: [{name: x, value: v}]}"], &[]),
+        (&["{headers: [{name: x, value: v}]}", "{headers: [{name: X, value: v}]}"], &hidden),
+        (&["{headers: [{name: x, value: v}]}", "{headers: [{name: x, value: z}]}"], &[]),
+        (&["{queryParams: [{name: x, value: v}]}", "{queryParams: [{name: X, value: v}]}"], &[]),
+        (&["{queryParams: [{name: x, value: v}]}", "{queryParams: [{name: x, value: v}]}"], &hidden),
         (&["{method: GET}", "{method: POST}"], &[]),
         (&["{method: GET}", "{method: GET}"], &hidden),
         // Expressions.

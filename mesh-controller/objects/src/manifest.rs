@@ -9,6 +9,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::encoding;
 use crate::kinds::{Kind, Scope, UnknownKind};
 use crate::object::{FieldError, Object, ObjectKey};
 use crate::reading::{Reading, read_all};
@@ -148,9 +149,12 @@ pub fn load(path: &Path) -> Manifest {
         Err(error) => manifest.unreadable(path, &error),
         Ok(files) => {
             for file in files {
-                match std::fs::read_to_string(&file) {
+                match std::fs::read(&file) {
                     Err(error) => manifest.unreadable(&file, &error),
-                    Ok(text) => manifest.append(parse(&text, &file)),
+                    Ok(bytes) => match encoding::text(bytes) {
+                        Err(error) => manifest.unreadable(&file, &error),
+                        Ok(text) => manifest.append(parse(&text, &file)),
+                    },
                 }
             }
         }
@@ -200,7 +204,7 @@ impl Manifest {
         self.errors.extend(other.errors);
     }
 
-    fn unreadable(&mut self, file: &Path, error: &std::io::Error) {
+    fn unreadable(&mut self, file: &Path, error: &dyn fmt::Display) {
         self.errors.push(ManifestError {
             file: file.to_owned(),
             document: 0,
@@ -260,6 +264,7 @@ impl Manifest {
             }
         };
         drop_nulls(&mut value);
+        drop_empty_namespace(&mut value);
         let part = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
         let key = part("name").map(|name| match kind.scope() {
             Scope::Cluster => ObjectKey::cluster(kind, name),
@@ -278,6 +283,14 @@ impl Manifest {
             self.objects.push(Located { object, file: file.to_owned(), document: number });
         }
         found.into_iter().for_each(|error| fault(key.clone(), &error.field, error.message));
+    }
+}
+
+/// As kubectl does: none is the namespace that is asked for on the command line.
+fn drop_empty_namespace(object: &mut Value) {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata.filter(|metadata| metadata.get("namespace") == Some(&Value::from(""))) {
+        metadata.remove("namespace");
     }
 }
 

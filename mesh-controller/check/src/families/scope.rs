@@ -173,8 +173,8 @@ fn loses(context: &Context, at: &AtService<'_>) -> Option<Finding> {
         list(at.taken.iter().map(of)),
         list(at.ports)
     );
-    let remedy =
-        "bring all routes of a port to one kind, or name the ports that are meant with port or sectionName";
+    let remedy = "bring all routes of a port to one kind (TCPRoutes to one route), or name the ports that are meant with port or \
+                  sectionName";
     let finding = context.finding(Code::Conflicted, &at.key(), at.field.clone(), what, remedy)?;
     Some(finding.as_bad_as(Severity::Warning))
 }
