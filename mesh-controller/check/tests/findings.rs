@@ -2,52 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
 
-use culvert_check::{Absent, Code, File, Finding, Report, check};
+mod common;
 
-fn with(absent: Absent, text: &str) -> Report {
-    check(&[File { path: "m.yaml".into(), text: text.to_owned() }], absent)
-}
-
-fn findings(text: &str) -> Vec<Finding> {
-    with(Absent::There, text).findings
-}
-
-/// `CODE field` of each.
-fn told(text: &str) -> Vec<String> {
-    findings(text).iter().map(|of| format!("{} {}", of.code, of.field)).collect()
-}
-
-fn one(text: &str) -> Finding {
-    let mut all = findings(text);
-    assert_eq!(all.len(), 1, "{all:#?}");
-    all.remove(0)
-}
-
-fn object(kind: &str, name: &str, spec: &str) -> String {
-    let version = match kind {
-        "Service" | "Namespace" => "v1",
-        _ => "gateway.networking.k8s.io/v1",
-    };
-    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-    let namespace = if namespace.is_empty() { String::new() } else { format!(", namespace: {namespace}") };
-    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\nspec: {spec}\n")
-}
-
-fn service(name: &str) -> String {
-    object("Service", name, "{selector: {app: a}, ports: [{name: http, port: 80}]}")
-}
-
-const CART: &str = r#"{group: "", kind: Service, name: cart}"#;
-
-fn route(name: &str, parent: &str, rules: &str) -> String {
-    object("HTTPRoute", name, &format!("{{parentRefs: [{parent}], rules: [{rules}]}}"))
-}
-
-fn at_cart(rules: &str) -> String {
-    service("shop/cart") + &route("shop/cart", CART, rules)
-}
-
-const TO_CART: &str = "backendRefs: [{name: cart, port: 80}]";
+use common::{CART, TO_CART, at_cart, findings, object, one, route, service, told, with};
+use culvert_check::{Absent, Code, Finding};
 
 /// Rules with these matches each.
 fn matching(rules: &[&str]) -> String {
@@ -101,7 +59,64 @@ fn a_match_is_named_only_where_it_never_wins() {
             ],
             &[],
         ),
+        // One in another.
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/api/.*'}}",
+                "{path: {type: RegularExpression, value: '/api/v1/.*'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/api/v1/.*'}}",
+                "{path: {type: RegularExpression, value: '/api/.*'}}",
+            ],
+            &[],
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/api/v[0-9]/.*'}}",
+                "{path: {type: RegularExpression, value: '/api/v1/[a-z]+'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '(/b|/c)(/.*)?'}}",
+                "{path: {type: RegularExpression, value: '/b'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '(/b|/c)(/.*)?'}}",
+                "{path: {type: RegularExpression, value: '/bb'}}",
+            ],
+            &[],
+        ),
+        (
+            &[
+                "{headers: [{name: x, type: RegularExpression, value: '.*'}]}",
+                "{headers: [{name: x, type: RegularExpression, value: 'foo|bar'}]}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{headers: [{name: x, type: RegularExpression, value: 'foo|b.*'}]}",
+                "{headers: [{name: x, type: RegularExpression, value: 'foo|car'}]}",
+            ],
+            &[],
+        ),
         // Alone.
+        (&[r"{path: {type: RegularExpression, value: '/api\?v=1'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&[r"{path: {type: RegularExpression, value: '/apis?'}}"], &[]),
+        (&["{path: {type: RegularExpression, value: '/a//b'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&["{path: {type: RegularExpression, value: '/a b'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&[r"{path: {type: RegularExpression, value: '/x/\.\./y'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&[r"{path: {type: RegularExpression, value: '/x/\.\.\./y'}}"], &[]),
+        (&["{method: CONNECT}"], &["CV402 spec.rules[0].matches[0]"]),
         (&["{path: {type: RegularExpression, value: 'a/.*'}}"], &["CV402 spec.rules[0].matches[0]"]),
         (&["{path: {type: RegularExpression, value: '.*/a'}}"], &[]),
         (&["{headers: [{name: x, value: ' y'}]}"], &["CV102 spec.rules[0].matches[0].headers[0].value"]),
@@ -110,6 +125,21 @@ fn a_match_is_named_only_where_it_never_wins() {
     for (rules, expected) in cases {
         assert_eq!(told(&matching(rules)), *expected, "{rules:?}");
     }
+}
+
+#[test]
+fn expressions_of_grpc_are_for_one_segment_each() {
+    let with = |methods: &[&str]| {
+        let rules: Vec<String> =
+            methods.iter().map(|of| format!("{{matches: [{{method: {{{of}}}}}], {TO_CART}}}")).collect();
+        let spec = format!("{{parentRefs: [{CART}], rules: [{}]}}", rules.join(", "));
+        told(&(service("shop/cart") + &object("GRPCRoute", "shop/cart", &spec)))
+    };
+    let regex = |service: &str| format!("type: RegularExpression, service: '{service}'");
+    assert_eq!(with(&[&regex("a/b")]), ["CV402 spec.rules[0].matches[0]"]);
+    assert_eq!(with(&[&regex("a.b")]), [""; 0]);
+    assert_eq!(with(&[&regex("shop[.].*"), &regex("shop[.](Cart|Pay)")]), ["CV401 spec.rules[1].matches[0]"]);
+    assert_eq!(with(&[&regex("shop[.]C.*"), &regex("shop[.](Cart|Pay)")]), [""; 0]);
 }
 
 #[test]
