@@ -1,6 +1,7 @@
 //! Manifests: YAML or JSON text with any number of documents, from a file or a directory. All errors are collected;
 //! each names file, document, field and what was expected.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ pub struct ManifestError {
     pub document: usize,
     /// The object, where so much could be made out.
     pub object: Option<ObjectKey>,
-    /// Path of the field, empty when the document is not an object at all.
+    /// Path of the field, empty when the document is not an object at all; as `items[3]` for what is no object in a list.
     pub field: String,
     /// What was found and what was expected.
     pub message: String,
@@ -125,8 +126,9 @@ fn flatten(document: Document, all: &mut Vec<Document>) {
     match value {
         Ok(Value::Object(mut list)) if is_list(&list) => match list.remove("items") {
             Some(Value::Array(items)) => {
-                for (index, item) in items.into_iter().enumerate() {
+                for (index, mut item) in items.into_iter().enumerate() {
                     let within = format!("{within}items[{index}].");
+                    complete(&mut item, &list);
                     flatten(Document { number, within, value: Ok(item) }, all);
                 }
             }
@@ -137,6 +139,17 @@ fn flatten(document: Document, all: &mut Vec<Document>) {
             }
         },
         value => all.push(Document { number, within, value }),
+    }
+}
+
+/// An item that says neither kind nor version has those of its list, as with kubectl.
+fn complete(item: &mut Value, list: &serde_json::Map<String, Value>) {
+    let text = |field: &str| list.get(field).and_then(Value::as_str).unwrap_or_default();
+    let kind = text("kind").trim_end_matches("List");
+    let Some(item) = item.as_object_mut() else { return };
+    if !kind.is_empty() && !item.contains_key("kind") && !item.contains_key("apiVersion") {
+        item.insert("kind".to_owned(), kind.into());
+        item.insert("apiVersion".to_owned(), text("apiVersion").into());
     }
 }
 
@@ -165,25 +178,34 @@ pub fn is_manifest(path: &Path) -> bool {
     !hidden && matches!(ending, Some("yaml" | "yml" | "json"))
 }
 
-/// Every manifest below a directory, sorted; directories whose names start with a dot are left out.
+/// Every manifest below a directory, sorted; directories whose names start with a dot are left out. A directory that can be
+/// reached on several ways, by links, is read once.
 ///
 /// # Errors
 /// When a directory cannot be listed.
 pub fn files_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    below(directory, &mut BTreeSet::new(), &mut files)?;
+    Ok(files)
+}
+
+fn below(directory: &Path, seen: &mut BTreeSet<PathBuf>, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if !seen.insert(directory.canonicalize()?) {
+        return Ok(());
+    }
     let mut entries = std::fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<Vec<_>>>()?;
     entries.sort();
-    let mut files = Vec::new();
     for path in entries {
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.is_dir() {
-            files.extend(files_below(&path)?);
+            below(&path, seen, files)?;
         } else if is_manifest(&path) {
             files.push(path);
         }
     }
-    Ok(files)
+    Ok(())
 }
 
 impl Manifest {
@@ -223,7 +245,8 @@ impl Manifest {
             Ok(Value::Null) => {}
             Ok(value @ Value::Object(_)) => self.object(value, file, document.number),
             Ok(_) => {
-                let error = FieldError::new("", "expected an object with apiVersion and kind");
+                let item = document.within.trim_end_matches('.');
+                let error = FieldError::new(item, "expected an object with apiVersion and kind");
                 self.errors.push(fault(error));
             }
         }
@@ -285,13 +308,21 @@ fn is_json(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "json")
 }
 
+/// What has `items` is a list, whatever its kind, as with kubectl; a `List` may leave them out.
 fn is_list(document: &serde_json::Map<String, Value>) -> bool {
-    document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind == "List")
+    let is_kind = document.get("kind").and_then(Value::as_str) == Some("List");
+    is_kind || document.get("items").is_some_and(|items| !items.is_null())
 }
 
 fn json_documents(text: &str) -> Vec<Result<Value, String>> {
-    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-    documents.map(|document| document.map_err(|error| format!("is not JSON: {error}"))).collect()
+    // By way of YAML's value, which refuses a key written twice; so does the API server.
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<serde_yaml_ng::Value>();
+    let value = |document: Result<_, serde_json::Error>| {
+        document.map_err(|error| format!("is not JSON: {error}")).and_then(|value| {
+            serde_json::to_value(value).map_err(|error| format!("has no JSON form: {error}"))
+        })
+    };
+    documents.map(value).collect()
 }
 
 /// Collections inside each other that the YAML library reads.
@@ -330,7 +361,7 @@ fn too_deep(text: &str) -> Option<usize> {
     None
 }
 
-/// The documents of a YAML stream. After a syntax error nothing more can be told apart, so it is the last.
+/// The documents of a YAML stream. One that cannot be read does not take the others with it.
 fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
     if let Some(line) = too_deep(text) {
         let message = format!(
@@ -339,6 +370,15 @@ fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
         );
         return vec![Err(message)];
     }
+    let documents = yaml_stream(text);
+    if documents.iter().all(Result::is_ok) {
+        return documents;
+    }
+    yaml_parts(text).iter().flat_map(|part| yaml_stream(part)).collect()
+}
+
+/// Up to the first document that cannot be read: the library does not find the next one.
+fn yaml_stream(text: &str) -> Vec<Result<Value, String>> {
     let mut documents = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         // By way of YAML's own value: it refuses a key written twice, which JSON's would silently merge.
@@ -355,6 +395,33 @@ fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
         }
     }
     documents
+}
+
+/// A stream taken apart at the lines that begin with `---`, which begin a document wherever they stand (YAML 1.2.2, 9.1.2).
+/// Each part is on the lines that it is on in the text.
+pub fn yaml_parts(text: &str) -> Vec<String> {
+    let begins = |line: &str| {
+        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    };
+    let says = |line: &str| !line.trim().is_empty() && !line.starts_with(['#', '%']);
+    let mut parts: Vec<String> = Vec::new();
+    let mut part = String::new();
+    let mut is_some = false;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if begins(line) {
+            if is_some {
+                parts.push(std::mem::take(&mut part));
+            }
+            part = "\n".repeat(number);
+            is_some = true;
+        }
+        is_some |= says(line);
+        part.push_str(line);
+    }
+    if is_some {
+        parts.push(part);
+    }
+    parts
 }
 
 /// Takes out explicit nulls: to the API server they are absent fields.
@@ -428,6 +495,47 @@ status: {}
         assert!(twice.errors[0].message.contains("duplicate"), "{}", twice.errors[0]);
     }
 
+    #[test]
+    fn what_has_items_is_a_list_and_they_may_leave_out_what_it_says() {
+        let item = "{metadata: {name: a}}";
+        let kinds = |text: &str| -> Vec<String> {
+            let read = parse(text, Path::new("x.yaml")).into_result().unwrap();
+            read.objects.iter().map(|at| at.object.key().to_string()).collect()
+        };
+        let list = format!("apiVersion: v1\nkind: NamespaceList\nitems: [{item}]\n");
+        assert_eq!(kinds(&list), ["Namespace a"]);
+        assert_eq!(kinds(&list.replace(&format!("[{item}]"), "[]")), [""; 0]);
+        let other = list.replace(item, "{apiVersion: v1, kind: Node, metadata: {name: a}}");
+        assert_eq!(kinds(&other), ["Node a"]);
+        let wrong = parse("apiVersion: v1\nkind: List\nitems: [5]\n", Path::new("x.yaml"));
+        assert_eq!(wrong.errors[0].field, "items[0]");
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_does_not_take_the_others_with_it() {
+        let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
+        for wrong in ["kind: A\nkind: B\n", "a: *nobody\n", "a: [1\n", "a: 'b\n", "a: b: c\n"] {
+            let text = format!("# first\n---\n{}---\n{wrong}--- # next\n{}", node("a"), node("b"));
+            let manifest = parse(&text, Path::new("x.yaml"));
+            let names: Vec<(&str, usize)> =
+                manifest.objects.iter().map(|at| (at.object.name(), at.document)).collect();
+            assert_eq!(names, [("a", 1), ("b", 3)], "{wrong}");
+            assert_eq!(manifest.errors.len(), 1, "{wrong}");
+            assert_eq!(manifest.errors[0].document, 2, "{wrong}");
+        }
+        // Lines are those of the text.
+        let manifest = parse(&format!("{}---\nkind: A\nkind: B\n", node("a")), Path::new("x.yaml"));
+        assert!(manifest.errors[0].message.contains("line 5"), "{}", manifest.errors[0]);
+    }
+
+    #[test]
+    fn a_key_of_json_is_written_once() {
+        let text = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"a","name":"b"}}"#;
+        let manifest = parse(text, Path::new("x.json"));
+        assert!(manifest.errors[0].message.contains("duplicate"), "{}", manifest.errors[0]);
+        assert_eq!(parse(&text.replace(r#","name":"b""#, ""), Path::new("x.json")).objects.len(), 1);
+    }
+
     /// Without a bound this takes minutes.
     #[test]
     fn what_nests_too_deep_is_refused_before_it_is_read() {
@@ -458,5 +566,9 @@ status: {}
         let names: Vec<&str> = manifest.objects.iter().map(|at| at.object.name()).collect();
         assert_eq!(names, ["z", "b"]);
         assert!(load(Path::new("does/not/exist.yaml")).into_result().is_err());
+        // A link to itself, and a second way to what is there.
+        std::os::unix::fs::symlink(directory.path(), directory.path().join("again")).unwrap();
+        std::os::unix::fs::symlink(directory.path().join("a"), directory.path().join("c")).unwrap();
+        assert_eq!(load(directory.path()).into_result().unwrap().objects.len(), 2);
     }
 }

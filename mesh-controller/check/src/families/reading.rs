@@ -16,9 +16,18 @@ pub fn find(context: &Context) -> Vec<Finding> {
 }
 
 fn faulty(context: &Context, error: &culvert_objects::ManifestError) -> Finding {
-    let here = context.documents.iter().filter(|of| of.file == error.file && of.number == error.document);
-    let document = here.clone().find(|of| of.key == error.object).or_else(|| here.clone().next());
-    let is_whole = error.field.is_empty() || matches!(error.field.as_str(), "apiVersion" | "kind" | "items");
+    let here: Vec<&Document> = (context.documents.iter())
+        .filter(|of| of.file == error.file && of.number == error.document)
+        .collect();
+    // What is no object is none of those beside it in a list.
+    let document = match (&error.object, &here[..]) {
+        (None, [document]) if !is_item(&error.field) => Some(*document),
+        (None, _) => None,
+        (object, _) => here.iter().find(|of| of.key == *object).or(here.first()).copied(),
+    };
+    let is_whole = error.field.is_empty()
+        || is_item(&error.field)
+        || matches!(error.field.as_str(), "apiVersion" | "kind" | "items");
     let code = if is_whole { Code::Unreadable } else { Code::Schema };
     let remedy = match code {
         Code::Unreadable => "nothing of the document was looked at; kubectl apply refuses it, too",
@@ -36,6 +45,11 @@ fn faulty(context: &Context, error: &culvert_objects::ManifestError) -> Finding 
             remedy: remedy.to_owned(),
         },
     }
+}
+
+/// `items[3]`, and not a field of an item.
+fn is_item(field: &str) -> bool {
+    field.starts_with("items[") && field.ends_with(']')
 }
 
 /// The line that the parser names.
