@@ -92,6 +92,30 @@ fn a_policy_names_its_authority_in_one_way() {
     assert_eq!(policy(system, &both), [""; 0]);
 }
 
+/// By types, schema, rules between fields and the controller, whoever is the first.
+#[test]
+fn what_several_refuse_is_told_once() {
+    let rule = |of: &str| at_cart(&format!("{{{of}, {TO_CART}}}"));
+    for text in [
+        rule("matches: [{method: get}]"),
+        rule("matches: [{headers: [{name: 'a b', value: c}]}]"),
+        rule(
+            "filters: [{type: RequestMirror, requestMirror: {percent: 101, backendRef: {name: cart, port: 80}}}]",
+        ),
+        rule(
+            "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: 'a b', value: c}]}}]",
+        ),
+        at_cart("{backendRefs: [{port: 80}]}"),
+        rule("timeouts: {request: 1}"),
+        rule("matches: [{path: {value: a}}]"),
+        rule("matches: [{headers: [{value: c}]}]"),
+    ] {
+        assert_eq!(forbidden(&text).len(), 1, "{text}{:#?}", findings(&text));
+    }
+    let both = rule("matches: [{method: get, path: {value: a}}]");
+    assert_eq!(forbidden(&both).len(), 2, "{:#?}", findings(&both));
+}
+
 /// Every list of a route that the API's definitions let have each item once is one that a second item of it is told of.
 #[test]
 fn the_lists_are_those_of_the_definitions() {

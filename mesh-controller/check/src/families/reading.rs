@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use culvert_objects::ObjectKey;
+use culvert_objects::{ManifestError, ObjectKey};
 
 use crate::code::Code;
 use crate::context::{Context, Document};
@@ -10,12 +10,23 @@ use crate::finding::{Finding, Place};
 
 pub fn find(context: &Context) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
-        context.manifest.errors.iter().map(|error| faulty(context, error)).collect();
+        context.manifest.errors.iter().map(|error| faulty(context, &at_its_field(error))).collect();
     findings.extend(twice(context));
     findings
 }
 
-fn faulty(context: &Context, error: &culvert_objects::ManifestError) -> Finding {
+/// A field that is missing is told as the schema tells it: at the field, not around it.
+fn at_its_field(error: &ManifestError) -> ManifestError {
+    let mut error = error.clone();
+    let name = error.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    if let Some(name) = name.map(str::to_owned) {
+        error.field = if error.field.is_empty() { name } else { format!("{}.{name}", error.field) };
+        "missing".clone_into(&mut error.message);
+    }
+    error
+}
+
+fn faulty(context: &Context, error: &ManifestError) -> Finding {
     let here: Vec<&Document> = (context.documents.iter())
         .filter(|of| of.file == error.file && of.number == error.document)
         .collect();
@@ -30,7 +41,9 @@ fn faulty(context: &Context, error: &culvert_objects::ManifestError) -> Finding 
         || matches!(error.field.as_str(), "apiVersion" | "kind" | "items");
     let code = if is_whole { Code::Unreadable } else { Code::Schema };
     let remedy = match code {
-        Code::Unreadable => "nothing of the document was looked at; kubectl apply refuses it, too",
+        Code::Unreadable => {
+            "correct it; nothing of this document was looked at, and kubectl apply stops here"
+        }
         _ => "write what is expected; the API server refuses the object as it is",
     };
     match document {
