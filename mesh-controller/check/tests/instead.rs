@@ -87,6 +87,28 @@ fn wherever_it_is_written_the_real_way_is_said() {
 }
 
 #[test]
+fn the_real_way_is_said_once() {
+    let limited = format!(
+        "{{filters: [{{type: RequestRateLimit, requestRateLimit: {{requestsPerSecond: 1}}}}], {TO_CART}}}"
+    );
+    let fields = told(&at_cart(&limited));
+    assert_eq!(
+        fields,
+        ["CV104 spec.rules[0].filters[0].requestRateLimit", "CV104 spec.rules[0].filters[0].type"]
+    );
+    let tls = at_cart("{backendRefs: [{name: cart, port: 80, tls: {mode: x}}]}");
+    let finding = one(&tls);
+    assert!(
+        finding.code == Code::InventedField && finding.remedy.contains("BackendTLSPolicy"),
+        "{finding:?}"
+    );
+    let slip = one(&at_cart(&format!("{{fliters: [], {TO_CART}}}")));
+    assert!(slip.code == Code::UnknownField && slip.what.contains("did you mean filters?"), "{slip:?}");
+    let slip = one(&at_cart(&format!("{{filters: [{{type: UrlRewrite}}], {TO_CART}}}")));
+    assert!(slip.code == Code::InventedField && slip.remedy == "type: URLRewrite", "{slip:?}");
+}
+
+#[test]
 fn each_option_is_answered_where_the_api_has_options_and_where_it_has_none() {
     let (log, trace) = ("gateway.networking.k8s.io/access-log", "gateway.networking.k8s.io/trace-sampling");
     let both = format!("options: {{{log}: a, {trace}: '5'}}");

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
 #![allow(dead_code, reason = "no file of tests uses all of it")]
 
-use culvert_check::{Absent, Code, File, Finding, Report, check};
+use culvert_check::{Absent, File, Finding, Report, check};
 
 pub fn with(absent: Absent, text: &str) -> Report {
     check(&[File { path: "m.yaml".into(), text: text.to_owned() }], absent)
