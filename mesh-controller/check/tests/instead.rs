@@ -8,6 +8,9 @@ mod common;
 use common::{CART, TO_CART, at_cart, findings, object, one, route, service, told};
 use culvert_check::{Code, Finding};
 
+/// Manifests with a field where it does not belong.
+type Place<'p> = &'p dyn Fn(&str) -> String;
+
 const HTTP: &str = "name: web, port: 80, protocol: HTTP";
 
 fn gateway(rest: &str, listener: &str) -> String {
@@ -41,10 +44,10 @@ fn wherever_it_is_written_the_real_way_is_said() {
     };
     let listener = |of: &str| gateway("", &format!(", {of}"));
     let whole = |of: &str| gateway(&format!("{of}, "), "");
-    let on_route = [&rule as &dyn Fn(&str) -> String, &backend, &mirror, &spec];
-    let on_gateway = [&listener as &dyn Fn(&str) -> String, &whole];
+    let on_route = [&rule as Place<'_>, &backend, &mirror, &spec];
+    let on_gateway = [&listener as Place<'_>, &whole];
     let everywhere: Vec<_> = on_route.iter().chain(&on_gateway).copied().collect();
-    let cases: &[(&[&dyn Fn(&str) -> String], &[&str], &[&str])] = &[
+    let cases: &[(&[Place<'_>], &[&str], &[&str])] = &[
         (
             &[&backend, &mirror],
             &[
