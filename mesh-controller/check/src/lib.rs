@@ -28,11 +28,12 @@ pub use context::{Absent, File};
 pub use finding::{Finding, Place, Report};
 
 use context::Context;
+use culvert_objects::Kind;
 
 /// Looks at files of manifests together.
 pub fn check(files: &[File], absent: Absent) -> Report {
     let context = Context::new(files, absent);
-    let is_unread = |document: &&context::Document| document.key.is_none();
+    let is_unread = |document: &&context::Document| !is_judged(document);
     let unread: BTreeSet<String> = (context.documents.iter().filter(is_unread))
         .map(|document| format!("{} {}", document.api_version, document.kind).trim().to_owned())
         .collect();
@@ -53,6 +54,18 @@ fn said(mut finding: Finding, context: &Context) -> Finding {
         *text = context.assumed.said(text);
     }
     finding
+}
+
+/// Whether an object is of a kind that some family looks at, or of none.
+fn is_judged(document: &context::Document) -> bool {
+    const JUDGED: [&str; 4] = ["ClusterRole", "Ingress", "NetworkPolicy", "Role"];
+    let (version, kind) = (document.api_version.as_str(), document.kind.as_str());
+    let group = version.split('/').next().unwrap_or_default();
+    version.is_empty()
+        || kind.is_empty()
+        || Kind::of(version, kind).is_ok()
+        || JUDGED.contains(&kind)
+        || api::kinds().values().any(|api| api.group == group)
 }
 
 /// What only the cluster knows, as it was asked to be taken; what is left of it when all objects are settled are grants.

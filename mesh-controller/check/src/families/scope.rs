@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use culvert_api::names::{MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
+use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
 use culvert_controller::translate::outcomes::{Group, Outcome, Place, ServiceName};
 use culvert_objects::types::{Protocol, ServicePort, ServiceSpec};
 use culvert_objects::{Kind, ObjectKey};
@@ -91,9 +91,12 @@ fn consumers_outside(context: &Context, at: &AtService<'_>) -> Option<Finding> {
     if !never && (is_enrolled(context, namespace) || !context.keys.contains(&namespace_key(namespace))) {
         return None;
     }
-    // Files that enrol nothing leave that to others.
+    // Files that enrol nothing leave that to others, but for a namespace that they keep out.
+    let own = context.written.namespace(namespace);
+    let is_kept_out = own.is_some_and(|own| own.label(MESH_LABEL) == Some(MESH_DISABLED));
     let others = context.written.of_kind(Kind::Namespace);
-    if !never && !others.into_iter().any(|other| other.label(MESH_LABEL) == Some(MESH_ENABLED)) {
+    let enrols = others.into_iter().any(|other| other.label(MESH_LABEL) == Some(MESH_ENABLED));
+    if !never && !is_kept_out && !enrols {
         return None;
     }
     let what = format!(
