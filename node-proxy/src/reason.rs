@@ -72,14 +72,16 @@ pub enum Reason {
     MirrorSlow,
     /// The request failed and was not sent again, for too many were of late.
     RetryBudget,
-    /// The rule keeps sessions, and this node has no key for them.
+    /// The request was sent as often as its rule allows, and each time the connection was lost.
+    RetriesExhausted,
+    /// The rule, or the Service, keeps sessions, and this node has no key for them.
     NoSessionKey,
     /// An input or output error of this node.
     Local,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 36] = [
+    pub const ALL: [Reason; 37] = [
         Self::Connect,
         Self::TlsHandshake,
         Self::PeerIdentity,
@@ -114,6 +116,7 @@ impl Reason {
         Self::OriginNotAllowed,
         Self::MirrorSlow,
         Self::RetryBudget,
+        Self::RetriesExhausted,
         Self::NoSessionKey,
         Self::Local,
     ];
@@ -154,6 +157,7 @@ impl Reason {
             Self::OriginNotAllowed => "OriginNotAllowed",
             Self::MirrorSlow => "MirrorSlow",
             Self::RetryBudget => "RetryBudget",
+            Self::RetriesExhausted => "RetriesExhausted",
             Self::NoSessionKey => "NoSessionKey",
             Self::Local => "Local",
         }

@@ -193,10 +193,11 @@ metadata: {namespace: nodeport, name: outside}
 spec: {type: NodePort, selector: {app: cart}, ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080}]}`)
 	ready(t, "nodeport")
 	enrolled(t, "nodeport", true)
-	address := kubectl(t, "get", "node", "n1", "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
+	// One of each family.
+	addresses := strings.Fields(kubectl(t, "get", "node", "n1", "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`))
 	// The path of the readiness probe would pass, as the kubelet's own does.
 	call := func() error {
-		_, err := cluster("", "enter", program("probe"), "get", "http://"+address+":30080/orders")
+		_, err := cluster("", "enter", program("probe"), "get", "http://"+addresses[0]+":30080/orders")
 		return err
 	}
 	eventually(t, "the NodePort works while the mode is permissive", call)

@@ -78,7 +78,7 @@ codes! {
     NoParent "CV301" Error "a parent that takes no such route";
     NamespaceNotAllowed "CV302" Error "a Gateway that takes no routes of this namespace";
     NoHostname "CV303" Error "a Gateway without a hostname in common";
-    Conflicted "CV304" Error "a route that another kind of route excludes";
+    Conflicted "CV304" Error "a route whose ports other routes take";
     HostnamesIgnored "CV305" Warning "hostnames at a Service";
     Unused "CV306" Warning "a route that nobody uses";
     ReplacesProducer "CV307" Warning "a consumer route that replaces the producer's";

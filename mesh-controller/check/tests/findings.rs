@@ -492,6 +492,25 @@ fn a_rule_of_connections_with_weights_of_0_is_named_and_one_with_a_weight_is_not
 }
 
 #[test]
+fn of_two_tcp_routes_at_a_port_the_younger_is_named_and_at_two_ports_none_is() {
+    let route = |name: &str, day: u32, port: u16| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\n\
+             metadata: {{name: {name}, namespace: shop, creationTimestamp: 2026-01-0{day}T00:00:00Z}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: db, port: {port}}}], \
+             rules: [{{backendRefs: [{{name: db, port: {port}}}]}}]}}\n"
+        )
+    };
+    let ports = "{selector: {app: a}, ports: [{name: a, port: 5432}, {name: b, port: 5433}]}";
+    let db = object("Service", "shop/db", ports);
+    let same = one(&(db.clone() + &route("newer", 2, 5432) + &route("older", 1, 5432)));
+    assert_eq!((same.code, &*same.field), (Code::Conflicted, "spec.parentRefs[0]"));
+    assert!(same.what.contains("taken by TCPRoute shop/older;"), "{}", same.what);
+    let apart = db + &route("newer", 2, 5433) + &route("older", 1, 5432);
+    assert_eq!(told(&apart), Vec::<String>::new());
+}
+
+#[test]
 fn a_cors_filter_is_named_where_no_preflight_reaches_it() {
     let cors = "filters: [{type: CORS, cors: {allowOrigins: ['*']}}]";
     let rule = |of: &str| format!("{{matches: [{of}], {cors}, {TO_CART}}}");

@@ -94,6 +94,7 @@ pub fn service(service: &pb::Service) -> Value {
             format!("{} % of {} ms, at least {} in {} ms", budget.percent, budget.interval_ms, budget.min_retries,
                 budget.min_interval_ms)
         }),
+        "session": service.session.as_ref().map(routes::session).unwrap_or_default(),
     }))
 }
 

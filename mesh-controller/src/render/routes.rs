@@ -64,7 +64,7 @@ fn retry(of: &pb::Retry) -> String {
     format!("{} times, {} ms apart{codes}", of.attempts, of.backoff_ms)
 }
 
-fn session(of: &pb::SessionPersistence) -> String {
+pub fn session(of: &pb::SessionPersistence) -> String {
     use pb::session_persistence::Carrier;
     let by = match &of.carrier {
         Some(Carrier::Cookie(cookie)) => {

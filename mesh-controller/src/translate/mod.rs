@@ -90,7 +90,7 @@ pub fn translate_again(
     mesh_object::statuses(objects, &mut statuses);
     let mesh = mesh::resource(objects, environment, in_force.mesh());
     let policies = traffic_policies::of(objects, &mut statuses);
-    let services = services::resources(objects, &policies.budgets);
+    let services = services::resources(objects, &policies);
     let gateways = Gateways::of(objects, &mut statuses);
     let (routes, attached, outcomes) =
         routes::translate(objects, &gateways, policies.sessions, memory, &mut statuses);

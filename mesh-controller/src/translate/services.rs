@@ -7,23 +7,26 @@ use culvert_api::mesh as pb;
 use culvert_objects::types::{Protocol, ServicePort, ServiceSpec, ServiceType};
 use culvert_objects::{Kind, Object, Objects};
 
-use super::traffic_policies::Budgets;
+use super::routes::session_message;
+use super::traffic_policies::TrafficPolicies;
 
 /// Every Service that carries TCP, by `namespace/name`. An ExternalName is only a name for resolvers.
-pub fn resources(objects: &Objects, budgets: &Budgets) -> BTreeMap<String, pb::Service> {
-    objects.of_kind(Kind::Service).filter_map(|service| resource(service, budgets)).collect()
+pub fn resources(objects: &Objects, policies: &TrafficPolicies) -> BTreeMap<String, pb::Service> {
+    objects.of_kind(Kind::Service).filter_map(|service| resource(service, policies)).collect()
 }
 
-fn resource(service: &Object, budgets: &Budgets) -> Option<(String, pb::Service)> {
+fn resource(service: &Object, policies: &TrafficPolicies) -> Option<(String, pb::Service)> {
     let spec: ServiceSpec = service.spec().ok()?;
     if spec.kind == ServiceType::ExternalName {
         return None;
     }
     let local = spec.internal_traffic_policy == "Local";
     let policy = if local { pb::InternalTrafficPolicy::Local } else { pb::InternalTrafficPolicy::Cluster };
+    let (namespace, name) = (service.namespace(), service.name());
+    let session = policies.sessions.of(namespace, name).map(|of| of.of_service(namespace, name));
     let resource = pb::Service {
-        name: service.name().to_owned(),
-        namespace: service.namespace().to_owned(),
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
         vips: spec.vips().into_iter().map(address_bytes).collect(),
         ports: tcp_ports(&spec).map(port).collect(),
         headless: spec.is_headless(),
@@ -31,9 +34,10 @@ fn resource(service: &Object, budgets: &Budgets) -> Option<(String, pb::Service)
         internal_traffic_policy: policy.into(),
         client_ip_affinity_seconds: spec.client_ip_affinity_seconds().unwrap_or(0),
         traffic_distribution: spec.traffic_distribution.clone(),
-        retry_budget: budgets.get(&(service.namespace().to_owned(), service.name().to_owned())).copied(),
+        retry_budget: policies.budgets.get(&(namespace.to_owned(), name.to_owned())).copied(),
+        session: session.as_ref().map(session_message),
     };
-    Some((key(service.namespace(), service.name()), resource))
+    Some((key(namespace, name), resource))
 }
 
 /// `namespace/name`.

@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use culvert_api::mesh as pb;
-use culvert_objects::types::{BackendTrafficPolicySpec, RetryConstraint, ServiceSpec, SessionAffinity};
+use culvert_objects::types::{
+    BackendTrafficPolicySpec, RetryConstraint, ServicePort, ServiceSpec, SessionAffinity,
+};
 use culvert_objects::{Kind, Object, Objects};
 use serde_json::json;
 
-use super::Statuses;
 use super::routes::reader::{At, Reader};
 use super::routes::session::{self, DraftSession};
 use super::routes::{Sessions, duration};
+use super::{Statuses, services};
 use crate::CONTROLLER_NAME;
 use crate::status::{DesiredAncestor, DesiredCondition, DesiredStatus};
 
@@ -78,7 +80,7 @@ pub fn of(objects: &Objects, statuses: &mut Statuses) -> TrafficPolicies {
                         in_force.sessions.0.insert(key.clone(), session.clone());
                     }
                     holders.insert(key, policy.name().to_owned());
-                    DesiredCondition::yes("Accepted", "Accepted", told(said))
+                    DesiredCondition::yes("Accepted", "Accepted", told(said, found.and_then(|of| of.spec().ok())))
                 }
             };
             ancestors.push(DesiredAncestor {
@@ -101,16 +103,53 @@ fn refused(reason: &str, message: String) -> DesiredCondition {
     DesiredCondition::no("Accepted", reason, message)
 }
 
-fn told(said: &Said) -> String {
+fn told(said: &Said, service: Option<ServiceSpec>) -> String {
     let pb::RetryBudget { percent, interval_ms, min_retries, min_interval_ms } = said.budget;
     let sessions = match said.session {
-        Some(_) => "; rules that say nothing of sessions keep them",
-        None => "",
+        Some(_) => {
+            let unrouted = service.map(|spec| without_a_route(&spec)).unwrap_or_default();
+            format!("; rules that say nothing of sessions keep them{unrouted}")
+        }
+        None => String::new(),
     };
     format!(
         "per node, at most {percent} % of the requests of {interval_ms} ms are sent again, and {min_retries} in \
          {min_interval_ms} ms in any case{sessions}"
     )
+}
+
+/// At which ports calls that no route decides about keep their sessions, and what they need at the others.
+fn without_a_route(service: &ServiceSpec) -> String {
+    if service.is_headless() {
+        return "; calls without a route do not, for those of a headless Service go to its pods' addresses"
+            .to_owned();
+    }
+    use pb::AppProtocol::{Grpc, Http1, Http2, Tcp, Tls, Unspecified};
+    let ports = |wanted: &[pb::AppProtocol]| -> String {
+        let declared = |port: &ServicePort| services::declared(port.app_protocol.as_deref(), &port.name);
+        let of = services::tcp_ports(service).filter(|port| wanted.contains(&declared(port)));
+        let ports: Vec<String> = of.map(|port| port.port.to_string()).collect();
+        ports.join(", ")
+    };
+    let said = [
+        (
+            ports(&[Http1, Http2, Grpc]),
+            "so do calls without a route at ports that are declared to carry HTTP",
+            "",
+        ),
+        (
+            ports(&[Unspecified]),
+            "calls without a route do so over HTTP/2 only at ports of which nothing is declared",
+            ": declare appProtocol, or attach a route",
+        ),
+        (
+            ports(&[Tcp, Tls]),
+            "calls without a route do not at ports that are declared to carry something else",
+            "",
+        ),
+    ];
+    let lines = said.iter().filter(|(ports, ..)| !ports.is_empty());
+    lines.map(|(ports, what, remedy)| format!("; {what} ({ports}){remedy}")).collect()
 }
 
 /// # Errors

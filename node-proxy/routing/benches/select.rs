@@ -1,4 +1,4 @@
-//! Selecting a rule among 5,000 routes of 10 rules; every selection asserts which rule it found.
+//! Selecting a rule among 5,000 routes of 10 rules, and among 10, 1,000 and 10,000; every selection asserts which rule it found.
 //! `cargo bench -p culvert-routing`. A sample is 1,000 selections, the budget 1 us for each, so 1 ms for a sample.
 #![allow(clippy::unwrap_used, reason = "what the benchmark is made of is valid")]
 
@@ -27,8 +27,9 @@ fn with_header(path: &str, name: &'static str, value: ValueMatch) -> Match {
     Match { headers: vec![header], ..anything(PathMatch::Prefix(path.into())) }
 }
 
-/// 5,000 routes whose rules have the match that `matched` makes of route and rule.
+/// So many routes whose rules have the match that `matched` makes of route and rule.
 fn routes(
+    count: usize,
     kind: RouteKind,
     hostname: Option<&str>,
     matched: impl Fn(usize, usize) -> Match,
@@ -51,7 +52,7 @@ fn routes(
             .collect(),
         rules: (0..RULES).map(|number| rule(index, number)).collect(),
     };
-    (0..ROUTES).map(|index| Arc::new(CompiledRoute::compile(route(index)).unwrap())).collect()
+    (0..count).map(|index| Arc::new(CompiledRoute::compile(route(index)).unwrap())).collect()
 }
 
 /// Headers as a browser or a service client sends them.
@@ -82,8 +83,16 @@ struct Asked {
 
 /// Requests for rules all over the table, so that the processor's caches hold few of them.
 fn asked(host: impl Fn(usize) -> String, path: impl Fn(usize, usize) -> String) -> Vec<Asked> {
+    asked_among(ROUTES, host, path)
+}
+
+fn asked_among(
+    routes: usize,
+    host: impl Fn(usize) -> String,
+    path: impl Fn(usize, usize) -> String,
+) -> Vec<Asked> {
     let request = |number: usize| {
-        let (route, rule) = (number * 7919 % ROUTES, number % RULES);
+        let (route, rule) = (number * 7919 % routes, number % RULES);
         let wanted = Some((format!("route-{route:04}"), rule));
         Asked { host: host(route), path: path(route, rule), headers: headers(&[]), wanted }
     };
@@ -118,11 +127,20 @@ fn view(asked: &Asked) -> RequestView<'_> {
 }
 
 fn http(matched: impl Fn(usize, usize) -> Match) -> RouteTable {
-    RouteTable::new(routes(RouteKind::Http, None, matched))
+    RouteTable::new(routes(ROUTES, RouteKind::Http, None, matched))
 }
 
 fn item(route: usize, rule: usize) -> String {
     format!("/api/v1/service-{route}/item-{rule}")
+}
+
+/// The prefixes of so many routes.
+#[divan::bench(args = [10, 1_000, 10_000])]
+fn select_among(bencher: Bencher<'_, '_>, count: usize) {
+    let matched = |route, rule| anything(PathMatch::Prefix(item(route, rule).into()));
+    let table = RouteTable::new(routes(count, RouteKind::Http, None, matched));
+    let path = |route, rule| item(route, rule) + "/with/more/below/it";
+    run(bencher, &table, &asked_among(count, |_| "shop".to_owned(), path));
 }
 
 #[divan::bench]
@@ -211,7 +229,7 @@ fn one_path_by_two_headers(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn hostname(bencher: Bencher<'_, '_>) {
     let matched = |_, rule| anything(PathMatch::Prefix(format!("/item-{rule}").into()));
-    let table = RouteTable::new(routes(RouteKind::Http, Some("shop-#.example.com"), matched));
+    let table = RouteTable::new(routes(ROUTES, RouteKind::Http, Some("shop-#.example.com"), matched));
     let host = |route| format!("shop-{route}.example.com");
     run(bencher, &table, &asked(host, |_, rule| format!("/item-{rule}/a")));
 }
@@ -219,7 +237,7 @@ fn hostname(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn wildcard_hostname(bencher: Bencher<'_, '_>) {
     let matched = |_, rule| anything(PathMatch::Prefix(format!("/item-{rule}").into()));
-    let table = RouteTable::new(routes(RouteKind::Http, Some("*.shop-#.example.com"), matched));
+    let table = RouteTable::new(routes(ROUTES, RouteKind::Http, Some("*.shop-#.example.com"), matched));
     let host = |route| format!("a.b.shop-{route}.example.com");
     run(bencher, &table, &asked(host, |_, rule| format!("/item-{rule}/a")));
 }
@@ -231,7 +249,7 @@ fn grpc(bencher: Bencher<'_, '_>) {
         let service = value(format!("shop.v1.Service{route}"));
         anything(PathMatch::Grpc { service, method: value(format!("Method{rule}")) })
     };
-    let table = RouteTable::new(routes(RouteKind::Grpc, None, matched));
+    let table = RouteTable::new(routes(ROUTES, RouteKind::Grpc, None, matched));
     let mut asked = at_shop(|route, rule| format!("/shop.v1.Service{route}/Method{rule}"));
     asked.iter_mut().for_each(|asked| asked.headers = headers(&[("content-type", "application/grpc")]));
     run(bencher, &table, &asked);
@@ -240,7 +258,8 @@ fn grpc(bencher: Bencher<'_, '_>) {
 /// What an edit of one route costs: the table is made anew of compiled routes.
 #[divan::bench(sample_count = 10)]
 fn new_table(bencher: Bencher<'_, '_>) {
-    let routes =
-        routes(RouteKind::Http, None, |route, rule| anything(PathMatch::Prefix(item(route, rule).into())));
+    let routes = routes(ROUTES, RouteKind::Http, None, |route, rule| {
+        anything(PathMatch::Prefix(item(route, rule).into()))
+    });
     bencher.with_inputs(|| routes.clone()).bench_local_values(RouteTable::new);
 }

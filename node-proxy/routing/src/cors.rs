@@ -150,16 +150,24 @@ impl<T: fmt::Display> Allowed<T> {
 pub enum Preflight {
     /// The headers of a response without body, status 204.
     Granted(HeaderMap),
-    /// The origin is not among those allowed: there is nothing that would be said to it.
+    /// The origin is not among those allowed, or what is asked is no question of a browser: there is nothing that would be said.
     Refused,
+}
+
+/// A request's origin. Several lines of it are one value, joined by commas (RFC 9110, 5.3), and no origin.
+pub fn origin(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut lines = headers.get_all(ORIGIN).iter();
+    lines.next().filter(|_| lines.next().is_none())
 }
 
 impl Cors {
     /// What is answered to a preflight: OPTIONS with the origin and the method that is asked for. Everything else goes on.
     pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Preflight> {
         let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| *method == Method::OPTIONS)?;
-        let origin = headers.get(ORIGIN)?;
-        let Some(allowed) = self.allowed_origin(origin) else { return Some(Preflight::Refused) };
+        headers.get(ORIGIN)?;
+        let is_method = Method::from_bytes(asked.as_bytes()).is_ok();
+        let allowed = origin(headers).filter(|_| is_method).and_then(|origin| self.allowed_origin(origin));
+        let Some(allowed) = allowed else { return Some(Preflight::Refused) };
         let mut answer = HeaderMap::new();
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         if self.credentials == Credentials::Allowed {

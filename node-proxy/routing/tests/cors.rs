@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use culvert_routing::cors::{Allowed, Cors, Credentials, OriginPattern, Preflight};
+use culvert_routing::cors::{Allowed, Cors, Credentials, OriginPattern, Preflight, origin};
 use culvert_routing::filters::{Answer, FilteredRequest, apply_to_request, apply_to_response};
 use culvert_routing::model::{Filter, PathMatch, Redirect, RedirectStatus, Scheme};
 use culvert_routing_oracle::cors as oracle;
@@ -232,4 +232,24 @@ fn every_header_is_exposed_by_its_name_where_a_star_would_be_one() {
     response.insert("x-total", "7".parse().unwrap());
     filter(&written).apply(Some(&"https://a.example".parse().unwrap()), &mut response);
     assert_eq!(response["access-control-expose-headers"], "x-total");
+}
+
+#[test]
+fn two_origins_are_none_and_a_method_is_a_token() {
+    let any = vec!["*".to_owned()];
+    for origins in [&["*"], &["https://a.example"]] {
+        let origins = origins.map(str::to_owned).to_vec();
+        let cors = filter(&oracle::Filter { origins, methods: any.clone(), ..Default::default() });
+        let asked = |origins: &[&'static str], method: &str| {
+            let lines = origins.iter().map(|of| (http::header::ORIGIN, HeaderValue::from_static(of)));
+            let mut headers = HeaderMap::from_iter(lines);
+            headers.insert("access-control-request-method", method.parse().unwrap());
+            (origin(&headers).is_some(), cors.preflight(&Method::OPTIONS, &headers))
+        };
+        assert!(matches!(asked(&["https://a.example"], "BREW"), (true, Some(Preflight::Granted(_)))));
+        let both = ["https://a.example", "https://evil.example"];
+        assert_eq!(asked(&both, "PUT"), (false, Some(Preflight::Refused)));
+        assert_eq!(asked(&["https://a.example"], "BAD METHOD"), (true, Some(Preflight::Refused)));
+        assert_eq!(asked(&[], "PUT"), (false, None), "no preflight");
+    }
 }

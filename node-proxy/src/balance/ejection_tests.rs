@@ -100,6 +100,36 @@ async fn one_of_three_that_fails_is_tried_once_per_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn at_few_requests_the_second_failure_is_the_last_once_half_a_second_is_over() {
+    let world = World::of(3);
+    let mut failed = Vec::new();
+    for tenth in 0..1000 {
+        if world.requests(1, &["w0"]) == 1 {
+            failed.push(tenth);
+        }
+        if !world.ejected().is_empty() {
+            break;
+        }
+        advance(SECOND / 10).await;
+    }
+    let last = failed.pop().unwrap();
+    assert!(!failed.is_empty() && failed.len() < 5, "{failed:?} {last}");
+    assert!(failed.iter().all(|tenth| *tenth < failed[0] + 5), "{failed:?} {last}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_that_are_far_apart_do_not_add_up_over_what_goes_well() {
+    let world = World::of(3);
+    for _ in 0..50 {
+        world.requests(1, &["w0", "w1", "w2"]);
+        advance(SECOND / 4).await;
+        world.requests(30, &[]);
+        advance(SECOND / 4).await;
+    }
+    assert!(world.ejected().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_answers_again_is_back_after_its_trial() {
     let world = World::of(3);
     world.requests(100, &["w1"]);
@@ -296,6 +326,8 @@ fn any_op() -> impl Strategy<Value = Op> {
 #[derive(Clone, Debug, Default)]
 struct Naive {
     in_a_row: u32,
+    /// When the first of those failed.
+    failing_since: Duration,
     times: u32,
     back_at: Duration,
     /// Since when, and until when.
@@ -353,9 +385,14 @@ impl Model {
             }
             1 => {
                 naive.in_a_row += 1;
+                if naive.in_a_row == 1 {
+                    naive.failing_since = now;
+                }
+                let for_long = now - naive.failing_since >= SECOND / 2;
+                let is_enough = naive.in_a_row >= if for_long { 2 } else { 5 };
                 match (is_trial, concerned) {
                     (true, Some((since, _))) => self.out(name, since),
-                    (false, _) if naive.in_a_row >= 5 && naive.out.is_none() && out < most => {
+                    (false, _) if is_enough && naive.out.is_none() && out < most => {
                         let forgiven = (now - naive.back_at).as_secs() / 10;
                         naive.times = naive.times.saturating_sub(u32::try_from(forgiven).unwrap());
                         self.out(name, now);

@@ -14,6 +14,9 @@ use super::load::{Carried, Clock};
 use super::standing::{Standing, Step, nanos};
 use crate::state::model::{Ejection, ServiceKey, Workload, WorkloadUid};
 
+/// Of the failures in a row that eject, so many fifths are enough, and two at least, when the first was [`LONG`] ago.
+const FIFTHS: u32 = 2;
+const LONG: Duration = Duration::from_millis(500);
 /// A response that was passed on for this long, and a connection that was open for it, had gone well when it broke.
 const WENT_WELL: Duration = Duration::from_secs(10);
 
@@ -34,6 +37,8 @@ pub struct Health {
     address: SocketAddr,
     /// Failures in a row, by step.
     failures: [AtomicU32; 3],
+    /// When the first of those in a row was that are not answered, or answered badly.
+    failing_since: AtomicU64,
     /// Of the standing, for those who only want to know that.
     is_ejected: AtomicBool,
     standing: Mutex<Standing>,
@@ -251,6 +256,7 @@ impl Health {
             workload,
             address,
             failures: Default::default(),
+            failing_since: AtomicU64::new(0),
             is_ejected: AtomicBool::new(false),
             standing: Mutex::default(),
         }
@@ -305,15 +311,27 @@ impl Try {
         };
         if step == Step::Answer {
             self.health.failures[Step::Connect as usize].store(0, Ordering::Relaxed);
+            if count == 1 {
+                self.health.failing_since.store(now, Ordering::Relaxed);
+            }
         }
         if std::mem::take(&mut self.is_trial) {
             let members = group.members.lock();
             let settings = group.key.settings;
             group.counts.trials[1].fetch_add(1, Ordering::Relaxed);
             group.change(&members, &self.health, |at| at.failed(began, now, settings, rand::random()));
-        } else if count >= group.limit(step) && !self.health.is_ejected() {
+        } else if count >= self.limit(&group, step, now) && !self.health.is_ejected() {
             group.eject(&self.health, step);
         }
+    }
+
+    /// Failures in a row that eject. An endpoint that gets few requests is given fewer chances, or it would fail for as long as
+    /// those take.
+    fn limit(&self, group: &Group, step: Step, now: u64) -> u32 {
+        let limit = group.limit(step);
+        let since = self.health.failing_since.load(Ordering::Relaxed);
+        let is_long = step == Step::Answer && now.saturating_sub(since) >= nanos(LONG);
+        if is_long { limit.min((limit * FIFTHS / 5).max(2)) } else { limit }
     }
 
     fn reset(&self, step: Step) {

@@ -75,6 +75,7 @@ pub fn service(name: &str, ports: &[(u16, &str)]) -> Service {
         client_ip_affinity: None,
         traffic_distribution: None,
         retry_budget: Default::default(),
+        session: None,
     }
 }
 

@@ -46,7 +46,8 @@ pub fn face(reason: Reason) -> Face {
         | Reason::NoServicePort
         | Reason::UnknownDestination
         | Reason::Tunnel
-        | Reason::RetryBudget => (503, Unavailable, "destination_unavailable"),
+        | Reason::RetryBudget
+        | Reason::RetriesExhausted => (503, Unavailable, "destination_unavailable"),
         Reason::Connect => (503, Unavailable, "connection_refused"),
         Reason::TlsHandshake => (503, Unavailable, "tls_protocol_error"),
         Reason::PeerIdentity => (503, Unavailable, "tls_certificate_error"),

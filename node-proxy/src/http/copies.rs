@@ -10,13 +10,15 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
+use tokio::sync::Notify;
 
 use crate::limits::{MemoryCharge, WorkloadLimits};
 use crate::reason::Reason;
 use crate::telemetry::Failure;
 
-/// Bytes of one copy that may wait for their mirror.
-const MOST_WAITING: usize = 1 << 20;
+/// Bytes of one copy that may wait for their mirror: more than a tunnel's largest window, or a mirror as fast as the backend would
+/// lose its copy to a pause of either.
+const MOST_WAITING: usize = 16 << 20;
 
 struct Queue {
     frames: VecDeque<Frame<Bytes>>,
@@ -27,6 +29,8 @@ struct Queue {
     /// Nothing more is written: it was all, or why it was not.
     end: Option<Result<(), Failure>>,
     reader: Option<Waker>,
+    /// Told when the end is a failure: a reader that is stuck itself does not ask for more.
+    failed: Rc<Notify>,
 }
 
 impl Queue {
@@ -36,6 +40,7 @@ impl Queue {
         }
         if end.is_err() {
             self.clear();
+            self.failed.notify_one();
         }
         self.end = Some(end);
         self.wake();
@@ -70,7 +75,7 @@ pub struct CopyReader {
     hint: SizeHint,
 }
 
-/// Says whether a copy is still being written.
+/// Says whether a copy is still being written, and when it will never be whole.
 #[derive(Clone)]
 pub struct CopyWatch(Rc<RefCell<Queue>>);
 
@@ -83,6 +88,7 @@ pub fn copy(limits: &Arc<WorkloadLimits>, hint: SizeHint) -> (CopyWriter, CopyRe
         limits: limits.clone(),
         end: None,
         reader: None,
+        failed: Rc::default(),
     };
     let queue = Rc::new(RefCell::new(queue));
     (CopyWriter(queue.clone()), CopyReader { queue, hint })
@@ -170,6 +176,17 @@ impl Drop for CopyReader {
 impl CopyWatch {
     pub fn is_open(&self) -> bool {
         self.0.borrow().end.is_none()
+    }
+
+    /// Waits until it is known that the copy will not be whole.
+    pub async fn failed(&self) -> Failure {
+        let failed = self.0.borrow().failed.clone();
+        loop {
+            if let Some(Err(failure)) = &self.0.borrow().end {
+                return failure.clone();
+            }
+            failed.notified().await;
+        }
     }
 }
 

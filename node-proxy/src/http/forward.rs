@@ -34,8 +34,8 @@ use crate::state::Snapshot;
 use crate::state::model::{Service, Workload};
 use crate::telemetry::{Carrier, Failure, RequestRecord};
 
-/// Connections given up under one request before it counts as failed.
-const RESENDS: usize = 4;
+/// Connections that take nothing of a request before it counts as failed.
+const UNSENT: usize = 4;
 
 /// Where a request goes, and how long that may take.
 pub struct Destination<'d> {
@@ -73,6 +73,13 @@ struct Lost {
     request: Option<Box<Request<RequestBody>>>,
     /// The endpoint could not be reached: another may do.
     is_unreached: bool,
+}
+
+/// Where a connection for a request is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Pool,
+    New,
 }
 
 /// A response's head, and what carried it.
@@ -206,7 +213,8 @@ impl ClientConnection {
         picked.map_err(|error| self.outbound.not_picked(&error).failure)
     }
 
-    /// Sends the request to one endpoint. A connection from the pool that turns out to be dead is replaced.
+    /// Sends the request to one endpoint. A connection from the pool that turns out to be dead is replaced: as often as nothing
+    /// of the request was taken; once, by a new one, where that is not known and the rule says nothing of sending again.
     async fn attempt(
         &self,
         destination: &Destination<'_>,
@@ -220,11 +228,13 @@ impl ClientConnection {
         let telemetry = &self.outbound.context.shared.telemetry;
         let can_repeat = is_repeatable(&request);
         let needs = Needs { tunnel: candidate.workload.tunnel, can_repeat };
-        for _ in 0..RESENDS {
+        let mut source = Source::Pool;
+        for _ in 0..UNSENT {
             record.attempt();
-            let pooled = match version {
-                Version::Http1 => peer.take(needs),
-                Version::Http2 => peer.share(needs),
+            let pooled = match (source, version) {
+                (Source::New, _) => None,
+                (Source::Pool, Version::Http1) => peer.take(needs),
+                (Source::Pool, Version::Http2) => peer.share(needs),
             };
             let (held, carrier) = match pooled {
                 Some(held) => (held, Carrier::Reused),
@@ -249,17 +259,23 @@ impl ClientConnection {
                 Version::Http2 => Way::Kept(Flow::new(self.outbound.pod.pod.limits.clone())),
             };
             request.body_mut().set_way(way);
-            let copy = (carrier == Carrier::Reused && can_repeat).then(|| copy(&request)).flatten();
-            match send(held, &peer, request).await {
+            // Where the rule says how often a request may be sent, that is how often.
+            let may_repeat = carrier == Carrier::Reused && source == Source::Pool && can_repeat;
+            let copy = (may_repeat && destination.retry.is_none()).then(|| copy(&request)).flatten();
+            let lost = match send(held, &peer, request).await {
                 Ok(got) => return Ok(got),
-                Err(lost) => match lost.request.map(|again| *again).or(copy) {
-                    Some(again) => request = again,
-                    None => return Err(Lost { request: None, ..lost }),
-                },
-            }
+                Err(lost) => lost,
+            };
+            request = match (lost.request, copy) {
+                (Some(again), _) => *again,
+                (None, Some(again)) => {
+                    source = Source::New;
+                    again
+                }
+                (None, None) => return Err(Lost { request: None, ..lost }),
+            };
         }
-        let message =
-            format!("{RESENDS} connections to {} were lost before the request was sent", candidate.address);
+        let message = format!("{UNSENT} connections to {} took nothing of the request", candidate.address);
         Err(Lost { failure: Failure::new(Reason::BackendReset, message), request: None, is_unreached: false })
     }
 

@@ -199,10 +199,23 @@ struct Patience {
 }
 
 impl Patience {
+    /// The request's body does not come, or the mirror takes too little of it.
+    async fn cut(&self) -> Failure {
+        match &self.watch {
+            Some(watch) => watch.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn wait<T>(&self, waited: impl Future<Output = T>) -> Result<T, Failure> {
         let mut waited = pin!(waited);
         loop {
-            match timeout(self.idle, waited.as_mut()).await {
+            let in_time = tokio::select! {
+                biased;
+                in_time = timeout(self.idle, waited.as_mut()) => in_time,
+                failure = self.cut() => return Err(failure),
+            };
+            match in_time {
                 Ok(done) => return Ok(done),
                 Err(_) if self.watch.as_ref().is_some_and(CopyWatch::is_open) => {}
                 Err(_) => {

@@ -249,7 +249,8 @@ impl Body for RequestBody {
                     strip_trailers(trailers);
                     this.copies.iter().for_each(|copy| copy.trailers(trailers));
                 }
-                let has_ended = inner.is_end_stream();
+                // Nothing follows trailers, whether the source knows it yet or not.
+                let has_ended = frame.is_trailers() || inner.is_end_stream();
                 this.progress.ended.set(has_ended);
                 if has_ended {
                     this.copies.iter().for_each(CopyWriter::finish);

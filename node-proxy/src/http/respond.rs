@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use culvert_routing::MirrorPlace;
-use culvert_routing::cors::Preflight;
+use culvert_routing::cors::{Preflight, origin};
 use culvert_routing::filters::{
     Answer, FilteredRequest, Redirection, apply_to_own_answer, apply_to_request, apply_to_response,
 };
 use culvert_routing::model::{Action, PathMatch, Scheme, Timeouts};
 use culvert_routing::request::is_grpc;
 use culvert_routing::{CompiledRule, RequestView};
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
@@ -196,7 +196,7 @@ impl ClientConnection {
             version: parts.version,
             request_id: named(&mut parts.headers, REQUEST_ID, new_request_id),
             traceparent: named(&mut parts.headers, TRACEPARENT, new_traceparent),
-            origin: parts.headers.get(ORIGIN).cloned(),
+            origin: origin(&parts.headers).cloned(),
         };
         let protocol = if is_call { RequestProtocol::Grpc } else { RequestProtocol::Http };
         let telemetry = self.outbound.context.shared.telemetry.clone();
@@ -229,7 +229,9 @@ impl ClientConnection {
                 record.set_rule(rule.clone());
                 self.filter(&snapshot, &rule, &matched, &target, &mut parts)?
             }
-            Chosen::Endpoints(service) => (self.pass_through(&snapshot, service)?, Vec::new()),
+            Chosen::Endpoints(service) => {
+                (self.pass_through(&snapshot, service, &parts.headers)?, Vec::new())
+            }
         };
         record.set_backend(decision.service.key.clone(), decision.port);
         let request_deadline = decision.timeouts.request.map(|limit| (started + limit, limit));
@@ -259,8 +261,8 @@ impl ClientConnection {
             }
             apply_to_response(rule.filters(), origin, forwarded.response.headers_mut());
         }
-        if let (Some(session), Some(backend)) = (&decision.session, decision.backend) {
-            session.answer(backend, &forwarded.endpoint.uid, forwarded.response.headers_mut());
+        if let Some(session) = &decision.session {
+            session.answer(decision.backend, &forwarded.endpoint.uid, forwarded.response.headers_mut());
         }
         Ok(forwarded)
     }
@@ -300,20 +302,25 @@ impl ClientConnection {
     }
 
     /// Without routes: to the endpoints of the Service that was called, as it is now.
-    fn pass_through(&self, snapshot: &Snapshot, called: &ServiceKey) -> Result<Decision, Instead> {
-        match snapshot.service(called) {
-            Some(service) => Ok(Decision {
-                rule: None,
-                service: service.clone(),
-                port: self.port,
-                backend: None,
-                session: None,
-                timeouts: Timeouts::default(),
-                host: None,
-                path: None,
-            }),
-            None => Err(refuse(Reason::NoEndpoint, format!("{called} is gone"))),
-        }
+    fn pass_through(
+        &self,
+        snapshot: &Snapshot,
+        called: &ServiceKey,
+        headers: &HeaderMap,
+    ) -> Result<Decision, Instead> {
+        let Some(service) = snapshot.service(called) else {
+            return Err(refuse(Reason::NoEndpoint, format!("{called} is gone")));
+        };
+        Ok(Decision {
+            rule: None,
+            service: service.clone(),
+            port: self.port,
+            backend: None,
+            session: self.session_of_service(snapshot, service, headers)?,
+            timeouts: Timeouts::default(),
+            host: None,
+            path: None,
+        })
     }
 
     /// Applies what the rule says about requests; says where it goes, and what mirrors are sent of it.
@@ -330,7 +337,7 @@ impl ClientConnection {
             Action::Refuse(why) => return Err(refuse(Reason::RouteUnsupported, why)),
         };
         // What the client shows, before filters change it.
-        let session = self.session(snapshot, rule, matched, &parts.headers)?;
+        let session = self.session_of_rule(snapshot, rule, matched, &parts.headers)?;
         let mut copies = Vec::new();
         let mut request = FilteredRequest {
             method: &parts.method,

@@ -42,7 +42,7 @@ impl ClientConnection {
             let request = Request::from_parts(head.clone(), kept.attempt());
             let sent = self.try_endpoints(destination, version, request, record, &mut tried).await;
             if !retry.wants(outcome(&sent), retries) {
-                return sent;
+                return sent.map_err(|failure| last(failure, retries));
             }
             if !kept.can_be_sent_again() {
                 telemetry.retried(Retried::Body);
@@ -66,6 +66,16 @@ impl ClientConnection {
             sleep(pause).await;
             retries += 1;
         }
+    }
+}
+
+/// Whoever may try again elsewhere is to know: after retries a lost connection is 503, as one that was refused is (GEP-1731).
+fn last(failure: Failure, retries: u32) -> Failure {
+    match failure.reason {
+        Reason::BackendReset | Reason::PeerReset if retries > 0 => {
+            Failure::new(Reason::RetriesExhausted, format!("sent {} times; at last: {failure}", retries + 1))
+        }
+        _ => failure,
     }
 }
 

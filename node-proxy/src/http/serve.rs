@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -340,14 +340,22 @@ impl AsyncRead for Captured {
 }
 
 impl AsyncWrite for Captured {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         // What was begun is ended first.
         while !this.rest.is_empty() {
             let written = ready!(Pin::new(&mut this.socket).poll_write(cx, &this.rest))?;
             this.rest.drain(..written);
         }
-        match Pin::new(&mut this.socket).poll_write(cx, buf) {
+        match Pin::new(&mut this.socket).poll_write_vectored(cx, pieces) {
             Poll::Ready(written) => {
                 this.stalled_since = None;
                 this.unsent.sent(*written.as_ref().unwrap_or(&0));
@@ -355,6 +363,11 @@ impl AsyncWrite for Captured {
             }
             Poll::Pending => this.poll_stalled(cx),
         }
+    }
+
+    /// hyper copies what it writes into one buffer otherwise, and keeps that as large as it ever was.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// hyper's buffer is empty then.

@@ -1,13 +1,13 @@
 //! The bytes of an inner connection: HTTP to one endpoint, inside a CONNECT stream of a tunnel, or on a socket where the
 //! endpoint does not speak HBONE.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::flow::Flow;
@@ -111,9 +111,11 @@ impl Tunnel {
         Poll::Ready(Ok(length))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// What is written together travels together.
+    fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
         let send = &mut self.stream.send;
-        send.reserve_capacity(bytes.len());
+        send.reserve_capacity(whole);
         let mut room = send.capacity();
         while room == 0 {
             room = match ready!(send.poll_capacity(cx)) {
@@ -121,9 +123,9 @@ impl Tunnel {
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             };
         }
-        let length = room.min(bytes.len());
-        let piece = self.queued.carry(Bytes::copy_from_slice(&bytes[..length]));
-        send.send_data(piece, false).map_err(lost)?;
+        let length = room.min(whole);
+        let bytes = self.queued.carry(gathered(pieces, length));
+        send.send_data(bytes, false).map_err(lost)?;
         Poll::Ready(Ok(length))
     }
 
@@ -133,6 +135,16 @@ impl Tunnel {
         }
         self.stream.send.send_data(Bytes::new(), true).map_err(lost)
     }
+}
+
+/// The first bytes of the pieces.
+fn gathered(pieces: &[IoSlice<'_>], length: usize) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(length);
+    for piece in pieces {
+        let left = length - bytes.len();
+        bytes.extend_from_slice(&piece[..left.min(piece.len())]);
+    }
+    bytes.freeze()
 }
 
 fn lost(error: h2::Error) -> io::Error {
@@ -157,14 +169,27 @@ impl AsyncRead for UpstreamIo {
 
 impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let length = match &mut this.way {
-            Way::Tunnel(tunnel) => ready!(tunnel.poll_write(cx, bytes))?,
-            Way::Plain(socket) => ready!(Pin::new(socket).poll_write(cx, bytes))?,
+            Way::Tunnel(tunnel) => ready!(tunnel.poll_write(cx, pieces))?,
+            Way::Plain(socket) => ready!(Pin::new(socket).poll_write_vectored(cx, pieces))?,
         };
         this.unsent.sent(length);
         this.record.received(length as u64);
         Poll::Ready(Ok(length))
+    }
+
+    /// hyper copies what it writes into one buffer otherwise, and keeps that as large as it ever was.
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

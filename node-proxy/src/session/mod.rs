@@ -16,35 +16,36 @@ pub use carrier::MOST_TOKENS;
 pub use keys::{BadKeys, SealedBy, SessionKeys};
 pub use token::Session;
 
+use crate::state::model::ServiceKey;
+
 /// Tokens shorter than any session's are not kept for other rules.
 const SHORTEST: usize = 64;
 
-/// A request of a rule that keeps sessions.
+/// A request of a rule or a Service that keeps sessions.
 #[derive(Debug)]
 pub struct Request {
     keys: Arc<SessionKeys>,
-    rule: Arc<CompiledRule>,
     persistence: SessionPersistence,
     scope: Vec<u8>,
     /// Seconds since the epoch.
     now: u64,
-    /// The sessions of this rule that the client shows and that go on, in its order.
+    /// The sessions of this scope that the client shows and that go on, in its order.
     pub live: Vec<(Session, SealedBy)>,
-    /// Tokens that may be those of other rules, beside which the one of this rule stands.
+    /// Tokens that may be those of other scopes, beside which the one of this scope stands.
     others: Vec<String>,
 }
 
 impl Request {
-    /// Reads what the client shows; `persistence` is the rule's.
+    /// Reads what the client shows; scope and `persistence` are those of the rule or Service.
     pub fn read(
-        rule: &Arc<CompiledRule>,
+        scope: Scope<'_>,
         persistence: &SessionPersistence,
         headers: &HeaderMap,
         keys: &Arc<SessionKeys>,
         now: u64,
     ) -> Self {
         let (mut live, mut others) = (Vec::new(), Vec::new());
-        let scope = scope(rule);
+        let scope = scope.text();
         for (index, tokens) in carrier::shown(headers, &persistence.carrier).into_iter().enumerate() {
             for token in tokens {
                 match Session::open(keys, &scope, token) {
@@ -58,19 +59,14 @@ impl Request {
             }
         }
         others.truncate(MOST_TOKENS - 1);
-        let (keys, rule, persistence) = (keys.clone(), rule.clone(), persistence.clone());
-        Self { keys, rule, persistence, scope, now, live, others }
+        let (keys, persistence) = (keys.clone(), persistence.clone());
+        Self { keys, persistence, scope, now, live, others }
     }
 
     /// The first session that has a home, by its place in [`Request::live`].
     pub fn find<H>(&self, home: impl Fn(&Session) -> Option<H>) -> Option<(usize, H)> {
         let sessions = self.live.iter().enumerate();
         sessions.filter_map(|(index, (session, _))| Some((index, home(session)?))).next()
-    }
-
-    /// The rule that keeps it.
-    pub fn rule(&self) -> &CompiledRule {
-        &self.rule
     }
 
     /// The field of the response, after `endpoint` has answered for `backend`; `kept` is the session of [`Request::live`]
@@ -110,10 +106,25 @@ fn may_be_token(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
-/// Rules do not share sessions (GEP-1619): what one has sealed does not open for another. The name outlives other edits.
-fn scope(rule: &CompiledRule) -> Vec<u8> {
-    let key = rule.key();
-    format!("{:?}/{}/{}/{}", key.kind, key.namespace, key.name, rule.label()).into_bytes()
+/// What keeps sessions. They are not shared (GEP-1619): what one has sealed does not open for another.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    Rule(&'a CompiledRule),
+    /// Of calls without a route, whatever the port.
+    Service(&'a ServiceKey),
+}
+
+impl Scope<'_> {
+    /// A rule's name outlives other edits.
+    fn text(self) -> Vec<u8> {
+        match self {
+            Self::Rule(rule) => {
+                let key = rule.key();
+                format!("{:?}/{}/{}/{}", key.kind, key.namespace, key.name, rule.label()).into_bytes()
+            }
+            Self::Service(key) => format!("Service/{key}").into_bytes(),
+        }
+    }
 }
 
 /// What a backend is called in sessions, as long as its rule has it: its Service and port, and which of several such.

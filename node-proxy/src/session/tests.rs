@@ -115,7 +115,7 @@ impl World {
         }
         let keys = keys(&self.keys);
         let of = &self.rules[rule];
-        let request = Request::read(of, of.session().unwrap(), &headers, &keys, self.now);
+        let request = Request::read(Scope::Rule(of), of.session().unwrap(), &headers, &keys, self.now);
         let found = request.find(|session| {
             let index: usize = session.endpoint.strip_prefix("uid-").unwrap().parse().unwrap();
             self.endpoints.contains(&index).then_some(index)
@@ -185,10 +185,13 @@ impl World {
                 let first = self.carried.as_deref().and_then(|carried| carried.split('.').next());
                 let Some(first) = first.map(str::to_owned) else { return };
                 // The newest session stays that of its own rule, and opens none of another.
-                let newest = Session::open(&keys(&self.keys), &scope(&self.rules[0]), &first).is_some();
+                let newest =
+                    Session::open(&keys(&self.keys), &Scope::Rule(&self.rules[0]).text(), &first).is_some();
                 self.carried = Some(format!("{first}.{first}"));
                 for (rule, known) in self.known.iter_mut().enumerate() {
-                    let own = Session::open(&keys(&self.keys), &scope(&self.rules[rule]), &first).is_some();
+                    let own =
+                        Session::open(&keys(&self.keys), &Scope::Rule(&self.rules[rule]).text(), &first)
+                            .is_some();
                     if !own {
                         *known = None;
                     }
@@ -230,11 +233,27 @@ proptest! {
                 Carrier::Cookie { .. } => COOKIE,
             };
             let headers = HeaderMap::from_iter([(name, format!("s={value}").parse().unwrap())]);
-            let request = Request::read(of, of.session().unwrap(), &headers, &keys(&[1]), 1);
+            let request = Request::read(Scope::Rule(of), of.session().unwrap(), &headers, &keys(&[1]), 1);
             prop_assert!(request.live.is_empty());
             let said = request.answer(&PathMatch::Prefix("/".into()), None, "shop/one:80".to_owned(), "uid-1");
             prop_assert!(said.is_some(), "begun anew");
         }
+    }
+}
+
+#[test]
+fn a_session_of_a_service_is_none_of_a_rule_and_the_other_way_round() {
+    let carrier = carriers()[1].clone();
+    let (rule, service) = (rules(&carrier)[0].clone(), ServiceKey("shop/one".into()));
+    let scopes = [Scope::Rule(&rule), Scope::Service(&service)];
+    for (own, other) in [(scopes[0], scopes[1]), (scopes[1], scopes[0])] {
+        let persistence = rule.session().unwrap();
+        let begun = Request::read(own, persistence, &HeaderMap::new(), &keys(&[1]), 1);
+        let matched = PathMatch::Prefix("/".into());
+        let shown = begun.answer(&matched, None, "shop/one".to_owned(), "uid-1").unwrap();
+        let headers = HeaderMap::from_iter([shown]);
+        assert_eq!(Request::read(own, persistence, &headers, &keys(&[1]), 1).live.len(), 1);
+        assert_eq!(Request::read(other, persistence, &headers, &keys(&[1]), 1).live.len(), 0);
     }
 }
 

@@ -174,6 +174,7 @@ impl Converter {
             client_ip_affinity: (affinity > 0).then(|| Duration::from_secs(affinity.into())),
             traffic_distribution: Some(service.traffic_distribution).filter(|text| !text.is_empty()),
             retry_budget: service.retry_budget.map(retry_budget).unwrap_or_default(),
+            session: service.session.map(routes::session).transpose()?,
         })
     }
 

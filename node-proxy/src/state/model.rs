@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_identity::{Identity, TrustDomain};
-use culvert_routing::model::Hostname;
+use culvert_routing::model::{Hostname, SessionPersistence};
 use ipnet::IpNet;
 
 use crate::session::SessionKeys;
@@ -258,6 +258,8 @@ pub struct Service {
     pub client_ip_affinity: Option<Duration>,
     pub traffic_distribution: Option<String>,
     pub retry_budget: RetryBudget,
+    /// Of requests that no route decides about.
+    pub session: Option<SessionPersistence>,
 }
 
 /// How much of the requests to a Service may be ones that are sent again (GEP-3388).

@@ -101,6 +101,7 @@ pub(crate) fn service(key: &str, vips: &[u8]) -> Service {
         client_ip_affinity: None,
         traffic_distribution: None,
         retry_budget: Default::default(),
+        session: None,
     }
 }
 

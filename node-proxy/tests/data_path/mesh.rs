@@ -192,6 +192,7 @@ pub fn service(name: &str, vip: IpAddr) -> Service {
         client_ip_affinity: None,
         traffic_distribution: None,
         retry_budget: Default::default(),
+        session: None,
     }
 }
 

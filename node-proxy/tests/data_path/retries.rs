@@ -27,6 +27,7 @@ macro_rules! cases {
 
 cases![
     statuses_and_lost_connections_are_sent_again,
+    a_connection_that_is_lost_under_a_request_is_replaced_once,
     bodies_are_sent_again_up_to_64_kib,
     tries_have_their_own_time_and_the_request_one_for_all,
     a_budget_that_is_used_up_is_said_so,
@@ -149,7 +150,7 @@ async fn statuses_and_lost_connections_are_sent_again(mut mesh: Mesh) {
         (3, "/status", 503, 3),
         (1, "/lost", 200, 2),
         (2, "/lost", 200, 3),
-        (3, "/lost", 502, 3),
+        (3, "/lost", 503, 3),
     ] {
         let server = if path == "/status" { &flaky } else { &closing };
         server.fail(failures);
@@ -161,11 +162,57 @@ async fn statuses_and_lost_connections_are_sent_again(mut mesh: Mesh) {
         assert!(reply.status != 200 || reply.body == "5", "the body of each attempt is whole: {reply:?}");
     }
     logged(&mesh, &["request failed", "\"attempts\":3", "\"response_code\":503", "/status"]).await;
+    logged(&mesh, &["request failed", "RetriesExhausted", "sent 3 times", "/lost"]).await;
     // Without an attempt left, or of another status, the answer is the backend's own.
     let once = |rule: Rule| Rule { retry: retry(&[500], 2), ..rule };
     attach(&mut mesh, "retry", RouteKind::Http, None, vec![once(rule(prefix("/"), &[("flaky", 1)]))]);
     flaky.fail(1);
     assert_eq!((client.get("/other").await.status, flaky.seen()), (503, 1));
+}
+
+/// Opens so many connections to the backend, and leaves them to the pool.
+async fn warm(mesh: &Mesh, connections: usize) {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let mut client = Wire::connect(&mesh.world.pod, mesh.vip(80)).await;
+        client.say(b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 2\r\n\r\nx").await;
+        clients.push(client);
+    }
+    until("each has a connection", || mesh.pod("web").limits.requests() as usize == connections).await;
+    for mut client in clients {
+        client.say(b"x").await;
+        assert_eq!(client.reply().await.status, 200);
+    }
+}
+
+async fn a_connection_that_is_lost_under_a_request_is_replaced_once(mesh: Mesh) {
+    let (mut mesh, flaky) = with_flaky(mesh, How::Close, |rule| rule).await;
+    let mut client = Wire::connect(&mesh.world.pod, mesh.vip(80)).await;
+    for (retries, method, failures, status, seen) in [
+        (None, "GET", 1, 200, 2),
+        (None, "DELETE", 100, 502, 2),
+        (None, "POST", 100, 502, 1),
+        // The rule says how often, and each time counts.
+        (retry(&[], 1), "GET", 1, 200, 2),
+        (retry(&[], 1), "GET", 100, 503, 2),
+        (retry(&[], 3), "DELETE", 100, 503, 4),
+        (retry(&[], 1), "POST", 100, 503, 2),
+    ] {
+        let rules = vec![Rule { retry: retries.clone(), ..rule(prefix("/"), &[("flaky", 1)]) }];
+        attach(&mut mesh, "retry", RouteKind::Http, None, rules);
+        warm(&mesh, 6).await;
+        flaky.fail(failures);
+        client
+            .say(format!("{method} /one HTTP/1.1\r\nhost: web\r\ncontent-length: 0\r\n\r\n").as_bytes())
+            .await;
+        let reply = client.reply().await;
+        assert_eq!(
+            (reply.status, flaky.seen()),
+            (status, seen),
+            "{method} {retries:?} {failures}: {reply:?}"
+        );
+        flaky.fail(0);
+    }
 }
 
 async fn bodies_are_sent_again_up_to_64_kib(mesh: Mesh) {

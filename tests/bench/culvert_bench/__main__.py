@@ -8,7 +8,22 @@ import os
 import sys
 from pathlib import Path as File
 
-from . import backend, certificates, checks, compare, envoy, instructions, manifests, plots, processes, report, rounds
+from . import (
+    backend,
+    certificates,
+    checks,
+    compare,
+    envoy,
+    instructions,
+    isolation,
+    manifests,
+    plots,
+    processes,
+    report,
+    rounds,
+    scale,
+    ztunnel,
+)
 from .cases import CASES, Case, Place
 from .contenders import Contender, Culvert, Direct, Envoys, envoy_program
 from .model import Path, Refused, Result
@@ -16,6 +31,8 @@ from .rounds import say
 from .sandbox import Sandbox
 
 ROOT = File(__file__).resolve().parents[3]
+# Those without loads, each measured in a way of its own.
+GROUPS = (scale.GROUP, isolation.GROUP, instructions.GROUP)
 STORED = File(__file__).resolve().parents[1] / "stored.json"
 
 
@@ -31,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--with", dest="new", type=File, metavar="NEW.json", help="with --compare: measure nothing, compare these two"
     )
+    parser.add_argument("--ztunnel", type=File, metavar="PATH", help="ztunnel takes part in L4: the program")
     parser.add_argument("--check", action="store_true", help="fail if a stored ratio or instruction count is not kept")
     parser.add_argument("--store", action="store_true", help="store this run's instruction counts for --check")
     return parser.parse_args()
@@ -43,10 +61,15 @@ def selected(only: str | None, is_quick: bool) -> list[Case]:
         for case in CASES
         if (case.is_quick or not is_quick) and all(word in f"{case.group} {case.name}".lower() for word in words)
     ]
-    if not found and only != instructions.GROUP:
+    if not found and only not in GROUPS:
         names = "\n".join(f"  {case.group}: {case.name}" for case in CASES)
-        raise Refused(f"no case has {only!r} in its name. There are, beside {instructions.GROUP!r}:\n{names}")
+        raise Refused(f"no case has {only!r} in its name. There are, beside {', '.join(GROUPS)}:\n{names}")
     return found
+
+
+def is_asked(group: str, only: str | None, is_quick: bool) -> bool:
+    """Of a group that is no load and has no rival: by its name, and in the full run."""
+    return only == group or not (is_quick or only)
 
 
 def variants(is_quick: bool, workers: int) -> list[envoy.Variant]:
@@ -78,14 +101,21 @@ def main() -> int:
     }
     cases = selected(options.only, options.quick)
     results: list[Result] = []
-    # 5,000 routes are a sandbox of their own: nobody else carries them.
+    # 5,000 routes and 100 pods are sandboxes of their own: nobody else carries them.
+    apart = (Path.MANY, Path.COLD)
     for part in (
-        [case for case in cases if case.path is not Path.MANY],
-        [case for case in cases if case.path is Path.MANY],
+        [case for case in cases if case.path not in apart],
+        *([case for case in cases if case.path is path] for path in apart),
     ):
         if part:
-            results += run_cases(part, options.quick, about, binaries, output)
-    if options.check or options.store or options.only == instructions.GROUP or not (options.quick or options.only):
+            results += run_cases(part, options, about, binaries, output)
+    if is_asked(scale.GROUP, options.only, options.quick):
+        results += scale.measure(
+            scale.plan(options.quick, about["rounds"]), binaries, binaries / "culvert-bench-load", output
+        )
+    if is_asked(isolation.GROUP, options.only, options.quick):
+        results += isolation.measure(ROOT)
+    if options.check or options.store or is_asked(instructions.GROUP, options.only, options.quick):
         about["instructions"] = instructions.count(binaries, output)
     document = report.document(results, about)
     (output / "report.json").write_text(json.dumps(document, indent=1))
@@ -101,28 +131,36 @@ def main() -> int:
     return judge(results, about["instructions"]) if options.check else 0
 
 
-def run_cases(cases: list[Case], is_quick: bool, about: dict, binaries: File, output: File) -> list[Result]:
+def run_cases(
+    cases: list[Case], options: argparse.Namespace, about: dict, binaries: File, output: File
+) -> list[Result]:
+    ztunnels = ztunnel.variants(options.quick, workers()) if options.ztunnel else []
+    others = tuple(variant.name for variant in ztunnels)
     state = output / "state"
     state.mkdir(exist_ok=True)
     place = Place(state, binaries / "culvert-bench-load", binaries / "culvert-echo")
     place.write()
-    for namespace in (manifests.PLAIN, manifests.MESHED):
+    for namespace in (manifests.PLAIN, manifests.MESHED, *others):
         backend.write_nginx(state / namespace)
-    documents = manifests.cluster(state)
-    if any(case.path is Path.MANY for case in cases):
+    documents = manifests.cluster(state, others)
+    paths = {case.path for case in cases}
+    if Path.MANY in paths:
         documents += manifests.many_routes()
+    if Path.COLD in paths:
+        documents += manifests.many_pods(state, (manifests.MESHED, *others))
     manifests.write(documents, state / "cluster.yaml")
     sandbox = Sandbox(binaries)
     say("Starting the sandbox ...")
     sandbox.up(state / "cluster.yaml")
     contenders: list[Contender] = []
     try:
-        contenders = make_contenders(sandbox, state, is_quick)
-        paths = {case.path for case in cases}
+        contenders = make_contenders(sandbox, state, options.quick)
+        if ztunnels:
+            contenders += make_ztunnels(sandbox, state, ztunnels, options.ztunnel)
         for contender in contenders:
             say(f"Checking {contender.name} ...")
             contender.start()
-            checks.check(contender, paths, place)
+            checks.check(contender, {path for path in paths if contender.carries(path)}, place)
             contender.idle_memory = processes.resident(contender.pids())
             if contender.pids():
                 about["idle_memory_mb"].setdefault(contender.name, contender.idle_memory / 1e6)
@@ -130,7 +168,7 @@ def run_cases(cases: list[Case], is_quick: bool, about: dict, binaries: File, ou
         results = []
         for case in cases:
             say(f"{case.group}: {case.name}")
-            results.append(rounds.measure(case, contenders, plan))
+            results.append(rounds.measure(case, [one for one in contenders if one.carries(case.path)], plan))
         return results
     finally:
         for contender in contenders:
@@ -138,20 +176,36 @@ def run_cases(cases: list[Case], is_quick: bool, about: dict, binaries: File, ou
         sandbox.down()
 
 
-def make_contenders(sandbox: Sandbox, state: File, is_quick: bool) -> list[Contender]:
-    def servers(namespace: str) -> str:
-        pods = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in sandbox.objects("pods", namespace)}
-        return pods[manifests.BACKEND]
+def workers() -> int:
+    """As many as the node proxy takes by default."""
+    return min(4, os.cpu_count() or 1)
 
-    plain = servers(manifests.PLAIN)
+
+def make_ztunnels(sandbox: Sandbox, state: File, found: list[ztunnel.Variant], program: File) -> list[Contender]:
+    root = sandbox.root()
+    return [
+        ztunnel.Ztunnels(
+            variant.name,
+            variant.name,
+            sandbox,
+            sandbox.pod_addresses(variant.name)[manifests.BACKEND],
+            variant=variant,
+            program=program.resolve(),
+            directory=state / "ztunnel",
+            root=root,
+        )
+        for variant in found
+    ]
+
+
+def make_contenders(sandbox: Sandbox, state: File, is_quick: bool) -> list[Contender]:
+    plain = sandbox.pod_addresses(manifests.PLAIN)[manifests.BACKEND]
     made: list[Contender] = [
         Direct("direct", manifests.PLAIN, sandbox, plain),
-        Culvert("culvert", manifests.MESHED, sandbox, servers(manifests.MESHED)),
+        Culvert("culvert", manifests.MESHED, sandbox, sandbox.pod_addresses(manifests.MESHED)[manifests.BACKEND]),
     ]
     keys = certificates.make(state / "certificates")
-    # As many as the node proxy takes by default.
-    workers = min(4, os.cpu_count() or 1)
-    for variant in variants(is_quick, workers):
+    for variant in variants(is_quick, workers()):
         made.append(
             Envoys(
                 variant.name,

@@ -97,7 +97,7 @@ class FixedRate:
     def run(self, run: Run, target: Target, seconds: float, place: Place) -> Load:
         lasts = min(self.seconds, max(seconds * 6, 1))
         command = tools.fixed_rate(str(place.load_program), target.url("/"), self.rate, lasts, self.connections)
-        return tools.read_fixed_rate(run(command, lasts + 30))
+        return tools.read_load(run(command, lasts + 30))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,19 @@ class Idle:
         return Load(time.monotonic() - began, self.connections, failed)
 
 
-AnyLoad = Requests | Streams | Bulk | FixedRate | Idle
+@dataclass(frozen=True)
+class First:
+    """The first connection between each client and each server of the target, with one request."""
+
+    is_repeated: ClassVar[bool] = False
+
+    def run(self, run: Run, target: Target, seconds: float, place: Place) -> Load:
+        urls = [f"http://{server}:{target.port}/" for server in target.servers]
+        command = tools.first(str(place.load_program), urls, list(target.clients))
+        return tools.read_load(run(command, 240))
+
+
+AnyLoad = Requests | Streams | Bulk | FixedRate | Idle | First
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,8 @@ class Case:
                 return "GiB"
             case Idle():
                 return "connection"
+            case First():
+                return "tunnel"
             case _:
                 return "request"
 
@@ -182,6 +196,7 @@ CASES: tuple[Case, ...] = (
     *_keep_alive("L4", Path.OPAQUE),
     *_short("L4", Path.OPAQUE),
     *_bulk(),
+    Case("L4", f"new tunnel per connection, {manifests.CALLERS} at a time", Path.COLD, First()),
     Case("L4", "10,000 idle connections", Path.ECHO, Idle(10_000)),
     Case("fixed rate", "L7, 1,000 requests/s", Path.WEIGHTED, FixedRate(1000, 16, 30), True),
     Case("fixed rate", "L4, 1,000 requests/s", Path.OPAQUE, FixedRate(1000, 16, 30), True),

@@ -29,11 +29,12 @@ class Certificates:
             },
         }
 
-    def client_socket(self, protocol: str) -> dict:
+    def client_socket(self, protocol: str, more: dict | None = None) -> dict:
         offered = {"h2": ["h2"], "h1": ["http/1.1"]}[protocol]
         config = {
             "@type": f"{TYPE}.UpstreamTlsContext",
             "common_tls_context": self._common("client", "backend", offered),
+            **(more or {}),
         }
         return {"name": "tls", "typed_config": config}
 

@@ -51,7 +51,7 @@ class Asking:
         # One curl for all, which keeps its connection as a client does; it counts in the query.
         counted = f"?[1-{count}]" if count > 1 else ""
         command = ["curl", "-s", "-i", "--max-time", "20", "-H", token, *more, "-w", SEPARATOR, url + counted]
-        answers = read_answers(run([*self.contender.entry(), *command], deadline=60))
+        answers = read_answers(run([*self.contender.entry(path), *command], deadline=60))
         if len(answers) != count:
             raise Refused(f"{self.contender.name}: {len(answers)} answers to {count} requests for {url}")
         return answers
@@ -85,12 +85,15 @@ def check(contender: Contender, paths: set[Path], place: cases.Place) -> None:
         for path in sorted(paths | {Path.OPAQUE}, key=lambda path: path.value):
             _wait_for_endpoints(asking, path)
             CHECKS[path](asking)
-    judge_link(contender, recording.summary(token))
+    summary = recording.summary(token)
+    judge_link(contender, summary)
+    if Path.COLD in paths:
+        judge_tunnels(contender, summary)
 
 
 def _wait_for_endpoints(asking: Asking, path: Path) -> None:
     """Pods are ready before everybody knows that they are."""
-    if path in (Path.BULK, Path.ECHO):
+    if path in (Path.BULK, Path.ECHO, Path.COLD):
         return
     deadline = time.monotonic() + 120
     more = (HTTP2,) if path is Path.STREAMS else ()
@@ -139,7 +142,7 @@ def _streams(asking: Asking) -> None:
     before = who.served(path)
     header = f"{TOKEN_HEADER}: {asking.token}"
     command = ["h2load", "-c1", "-m1", f"-n{SAMPLES}", "-H", header, who.target(path).url("/")]
-    said = run([*who.entry(), *command], deadline=60)
+    said = run([*who.entry(path), *command], deadline=60)
     if f" {SAMPLES} 2xx" not in said:
         raise Refused(f"{who.name}, {path.value}: not every request was answered:\n{said}")
     _judge_shares(who.name, path, _grown(before, who.served(path)))
@@ -194,7 +197,15 @@ def _echo(asking: Asking) -> None:
     target = asking.contender.target(Path.ECHO)
     program = str(asking.contender.sandbox.binaries / "culvert-echo")
     said = run(
-        [*asking.contender.entry(), program, "tcp", "send", f"{target.host}:{target.port}", "--data", asking.token],
+        [
+            *asking.contender.entry(Path.ECHO),
+            program,
+            "tcp",
+            "send",
+            f"{target.host}:{target.port}",
+            "--data",
+            asking.token,
+        ],
         deadline=30,
     )
     if asking.token not in said:
@@ -205,7 +216,7 @@ def _bulk(asking: Asking) -> None:
     target = asking.contender.target(Path.BULK)
     # Slowly: whatever the recording loses cannot be judged.
     command = ["iperf3", "-c", target.host, "-p", str(target.port), "-t", "1", "-b", "10M", "-J"]
-    if tools.read_iperf3(run([*asking.contender.entry(), *command], deadline=60)).units == 0:
+    if tools.read_iperf3(run([*asking.contender.entry(Path.BULK), *command], deadline=60)).units == 0:
         raise Refused(f"{asking.contender.name}: no bytes came through")
 
 
@@ -214,6 +225,14 @@ def _opaque(asking: Asking) -> None:
     asking.expect(Path.OPAQUE, "/", "v1")
     if asking.contender.is_routing and asking.contender.served(Path.OPAQUE) == before:
         raise Refused(f"{asking.contender.name}: its counters do not know of a connection it carried")
+
+
+def _cold(asking: Asking) -> None:
+    """Each pair once. That there was a tunnel for each of them is seen on the link."""
+    who, target = asking.contender, asking.contender.target(Path.COLD)
+    load = cases.First().run(lambda words, late: run([*who.entry(Path.COLD), *words], late), target, 0, asking.place)
+    if load.failed or load.units != len(target.clients) * len(target.servers):
+        raise Refused(f"{who.name}: {load.units:.0f} connections succeeded and {load.failed} failed")
 
 
 CHECKS = {
@@ -225,6 +244,7 @@ CHECKS = {
     Path.OPAQUE: _opaque,
     Path.BULK: _bulk,
     Path.ECHO: _echo,
+    Path.COLD: _cold,
 }
 
 
@@ -264,6 +284,20 @@ class Recording:
         return json.loads(run([program, "capture", "--read", str(self.file), "--token", token], deadline=120))
 
 
+def connections(contender: Contender, summary: dict) -> list[dict]:
+    """Those to the contender's servers."""
+    addresses = contender.addresses()
+    return [one for one in summary["connections"] if one["server"].rsplit(":", 1)[0] in addresses]
+
+
+def judge_tunnels(contender: Contender, summary: dict) -> None:
+    """On the path of cold connections each has a tunnel of its own."""
+    target = contender.target(Path.COLD)
+    wanted, found = len(target.clients) * len(target.servers), len(connections(contender, summary))
+    if found < wanted:
+        raise Refused(f"{contender.name}: {wanted} connections had only {found} between the nodes")
+
+
 def judge_link(contender: Contender, summary: dict) -> None:
     """Encrypted: TLS 1.3 and nothing else between the two pods, the token nowhere. Plaintext: the token must be readable, or
     not finding it would mean nothing."""
@@ -273,7 +307,7 @@ def judge_link(contender: Contender, summary: dict) -> None:
         return
     if summary["token_seen"]:
         raise Refused(f"{contender.name}: the link carries plaintext: {summary['token_seen'][:3]}")
-    ours = [one for one in summary["connections"] if one["server"].rsplit(":", 1)[0] == contender.servers]
+    ours = connections(contender, summary)
     carried = sum(one["sent"] for one in ours)
     if carried == 0:
         raise Refused(f"{contender.name}: nothing of it was seen on the link")

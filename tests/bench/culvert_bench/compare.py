@@ -8,7 +8,7 @@ from .model import Result
 from .numbers import summarize_rounds
 
 # What is compared with another report; more is better for the first only.
-COMPARED = ("rate", "cpu_us", "p50_ms", "p99_ms")
+COMPARED = ("rate", "cpu_us", "p50_ms", "p99_ms", "memory_mb", "cpu_each_ms", "complete_s", "ns")
 OURS = "culvert"
 
 

@@ -25,6 +25,7 @@ DIRECT = {
     Path.OPAQUE: backend.V1,
     Path.BULK: backend.BULK,
     Path.ECHO: backend.ECHO,
+    Path.COLD: backend.V1,
 }
 
 
@@ -41,9 +42,20 @@ class Contender:
     is_routing = True
     is_encrypted = True
 
+    def carries(self, path: Path) -> bool:
+        """Whether it takes part where this path is measured."""
+        return True
+
     def target(self, path: Path) -> Target:
         """Where a client dials."""
         raise NotImplementedError
+
+    def forget_tunnels(self) -> None:
+        """Afterwards no client has a tunnel to any server."""
+
+    def addresses(self) -> set[str]:
+        """Of the pods that serve."""
+        return {self.servers}
 
     def start(self) -> None:
         """Returns when its processes run."""
@@ -62,8 +74,23 @@ class Contender:
         """Copies that reached the mirror."""
         raise NotImplementedError
 
-    def entry(self) -> list[str]:
+    def entry(self, path: Path) -> list[str]:
+        """What goes before a command, so that it runs where the path begins."""
+        if path is Path.COLD:
+            # Where the clients' namespaces are found.
+            return self.sandbox.node_entry("node1")
         return self.sandbox.entry(self.namespace, manifests.CLIENT)
+
+    def one_pair(self, host: str, port: int) -> Target:
+        """For those whose connections have a tunnel each without many pods, or have none."""
+        [client] = self.sandbox.network_namespaces(self.namespace, manifests.CLIENT)
+        return Target(host, port, (client,) * manifests.CALLERS, (host,) * manifests.CALLEES, host)
+
+    def all_pairs(self, port: int) -> Target:
+        """For those whose tunnels are between two pods."""
+        servers = tuple(sorted(self.addresses() - {self.servers}))
+        clients = self.sandbox.network_namespaces(self.namespace, f"{manifests.CALLER}-")
+        return Target(servers[0], port, tuple(clients), servers, self.servers)
 
 
 @dataclass
@@ -74,6 +101,8 @@ class Direct(Contender):
     is_encrypted = False
 
     def target(self, path: Path) -> Target:
+        if path is Path.COLD:
+            return self.one_pair(self.servers, DIRECT[path])
         return Target(self.servers, DIRECT[path])
 
 
@@ -82,8 +111,21 @@ class Culvert(Contender):
     """The mesh of the sandbox, as it is shipped."""
 
     def target(self, path: Path) -> Target:
+        if path is Path.COLD:
+            return self.all_pairs(backend.V1)
         port = {Path.BULK: backend.BULK, Path.ECHO: backend.ECHO}.get(path, 80)
         return Target(f"{path.value}.{manifests.MESHED}", port)
+
+    def forget_tunnels(self) -> None:
+        self.sandbox.component("crash", "node-proxy/node1")
+        # A pod without a listener drops connections, which are sent again after a second.
+        pods = sum(pod["spec"]["nodeName"] == "node1" for pod in self.sandbox.pods(self.namespace, ""))
+        enrolled = f"""grep -qx 'culvert_pods{{phase="Enrolled"}} {pods}'"""
+        loop = f"until curl -sf http://10.89.0.11:15000/metrics | {enrolled}; do sleep 0.1; done"
+        run([*self.sandbox.node_entry("node1"), "sh", "-c", loop], deadline=120)
+
+    def addresses(self) -> set[str]:
+        return {self.servers, *self.sandbox.pod_addresses(self.namespace, f"{manifests.CALLEE}-").values()}
 
     def pids(self) -> list[int]:
         program = self.sandbox.binaries / "culvert-node-proxy"
@@ -98,6 +140,10 @@ class Culvert(Contender):
         return found
 
     def served(self, path: Path) -> dict[str, int]:
+        if path is Path.COLD:
+            made = r'^culvert_handshakes_total\{direction="outbound",result="success"\} (\d+)'
+            found = re.search(made, self._metrics(), re.MULTILINE)
+            return {path.value: int(found[1]) if found else 0}
         metric = "istio_tcp_connections_opened_total" if path in envoy.TUNNELLED else "istio_requests_total"
         return by_destination(self._metrics(), metric)
 
@@ -135,6 +181,8 @@ class Envoys(Contender):
     _pids: list[int] = field(default_factory=list)
 
     def target(self, path: Path) -> Target:
+        if path is Path.COLD:
+            return self.one_pair("127.0.0.1", self.variant.listener(path))
         return Target("127.0.0.1", self.variant.listener(path))
 
     def start(self) -> None:
@@ -186,11 +234,13 @@ class Envoys(Contender):
 
     def _counters(self) -> dict[str, int]:
         asked = f"http://127.0.0.1:{self.variant.admin}/stats?format=json"
-        counters = json.loads(run([*self.entry(), "curl", "-sf", asked], deadline=20))["stats"]
+        counters = json.loads(run([*self.entry(Path.OPAQUE), "curl", "-sf", asked], deadline=20))["stats"]
         return {one["name"]: one["value"] for one in counters if "value" in one}
 
     def served(self, path: Path) -> dict[str, int]:
         values = self._counters()
+        if path is Path.COLD:
+            return {path.value: values.get(f"cluster.{envoy.COLD}.upstream_cx_total", 0)}
         if path in envoy.TUNNELLED:
             return {path.value: values[f"tcp.{path.value}.downstream_cx_total"]}
         return {name: values.get(f"cluster.{name}.upstream_rq_2xx", 0) for name in envoy.ARRIVALS}

@@ -25,7 +25,8 @@ ARRIVALS = {
     "v2-streams": backend.V2_STREAMS,
     "grpc": backend.CALLS,
 }
-TUNNELLED = {Path.OPAQUE: backend.V1, Path.BULK: backend.BULK, Path.ECHO: backend.ECHO}
+TUNNELLED = {Path.OPAQUE: backend.V1, Path.BULK: backend.BULK, Path.ECHO: backend.ECHO, Path.COLD: backend.V1}
+COLD = "cold"  # the cluster whose connections carry one tunnelled connection each
 STREAMS = ("v1-streams", "v2-streams", "grpc")
 TYPE = "type.googleapis.com/envoy.extensions"
 
@@ -119,7 +120,13 @@ def _client(
     variant: Variant, certificates: Certificates, servers: str, directory: str
 ) -> tuple[list[dict], list[dict]]:
     tls = certificates.client_socket
-    clusters = [_cluster("tunnels", servers, variant.tunnels, "h2", tls("h2"))]
+    clusters = [
+        _cluster("tunnels", servers, variant.tunnels, "h2", tls("h2")),
+        # Between pods that have not met there is neither a connection nor a session to resume.
+        _cluster(
+            COLD, servers, variant.tunnels, "h2", tls("h2", {"max_session_keys": 0}), {"max_requests_per_connection": 1}
+        ),
+    ]
     for name in ARRIVALS:
         protocol = "h2" if name in STREAMS else variant.upstream
         clusters.append(_cluster(name, servers, variant.arrival(name), protocol, tls(protocol)))
@@ -138,7 +145,7 @@ def _client(
         proxy = _any(
             "filters.network.tcp_proxy.v3.TcpProxy",
             stat_prefix=path.value,
-            cluster="tunnels",
+            cluster=COLD if path is Path.COLD else "tunnels",
             access_log=_failures(directory),
             tunneling_config={"hostname": f"{path.value}:{port}"},
         )
@@ -170,7 +177,9 @@ def _server(variant: Variant, certificates: Certificates, directory: str) -> tup
     return listeners, clusters
 
 
-def _cluster(name: str, host: str, port: int, protocol: str, tls: dict | None = None) -> dict:
+def _cluster(
+    name: str, host: str, port: int, protocol: str, tls: dict | None = None, connections: dict | None = None
+) -> dict:
     made: dict = {
         "name": name,
         "type": "STATIC",
@@ -189,6 +198,8 @@ def _cluster(name: str, host: str, port: int, protocol: str, tls: dict | None = 
         made["typed_extension_protocol_options"] = {
             kind: _any("upstreams.http.v3.HttpProtocolOptions", explicit_http_config=options)
         }
+        if connections:
+            made["typed_extension_protocol_options"][kind]["common_http_protocol_options"] = connections
     if tls:
         made["transport_socket"] = tls
     return made

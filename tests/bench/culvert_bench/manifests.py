@@ -14,6 +14,9 @@ from .model import Path
 PLAIN, MESHED = "plain", "meshed"
 CLIENT, BACKEND = "client", "backend"
 ROUTES = 5_000
+# Between each caller and each callee there is one connection, and so one tunnel.
+CALLERS, CALLEES = 16, 32
+CALLER, CALLEE = "caller", "callee"
 
 
 def write(documents: list[dict], file: File) -> None:
@@ -21,18 +24,33 @@ def write(documents: list[dict], file: File) -> None:
     file.write_text("\n---\n".join(json.dumps(one) for one in documents))
 
 
-def cluster(directory: File) -> list[dict]:
+def cluster(directory: File, others: tuple[str, ...] = ()) -> list[dict]:
+    """`others`: more namespaces with the same pods, of contenders that cannot share those of `plain`."""
     found = []
-    for namespace, labels in ((PLAIN, {}), (MESHED, {"culvert.dev/mesh": "enabled"})):
+    for namespace, labels in ((PLAIN, {}), (MESHED, {"culvert.dev/mesh": "enabled"}), *((one, {}) for one in others)):
         found += [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}},
-            *_pod(namespace, CLIENT, "node1", [{"name": "idle", "command": ["sleep", "infinity"]}]),
-            *_pod(namespace, BACKEND, "node2", backend.containers(directory / namespace)),
+            *pod(namespace, CLIENT, "node1", [{"name": "idle", "command": ["sleep", "infinity"]}]),
+            *pod(namespace, BACKEND, "node2", backend.containers(directory / namespace)),
         ]
     return found + _services() + _routes()
 
 
-def _pod(namespace: str, name: str, node: str, containers: list[dict]) -> list[dict]:
+def many_pods(directory: File, namespaces: tuple[str, ...]) -> list[dict]:
+    """Callers and callees, each with an account of its own. They are made only when a case asks for them."""
+    found = []
+    for namespace in namespaces:
+        idle = [{"name": "idle", "command": ["sleep", "infinity"]}]
+        for number in range(CALLERS):
+            found += pod(namespace, f"{CALLER}-{number}", "node1", idle)
+        for number in range(CALLEES):
+            own = directory / namespace / f"{CALLEE}-{number}"
+            backend.write_nginx(own)
+            found += pod(namespace, f"{CALLEE}-{number}", "node2", backend.containers(own)[:1])
+    return found
+
+
+def pod(namespace: str, name: str, node: str, containers: list[dict]) -> list[dict]:
     metadata = {"name": name, "namespace": namespace}
     spec = {"serviceAccountName": name, "nodeName": node, "containers": containers}
     return [
@@ -75,8 +93,8 @@ def _routes() -> list[dict]:
 
     def weighted(suffix: str) -> list[dict]:
         return [
-            {"matches": [by_version], "backendRefs": [_to(f"v2{suffix}")]},
-            {"backendRefs": [_to(f"v1{suffix}", 90), _to(f"v2{suffix}", 10)]},
+            {"matches": [by_version], "backendRefs": [to(f"v2{suffix}")]},
+            {"backendRefs": [to(f"v1{suffix}", 90), to(f"v2{suffix}", 10)]},
         ]
 
     regex = {
@@ -90,7 +108,7 @@ def _routes() -> list[dict]:
             {"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath", "replaceFullPath": "/items"}}},
             {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "v1", "port": 80}}},
         ],
-        "backendRefs": [_to("v2")],
+        "backendRefs": [to("v2")],
     }
     calls = {
         "matches": [
@@ -99,7 +117,7 @@ def _routes() -> list[dict]:
                 **by_version,
             }
         ],
-        "backendRefs": [_to(Path.CALLS.value)],
+        "backendRefs": [to(Path.CALLS.value)],
     }
     return [
         _route("HTTPRoute", "web", Path.WEIGHTED, weighted("")),
@@ -118,7 +136,7 @@ def _rule(number: int) -> dict:
     return {
         "matches": [{"path": {"type": "PathPrefix", "value": many_path(number)}}],
         # Only the last route leads to v2: whoever answers tells which rule it was.
-        "backendRefs": [_to("v2" if number == ROUTES - 1 else "v1")],
+        "backendRefs": [to("v2" if number == ROUTES - 1 else "v1")],
     }
 
 
@@ -138,5 +156,5 @@ def _route(kind: str, name: str, parent: Path, rules: list[dict]) -> dict:
     }
 
 
-def _to(name: str, weight: int = 1) -> dict:
+def to(name: str, weight: int = 1) -> dict:
     return {"name": name, "port": 80, "weight": weight}

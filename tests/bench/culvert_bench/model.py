@@ -17,12 +17,17 @@ class Path(enum.Enum):
     OPAQUE = "opaque"  # bytes: the HTTP server of v1
     BULK = "bulk"  # bytes: iperf3
     ECHO = "echo"  # bytes: the echo server
+    COLD = "cold"  # bytes: the HTTP server of v1, each connection on a tunnel of its own
 
 
 @dataclass(frozen=True)
 class Target:
     host: str
     port: int
+    # Of a path with many clients and servers: the clients' network namespaces, as files; the servers; and one more server.
+    clients: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    another: str = ""
 
     def url(self, path: str) -> str:
         return f"http://{self.host}:{self.port}{path}"
@@ -96,10 +101,14 @@ class Result:
     group: str
     case: str
     unit: str
-    rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # by contender
+    # By contender; where only Culvert takes part, perhaps by process.
+    rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def add(self, contender: str, measurement: Measurement) -> None:
-        self.rounds.setdefault(contender, []).append(measurement.figures())
+        self.add_figures(contender, measurement.figures())
+
+    def add_figures(self, who: str, figures: dict[str, float]) -> None:
+        self.rounds.setdefault(who, []).append(figures)
 
 
 class Refused(Exception):

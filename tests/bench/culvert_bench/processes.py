@@ -81,13 +81,17 @@ def resident(pids: list[int]) -> int:
     return sum(parse_status(File(f"/proc/{pid}/status").read_text())["VmRSS"] for pid in pids)
 
 
+def peak(pids: list[int]) -> int:
+    return sum(parse_status(File(f"/proc/{pid}/status").read_text())["VmHWM"] for pid in pids)
+
+
 def usage(pids: list[int], before: Snapshot) -> Usage:
     try:
         after = snapshot(pids)
-        peak = sum(parse_status(File(f"/proc/{pid}/status").read_text())["VmHWM"] for pid in pids)
+        highest = peak(pids)
     except OSError as error:
         raise Refused(f"a proxy ended while it was measured: {error}") from error
-    return Usage(after.user - before.user, after.system - before.system, peak, after.switches - before.switches)
+    return Usage(after.user - before.user, after.system - before.system, highest, after.switches - before.switches)
 
 
 def image(pid: int) -> str:
@@ -104,3 +108,7 @@ def innermost(pid: int) -> int:
         if line.startswith("NSpid:"):
             return int(line.split()[-1])
     return pid
+
+
+def parent(pid: int) -> int:
+    return parse_status(File(f"/proc/{pid}/status").read_text())["PPid"]

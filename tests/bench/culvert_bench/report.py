@@ -15,6 +15,7 @@ from .numbers import Summary, summarize_rounds
 
 COLUMNS = {
     "rate": "{unit}s/s",
+    "lowest_ms": "lowest ms",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "p999_ms": "p99.9 ms",
@@ -24,6 +25,16 @@ COLUMNS = {
     "switches": "switches",
     "peak_memory_mb": "peak MB",
     "memory_kb": "kB more per {unit}",
+    "ready_s": "s until ready",
+    "complete_s": "s until all is in force",
+    "cpu_s": "CPU s",
+    "memory_mb": "MB",
+    "memory_before_mb": "MB without it",
+    "cpu_ms": "CPU ms per s",
+    "cpu_each_ms": "CPU ms per {unit}",
+    "translate_ms": "ms to translate",
+    "lowest_ns": "lowest ns",
+    "ns": "ns",
 }
 
 

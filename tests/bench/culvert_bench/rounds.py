@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import processes
-from .cases import Case, Place, Requests, Run
+from .cases import Case, First, Place, Requests, Run
 from .contenders import Contender
 from .envoy import TUNNELLED
 from .model import Measurement, Refused, Result
@@ -28,7 +28,7 @@ class Plan:
 def measure(case: Case, contenders: list[Contender], plan: Plan) -> Result:
     result = Result(case.group, case.name, case.unit)
     for contender in contenders if case.load.is_repeated else []:
-        case.load.run(runner(contender), contender.target(case.path), plan.warm_up, plan.place)
+        case.load.run(runner(contender, case), contender.target(case.path), plan.warm_up, plan.place)
     for number in range(plan.rounds):
         for contender in contenders:
             measurement = once(case, contender, plan)
@@ -37,16 +37,22 @@ def measure(case: Case, contenders: list[Contender], plan: Plan) -> Result:
     return result
 
 
-def runner(contender: Contender) -> Run:
-    return lambda command, deadline: run([*contender.entry(), *command], deadline)
+def runner(contender: Contender, case: Case) -> Run:
+    return lambda command, deadline: run([*contender.entry(case.path), *command], deadline)
 
 
 def once(case: Case, contender: Contender, plan: Plan) -> Measurement:
+    if isinstance(case.load, First):
+        target = contender.target(case.path)
+        contender.forget_tunnels()
+        # What each client's first connection of all waits for is no part of it: a proxy that has just been started.
+        elsewhere = replace(target, servers=(target.another,))
+        case.load.run(runner(contender, case), elsewhere, plan.seconds, plan.place)
     pids = contender.pids()
     processes.forget_peaks(pids)
     served = contender.served(case.path) if contender.is_routing else {}
     before = processes.snapshot(pids)
-    load = case.load.run(runner(contender), contender.target(case.path), plan.seconds, plan.place)
+    load = case.load.run(runner(contender, case), contender.target(case.path), plan.seconds, plan.place)
     usage = processes.usage(pids, before) if pids else None
     if load.failed:
         raise Refused(f"{contender.name}, {case.name}: {load.failed} of {load.units:.0f} requests failed")
@@ -58,6 +64,10 @@ def once(case: Case, contender: Contender, plan: Plan) -> Measurement:
 def judge_served(case: Case, contender: Contender, units: float, before: dict[str, int], after: dict[str, int]) -> None:
     """The contender's own counters must know of the load: else it went another way."""
     grown = {name: count - before.get(name, 0) for name, count in after.items()}
+    if isinstance(case.load, First):
+        if grown.get(case.path.value, 0) != units:
+            raise Refused(f"{contender.name}, {case.name}: {units:.0f} connections, but its counters grew by {grown}")
+        return
     if case.path in TUNNELLED:
         if not isinstance(case.load, Requests) or "Connection" in case.load.headers:
             return

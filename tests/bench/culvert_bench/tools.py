@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 
 from .model import Latency, Load, Refused
 from .numbers import percentile
@@ -93,7 +94,12 @@ def fixed_rate(program: str, url: str, rate: int, seconds: float, connections: i
     return [program, "rate", "--rate", str(rate), "--seconds", f"{seconds:g}", "--connections", str(connections), url]
 
 
-def read_fixed_rate(output: str) -> Load:
+def first(program: str, urls: list[str], namespaces: list[str]) -> list[str]:
+    """A request from each namespace to each URL."""
+    return [program, "first", *(word for one in namespaces for word in ("--from", one)), *urls]
+
+
+def read_load(output: str) -> Load:
     report = json.loads(output)
     latency = Latency(report["p50_ms"], report["p99_ms"], report["p999_ms"])
     return Load(report["seconds"], report["answered"], report["failed"], latency)
@@ -111,3 +117,42 @@ def read_hold(output: str, connections: int) -> int:
     if len(lines) != 2:
         raise Refused(f"connections were not held:\n{output}")
     return connections - min(line["ok"] for line in lines)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The answer on a connection is another than before, from then on (nanoseconds since 1970)."""
+
+    connection: int
+    value: str
+    at: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    why: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    answered: int
+    failed: int
+
+
+def watch(program: str, url: str, header: str | None, connections: int) -> list[str]:
+    """Without a header, the first word of the body is watched."""
+    command = [program, "watch", "--connections", str(connections), url]
+    return [*command, "--header", header] if header else command
+
+
+def read_watch(line: str) -> Change | Failure | Ended:
+    found = json.loads(line)
+    match found["event"]:
+        case "changed":
+            return Change(found["connection"], found["value"], found["at_ns"])
+        case "failed":
+            return Failure(found["why"])
+        case "ended":
+            return Ended(found["answered"], found["failed"])
+        case other:
+            raise Refused(f"no such event: {other}")

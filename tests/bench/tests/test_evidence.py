@@ -1,11 +1,12 @@
 """What proxies, kernel and link say, judged."""
 
 import unittest
+from pathlib import Path as File
 from types import SimpleNamespace
 
 from culvert_bench import backend, cases, checks, contenders, envoy, manifests, processes, rounds
 from culvert_bench.certificates import Certificates
-from culvert_bench.model import Path, Refused
+from culvert_bench.model import Path, Refused, Target
 
 
 def metric(service, flags="-", security="mutual_tls", reporter="source", value=5):
@@ -18,6 +19,14 @@ class Counters(unittest.TestCase):
         text = metric("v1") + metric("v1", value=2) + metric("v2", value=1)
         text += metric("v1", flags="BackendReset") + metric("v1", security="none") + metric("v1", reporter="mirror")
         self.assertEqual(contenders.by_destination(text, "istio_requests_total"), {"v1": 7, "v2": 1})
+
+    def test_cold_connections_are_tunnels_one_by_one(self):
+        case = next(case for case in cases.CASES if case.path is Path.COLD)
+        who = SimpleNamespace(name="culvert")
+        rounds.judge_served(case, who, 512, {"cold": 3}, {"cold": 515})
+        for grown in (514, 516):
+            with self.assertRaises(Refused):
+                rounds.judge_served(case, who, 512, {"cold": 3}, {"cold": grown})
 
     def test_a_load_that_went_another_way_is_refused(self):
         case = next(case for case in cases.CASES if case.path is Path.WEIGHTED)
@@ -47,7 +56,7 @@ class Link(unittest.TestCase):
         }
 
     def test_an_encrypted_path_is_tls_and_nothing_else(self):
-        who = SimpleNamespace(name="culvert", is_encrypted=True, servers="10.0.0.2")
+        who = SimpleNamespace(name="culvert", is_encrypted=True, addresses=lambda: {"10.0.0.2"})
         checks.judge_link(who, self.summary())
         wrong = (
             self.summary(tls={"no": "HTTP"}),
@@ -59,8 +68,16 @@ class Link(unittest.TestCase):
             with self.assertRaises(Refused):
                 checks.judge_link(who, summary)
 
+    def test_every_cold_connection_has_a_tunnel(self):
+        pairs = Target("10.0.0.2", 8081, clients=("a", "b"), servers=("10.0.0.2",))
+        who = SimpleNamespace(name="culvert", addresses=lambda: {"10.0.0.2"}, target=lambda _: pairs)
+        seen = self.summary()["connections"]
+        checks.judge_tunnels(who, {"connections": seen * 2})
+        with self.assertRaises(Refused):
+            checks.judge_tunnels(who, {"connections": seen + self.summary(server="10.0.0.9:15008")["connections"]})
+
     def test_without_a_mesh_the_token_must_be_readable(self):
-        who = SimpleNamespace(name="direct", is_encrypted=False, servers="10.0.0.2")
+        who = SimpleNamespace(name="direct", is_encrypted=False, addresses=lambda: {"10.0.0.2"})
         checks.judge_link(who, self.summary(token=["somewhere"]))
         with self.assertRaises(Refused):
             checks.judge_link(who, self.summary())
@@ -102,13 +119,20 @@ class Configurations(unittest.TestCase):
         self.assertEqual(len(ports), len(set(ports)))
 
     def test_peers_are_known_by_their_name(self):
-        from pathlib import Path as File
-
         keys = Certificates(File("/keys"))
         context = keys.server_socket["typed_config"]
         self.assertTrue(context["require_client_certificate"])
         names = context["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
         self.assertEqual([name["matcher"]["exact"] for name in names], ["spiffe://cluster.local/ns/plain/sa/client"])
+
+    def test_a_cold_connection_of_envoy_shares_nothing(self):
+        clusters = envoy._client(envoy.Variant("envoy", 1, "h2", 16000), Certificates(File("/keys")), "10.0.0.2", "/d")[
+            1
+        ]
+        [cold] = [cluster for cluster in clusters if cluster["name"] == envoy.COLD]
+        self.assertEqual(cold["transport_socket"]["typed_config"]["max_session_keys"], 0)
+        [options] = cold["typed_extension_protocol_options"].values()
+        self.assertEqual(options["common_http_protocol_options"], {"max_requests_per_connection": 1})
 
     def test_names_of_cases_are_unique(self):
         names = [f"{case.group}: {case.name}" for case in cases.CASES]

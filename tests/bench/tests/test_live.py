@@ -4,8 +4,9 @@ import os
 import unittest
 from pathlib import Path as File
 
-from culvert_bench import backend, checks, manifests
+from culvert_bench import backend, checks, manifests, scale
 from culvert_bench.cases import Place
+from culvert_bench.cluster_state import Size
 from culvert_bench.contenders import Culvert, Direct
 from culvert_bench.model import Path, Refused
 from culvert_bench.sandbox import Sandbox
@@ -55,6 +56,19 @@ class Checks(unittest.TestCase):
         for path in (Path.WEIGHTED, Path.ECHO):
             with self.assertRaises(Refused, msg=path):
                 checks.check(self.contender(Culvert, manifests.MESHED), {path}, self.place)
+
+
+class Scale(unittest.TestCase):
+    def test_a_cluster_that_nobody_runs_is_measured(self):
+        """Refused would be: a proxy that does not get all of it, an edit that does not arrive, a request that fails."""
+        plan = scale.Plan(Size(40, 10, 20), rounds=1, edits=2, idle=0.5, unwatched=1)
+        output = File(os.environ["CULVERT_BENCH_DIR"]) / "test"
+        output.mkdir(parents=True, exist_ok=True)
+        load = File(os.environ["CULVERT_BENCH_LOAD"])
+        found = scale.measure(plan, File(os.environ["CULVERT_BIN_DIR"]), load, output)
+        rows = {name for result in found for name in result.rounds}
+        self.assertEqual(rows, {"culvert", "controller", "proxy of node1", "proxy of node2"})
+        self.assertTrue(all(result.case.endswith("40 pods, 10 Services, 20 routes") for result in found))
 
 
 if __name__ == "__main__":

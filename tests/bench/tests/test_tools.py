@@ -83,7 +83,7 @@ class Hold(unittest.TestCase):
 class FixedRate(unittest.TestCase):
     def test_the_report_is_taken_as_it_is(self):
         said = {"seconds": 3.0, "answered": 2999, "failed": 1, "p50_ms": 0.2, "p99_ms": 1.0, "p999_ms": 2.0}
-        load = tools.read_fixed_rate(json.dumps(said))
+        load = tools.read_load(json.dumps(said))
         self.assertEqual((load.units, load.failed, load.latency.p999), (2999, 1, 2.0))
 
 

@@ -156,6 +156,35 @@ fn one_kind_decides_on_a_port_and_the_winner_is_named() {
 }
 
 #[test]
+fn of_two_routes_about_connections_the_other_has_nothing_and_says_so() {
+    let mesh = MESH.beside();
+    let (_, client) = mesh.open_versions("twice");
+    let parent = port_parent("twice", "server", GREETS);
+    let target = format!("server:{GREETS}");
+    let to_app = |name: &str| json!([{"backendRefs": [to(name, GREETS, 1)]}]);
+    let first = route("TCPRoute", "twice", "first", &parent, &to_app("v1"));
+    mesh.apply(&first);
+    until(&mesh, &client, &target, &[], |report| of(report, "v1") == 1);
+    mesh.apply(&route("TCPRoute", "twice", "second", &parent, &to_app("v2")));
+    let message = condition(&mesh, "tcproute", ("twice", "second"), ("Accepted", "False", "Conflicted"));
+    assert!(message.contains("taken by TCPRoute twice/first;"), "{message}");
+    let report = greet(&mesh, &client, &target, &["--count", "10"]);
+    assert_eq!((of(&report, "v1"), &report["ok"]), (10, &json!(10)), "{report}");
+    let mut command = Command::new(binary("culvert"));
+    command.args(["explain", "--name", mesh.name(), "--from", "twice/deploy/client"]);
+    command.arg(format!("tcp://server.twice:{GREETS}"));
+    let text = run(command, SOON).ok().stdout;
+    assert!(text.contains("TCPRoute twice/second") && text.contains("Conflicted"), "{text}");
+    mesh.delete(&first);
+    until(&mesh, &client, &target, &["--count", "10"], |report| of(report, "v2") == 10);
+    condition(&mesh, "tcproute", ("twice", "second"), ("Accepted", "True", "Accepted"));
+    mesh.apply(&tls_route("twice", "a", &["cart.shop.example"], "v1"));
+    mesh.apply(&tls_route("twice", "b", &["cart.shop.example", "pay.shop.example"], "v2"));
+    let message = condition(&mesh, "tlsroute", ("twice", "b"), ("Accepted", "True", "Accepted"));
+    assert!(message.contains("cart.shop.example at port 9443 by TLSRoute twice/a"), "{message}");
+}
+
+#[test]
 fn tls_goes_by_server_name_to_its_own_end() {
     let mesh = MESH.beside();
     let (_, client) = mesh.open_versions("names");

@@ -271,3 +271,59 @@ fn a_policy_keeps_sessions_of_rules_that_say_nothing() {
     assert_eq!(report["last_status"], 500, "{report}");
     await_status(&mesh, "httproute", namespace, "sessionAffinity ClientIP");
 }
+
+#[test]
+fn a_policy_keeps_sessions_without_a_route_where_requests_are_seen() {
+    let mesh = MESH.beside();
+    let namespace = "unrouted";
+    let shop = Shop::new(namespace, Labelled::Yes).servers(3);
+    let (client, _) = mesh.open(&shop, namespace);
+    let policy = json!({"apiVersion": "gateway.networking.x-k8s.io/v1alpha1", "kind": "XBackendTrafficPolicy",
+        "metadata": {"name": "kept", "namespace": namespace},
+        "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "kept"}],
+            "sessionPersistence": {"sessionName": "of-policy", "absoluteTimeout": "1h"}}});
+    let ports = json!([
+        {"name": "a", "port": 80, "targetPort": "http", "appProtocol": "http"},
+        {"name": "b", "port": 81, "targetPort": "http", "appProtocol": "http"},
+        {"name": "c", "port": 82, "targetPort": "http"},
+    ]);
+    mesh.apply(&shop.service_for("kept", "server", &json!({"ports": ports})));
+    mesh.apply(&format!("---\n{policy}\n"));
+    let get = |port: u16, more: &[&str]| {
+        let url = format!("http://kept:{port}/any");
+        mesh.echo(&client, &[&["get", &url], more].concat())
+    };
+    let mut first = Value::Null;
+    eventually("a session is begun", SOON, || {
+        first = get(80, &[]);
+        let is_so = set_cookie(&first).is_some_and(|line| line.starts_with("of-policy="));
+        if is_so { Ok(()) } else { Err(first.to_string()) }
+    });
+    let line = set_cookie(&first).unwrap_or_default();
+    assert!(line.ends_with("; HttpOnly; SameSite=Strict") && !line.contains("Path="), "{line}");
+    let shown = format!("cookie: {}", cookie(&first));
+    let kept = |port: u16, more: &[&str]| get(port, &[&["--header", &shown, "--count", MANY], more].concat());
+    // At the other port of the Service it is the same pod; where nothing is declared, HTTP/2 is seen.
+    for (port, more) in [(80, &[][..]), (81, &[]), (82, &["--http2"])] {
+        let report = kept(port, more);
+        assert_eq!((pods(&report), set_cookie(&report)), (vec![pod(&first)], None), "port {port}: {report}");
+    }
+    // HTTP/1 is not, there.
+    let report = get(82, &[]);
+    assert_eq!((&report["last_status"], set_cookie(&report)), (&json!(200), None), "{report}");
+    await_status(&mesh, "xbackendtrafficpolicy", namespace, "(82): declare appProtocol, or attach a route");
+    let mut command = Command::new(binary("culvert"));
+    let from = format!("{namespace}/{}", client.name);
+    command.args(["explain", "-o", "json", "--name", mesh.name(), "--from", &from, "http://kept:80/any"]);
+    let explained: Value = run(command, SOON).ok().json();
+    let expected = json!({"by": "cookie", "name": "of-policy", "absolute_timeout_ms": 3_600_000});
+    assert_eq!((&explained["session"], &explained["rule"]), (&expected, &Value::Null), "{explained}");
+    // Its home goes, and the session with it.
+    mesh.sandbox(&["delete", "pod", &pod(&first), "-n", namespace]).ok();
+    eventually("the session moves", SOON, || {
+        let report = get(80, &["--header", &shown]);
+        let is_so =
+            report["last_status"] == 200 && pod(&report) != pod(&first) && set_cookie(&report).is_some();
+        if is_so { Ok(()) } else { Err(report.to_string()) }
+    });
+}

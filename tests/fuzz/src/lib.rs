@@ -13,7 +13,7 @@ use culvert_node_proxy::http::head::{Judged, judge};
 use culvert_node_proxy::inbound::{grpc_probe as health, http_probe as probe};
 use culvert_node_proxy::outbound::client_hello::{Read, Reader};
 use culvert_node_proxy::outbound::protocol;
-use culvert_node_proxy::session::{self, SessionKeys};
+use culvert_node_proxy::session::{self, Scope, SessionKeys};
 use culvert_node_proxy::state::model::ProbeCheck;
 use culvert_node_proxy::tunnel::headers;
 use culvert_routing::host::Host;
@@ -318,7 +318,8 @@ pub fn session_cookie(bytes: &[u8]) {
     let Ok(line) = HeaderValue::from_bytes(bytes) else { return };
     let persistence = RULE.session().expect("as it was made");
     let read = |line: HeaderValue| {
-        session::Request::read(&RULE, persistence, &HeaderMap::from_iter([(COOKIE, line)]), &KEYS, 1)
+        let headers = HeaderMap::from_iter([(COOKIE, line)]);
+        session::Request::read(Scope::Rule(&RULE), persistence, &headers, &KEYS, 1)
     };
     let request = read(line);
     assert!(request.live.is_empty(), "nobody sealed that");

@@ -28,6 +28,9 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Rule>,
+    /// Of the Service that was called, where no route decides; a rule has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
     /// Who may get the request; without routes the Service or pod that was called.
     pub backends: Vec<Backend>,
     /// Who gets copies of the request beside them.
@@ -255,7 +258,7 @@ pub struct Rule {
     pub session: Option<Session>,
 }
 
-/// Requests that show a session of the rule go where it is at home, whatever the weights.
+/// Requests that show a session of it go where that is at home, whatever the weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Session {
     /// `cookie` or `header`.

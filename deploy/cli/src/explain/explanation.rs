@@ -122,6 +122,7 @@ fn blank(facts: &Facts, question: &Question) -> Explanation {
         not_applied: Vec::new(),
         candidates: Vec::new(),
         rule: None,
+        session: None,
         backends: Vec::new(),
         mirrors: Vec::new(),
         outcomes: Vec::new(),

@@ -27,6 +27,7 @@ fn write(out: &mut String, explanation: &Explanation) -> fmt::Result {
         writeln!(out, "not applied  {:?}: {}{routes}", one.reason, one.message)?;
     }
     rules(out, explanation)?;
+    session(out, explanation.session.as_ref())?;
     for backend in &explanation.backends {
         self::backend(out, backend)?;
     }
@@ -169,16 +170,19 @@ fn rules(out: &mut String, explanation: &Explanation) -> fmt::Result {
                 "retry        {attempts} times, {backoff_ms} ms apart at least, after a lost connection or a try's timeout{codes}"
             )?;
         }
-        if let Some(Session { by, name, path, absolute_timeout_ms }) = &rule.session {
-            let path = path.as_ref().map(|path| format!(" for {path}")).unwrap_or_default();
-            let end = absolute_timeout_ms.map(|end| format!(", at most {end} ms")).unwrap_or_default();
-            writeln!(
-                out,
-                "session      {by} {name}{path}{end}: a client that shows it stays at its endpoint; what follows is for others"
-            )?;
-        }
+        session(out, rule.session.as_ref())?;
     }
     Ok(())
+}
+
+fn session(out: &mut String, session: Option<&Session>) -> fmt::Result {
+    let Some(Session { by, name, path, absolute_timeout_ms }) = session else { return Ok(()) };
+    let path = path.as_ref().map(|path| format!(" for {path}")).unwrap_or_default();
+    let end = absolute_timeout_ms.map(|end| format!(", at most {end} ms")).unwrap_or_default();
+    writeln!(
+        out,
+        "session      {by} {name}{path}{end}: a client that shows it stays at its endpoint; what follows is for others"
+    )
 }
 
 fn candidate(out: &mut String, candidate: &Candidate) -> fmt::Result {

@@ -323,6 +323,8 @@ fn unrouted(
     service: &Service,
 ) {
     let port = asked.port;
+    let whole = PathMatch::Prefix("/".into());
+    explanation.session = service.session.as_ref().map(|of| session_of(of, &whole));
     let unchanged = Filtered { host: None, path: None, headers: passed_on(sent, asked) };
     let backend = Backend {
         backend: format!("{}:{port}", service.key),

@@ -115,7 +115,8 @@ fn told(context: &Context, outcome: &Outcome, refusal: &Refusal, parent: usize) 
         }
         "Conflicted" => (
             Code::Conflicted,
-            "bring all routes of the port to one kind (TCPRoutes to one route), or give each a port of its own".to_owned(),
+            "bring all routes of the port to one kind, and TCPRoutes of one port into one, or give each a port of its own"
+                .to_owned(),
         ),
         _ if read.group.is_none() && read.kind.as_deref() == Some("Service") => {
             (Code::NoParent, "write group: \"\" beside kind: Service".to_owned())

@@ -13,12 +13,16 @@
 //! A route of which nothing can be honoured takes no port from routes about the same: they share a table, where its rules
 //! refuse. From a kind that decides about something else (requests, TLS, connections) it takes the port all the same, for of
 //! these a port has only one.
+//!
+//! Of TCPRoutes the oldest takes the port, then the first by name: nothing tells connections apart, so what another would do
+//! is never done. That one of them cannot be honoured makes no difference to that: its connections are reset. TLSRoutes share a
+//! port, where each server name is the first one's that asks for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use culvert_objects::types::ParentRef;
-use culvert_routing::model::RouteKey;
+use culvert_routing::model::{Carries, Hostname, RouteKey};
 
 use super::services::{Nature, PortFacts, ServiceFacts, Services};
 
@@ -137,24 +141,49 @@ struct Holder {
     is_honoured: bool,
 }
 
-/// The ports that routes have taken, and the first of them by kind and name.
+impl Holder {
+    /// Whether nothing of the port is left for another route, which comes after it.
+    fn excludes(&self, other: &RouteKey) -> bool {
+        let (kind, carries) = (self.route.kind, self.route.kind.carries());
+        match carries {
+            _ if carries != other.kind.carries() => true,
+            Carries::Requests => self.is_honoured && kind != other.kind,
+            Carries::Tls => false,
+            Carries::Bytes => true,
+        }
+    }
+}
+
+/// A port of a Service, as the routes of one group see it.
+type At = (ServiceName, Group, u16);
+
+/// What routes have taken: ports, each with the first of them by kind, age and name, and server names of TLSRoutes (`None`: all
+/// that are left).
 #[derive(Debug, Default)]
 pub struct Taken {
-    ports: HashMap<(ServiceName, Group, u16), Holder>,
+    ports: HashMap<At, Holder>,
+    names: HashMap<(At, Option<Hostname>), RouteKey>,
 }
 
 impl Taken {
-    /// A route takes the ports it is attached to. To be told in the order of kinds.
+    /// A route takes the ports it is attached to, for the server names that it is for. To be told in the order of kinds, of one
+    /// kind the older first, then by name.
     pub fn take(
         &mut self,
         route: &RouteKey,
         service: &ServiceName,
         ports: &BTreeSet<u16>,
+        hostnames: &[Hostname],
         is_honoured: bool,
     ) {
         let group = Group::of(route, service);
         for port in ports {
             let at = (service.clone(), group.clone(), *port);
+            if route.kind.carries() == Carries::Tls {
+                for name in server_names(hostnames) {
+                    self.names.entry((at.clone(), name)).or_insert_with(|| route.clone());
+                }
+            }
             let holder = || Holder { route: route.clone(), is_honoured };
             let held = self.ports.entry(at).or_insert_with(holder);
             // Of what decides about the same, the first that can be honoured.
@@ -175,14 +204,37 @@ impl Taken {
         let group = Group::of(route, &attachment.service);
         for port in &attachment.ports {
             let at = (attachment.service.clone(), group.clone(), *port);
-            let Some(held) = self.ports.get(&at).filter(|held| held.route.kind != route.kind) else {
-                continue;
-            };
-            if held.is_honoured || held.route.kind.carries() != route.kind.carries() {
+            if let Some(held) = self.ports.get(&at).filter(|held| held.excludes(route)) {
                 left.remove(port);
                 taken.insert(*port, held.route.clone());
             }
         }
         (left, taken)
     }
+
+    /// The server names that a TLSRoute is for and another has at a port, and which one has it.
+    pub fn names(
+        &self,
+        route: &RouteKey,
+        service: &ServiceName,
+        port: u16,
+        hostnames: &[Hostname],
+    ) -> Vec<(Option<Hostname>, RouteKey)> {
+        if route.kind.carries() != Carries::Tls {
+            return Vec::new();
+        }
+        let at = (service.clone(), Group::of(route, service), port);
+        let taken = server_names(hostnames).filter_map(|name| {
+            let key = (at.clone(), name);
+            let by = self.names.get(&key)?.clone();
+            Some((key.1, by))
+        });
+        taken.collect()
+    }
+}
+
+/// As a table sees them.
+fn server_names(hostnames: &[Hostname]) -> impl Iterator<Item = Option<Hostname>> {
+    let any = hostnames.is_empty().then_some(None);
+    hostnames.iter().cloned().map(Some).chain(any)
 }

@@ -1,13 +1,15 @@
 //! Routes as messages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_api::mesh as pb;
 use culvert_objects::{Kind, ObjectKey};
 use culvert_routing::cors::Credentials;
 use culvert_routing::model::{
     Action, Backend, Cors, Filter, HeaderEdit, Hostname, Match, Mirror, PathEdit, PathMatch, Redirect,
-    RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, Target, ValueMatch,
+    RedirectStatus, Rewrite, Route, RouteKey, RouteKind, Rule, Scheme, SessionPersistence, Target,
+    ValueMatch,
 };
 use culvert_routing::session::{Carrier, CookiePath, Lifetime};
 use http::{HeaderName, HeaderValue};
@@ -60,9 +62,6 @@ fn rule(rule: &Rule) -> pb::RouteRule {
         Action::Forward(backends) => (backends.iter().map(backend).collect(), String::new()),
         Action::Refuse(why) => (Vec::new(), why.to_string()),
     };
-    let millis = |timeout: Option<std::time::Duration>| {
-        timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
-    };
     pb::RouteRule {
         name: text(rule.name.as_ref()),
         matches: rule.matches.iter().map(one_match).collect(),
@@ -76,10 +75,20 @@ fn rule(rule: &Rule) -> pb::RouteRule {
             attempts: retry.attempts.get(),
             backoff_ms: millis(Some(retry.backoff)),
         }),
-        session: rule.session.as_ref().map(|of| pb::SessionPersistence {
-            carrier: Some(carrier(&of.carrier)),
-            absolute_timeout_ms: millis(of.absolute_timeout),
-        }),
+        session: rule.session.as_ref().map(session),
+    }
+}
+
+/// 0 where there is none.
+fn millis(timeout: Option<Duration>) -> u64 {
+    timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Sessions of a rule, or of a Service.
+pub fn session(of: &SessionPersistence) -> pb::SessionPersistence {
+    pb::SessionPersistence {
+        carrier: Some(carrier(&of.carrier)),
+        absolute_timeout_ms: millis(of.absolute_timeout),
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use culvert_api::mesh as pb;
 use culvert_objects::Object;
 use culvert_objects::types::{ParentKind, ParentRef};
-use culvert_routing::model::{Carries, RouteKey, RouteKind};
+use culvert_routing::model::{Carries, Hostname, RouteKey, RouteKind};
 use serde_json::Value;
 
-use super::attach::{self, Attachment, Group, Refusal, ServiceName};
+use super::attach::{self, Attachment, Group, Refusal, ServiceName, Taken};
 use super::memory::{Entry, InForce};
 use super::normalize::reader::Fault;
 use super::normalize::{Draft, Parent};
@@ -59,7 +59,8 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
     }
     for (name, at) in services.into_iter().filter(|(_, at)| !at.ports.is_empty()) {
         let is_honoured = !Facts::new(Ok(String::new()), &draft, &at.in_force).is_hopeless();
-        pass.taken.take(&draft.key, &name, &at.ports, is_honoured);
+        let hostnames = at.in_force.compiled.route.route().hostnames_at_service().to_vec();
+        pass.taken.take(&draft.key, &name, &at.ports, &hostnames, is_honoured);
         let parent = pb::ServiceParent {
             service: name.to_string(),
             ports: at.ports.iter().map(|port| u32::from(*port)).collect(),
@@ -69,7 +70,6 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
             },
         };
         let key = emit::name(&draft.key, &parent.service);
-        let hostnames = at.in_force.compiled.route.route().hostnames_at_service().to_vec();
         let route = entry.emit(&key, &at.in_force, &hostnames, pb::route::Parent::Service(parent));
         pass.routes.insert(key, route);
     }
@@ -116,7 +116,11 @@ fn conditions(
     let (left, taken) = pass.taken.left(&draft.key, attachment);
     let attached = match left.is_empty() {
         true => Err(Refusal::new("Conflicted", conflict(&draft.key, &taken, &attachment.service))),
-        false => Ok(attached(&draft, attachment, &left, &taken)),
+        false => {
+            let hostnames = at.in_force.compiled.route.route().hostnames_at_service();
+            let names = names(&pass.taken, &draft.key, (&attachment.service, &left), hostnames);
+            Ok(attached(&draft, attachment, &left, &taken) + &names)
+        }
     };
     let place = attached.as_ref().map_err(Refusal::clone).map(|_| Place::Service {
         service: attachment.service.clone(),
@@ -179,8 +183,45 @@ fn conflict(route: &RouteKey, taken: &BTreeMap<u16, RouteKey>, service: &Service
     };
     let lines: Vec<String> = taken.iter().map(of).collect();
     let kinds: BTreeSet<RouteKind> = taken.values().map(|by| by.kind).collect();
-    let before: Vec<String> = kinds.iter().map(|kind| indefinite(*kind)).collect();
-    format!("{}; {} comes before {}", lines.join(", "), before.join(" or "), indefinite(route.kind))
+    let of_others = kinds.iter().filter(|kind| **kind != route.kind).map(|kind| indefinite(*kind));
+    let before: Vec<String> = of_others.collect();
+    let mut why = Vec::new();
+    if !before.is_empty() {
+        why.push(format!("{} comes before {}", before.join(" or "), indefinite(route.kind)));
+    }
+    if kinds.contains(&route.kind) {
+        why.push(format!(
+            "of several {}s the oldest takes every connection, then the first by name",
+            route.kind
+        ));
+    }
+    format!("{}; {}", lines.join(", "), why.join("; "))
+}
+
+/// Which server names of a route are another's already, in words; nothing where none is.
+fn names(
+    taken: &Taken,
+    route: &RouteKey,
+    (service, ports): (&ServiceName, &BTreeSet<u16>),
+    hostnames: &[Hostname],
+) -> String {
+    let mut had: BTreeMap<(String, RouteKey), Vec<u16>> = BTreeMap::new();
+    for port in ports {
+        for (name, by) in taken.names(route, service, *port, hostnames) {
+            let name = name.map_or("what no hostname is for".to_owned(), |name| name.to_string());
+            had.entry((name, by)).or_default().push(*port);
+        }
+    }
+    if had.is_empty() {
+        return String::new();
+    }
+    let line = |((name, by), ports): (&(String, RouteKey), &Vec<u16>)| {
+        let word = if ports.len() == 1 { "port" } else { "ports" };
+        let ports = list(ports.iter().copied());
+        format!("{name} at {word} {ports} by {} {}/{}", by.kind, by.namespace, by.name)
+    };
+    let lines: Vec<String> = had.iter().map(line).collect();
+    format!("; taken already, by an older route or one whose name comes first: {}", lines.join(", "))
 }
 
 fn indefinite(kind: RouteKind) -> String {

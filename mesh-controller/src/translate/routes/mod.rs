@@ -36,7 +36,7 @@ use policies::Policies;
 use resolve::{Resolver, Side};
 use services::Services;
 
-pub use emit::object;
+pub use emit::{object, session as session_message};
 pub use memory::Memory;
 pub use normalize::{duration, reader, session};
 pub use policies::Sessions;
@@ -68,9 +68,11 @@ pub fn translate(
         routes: Routes::new(),
         outcomes: Vec::new(),
     };
-    // In their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come.
+    // In their order of precedence: what a GRPCRoute takes is known when the HTTPRoutes come, and of one kind what the older does.
     for kind in RouteKind::ALL {
-        for object in objects.of_kind(emit::object_kind(kind)) {
+        let mut of_kind: Vec<&Arc<Object>> = objects.of_kind(emit::object_kind(kind)).collect();
+        of_kind.sort_by_key(|object| normalize::created(object));
+        for object in of_kind {
             let mut entry = before.take(object, kind);
             let mut said = Said::new();
             mesh::at_services(&mut pass, &mut entry, &mut said);

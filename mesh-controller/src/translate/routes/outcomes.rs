@@ -34,7 +34,7 @@ pub enum Place {
         ports: BTreeSet<u16>,
         /// Those of them that are declared as something that routes of this kind do not carry, and as what.
         contradicted: BTreeMap<u16, String>,
-        /// Ports that a route of another kind has taken.
+        /// Ports that other routes have taken.
         taken: BTreeMap<u16, RouteKey>,
     },
     /// Names of listeners' resources, each with the hostnames in effect.

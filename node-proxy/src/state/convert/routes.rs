@@ -130,24 +130,24 @@ fn rule(wire: wire::RouteRule) -> Result<Rule> {
     })
 }
 
-fn session(wire: wire::SessionPersistence) -> Result<SessionPersistence> {
+pub(super) fn session(wire: wire::SessionPersistence) -> Result<SessionPersistence> {
     use wire::session_persistence::Carrier as By;
     let absolute_timeout =
         (wire.absolute_timeout_ms > 0).then(|| Duration::from_millis(wire.absolute_timeout_ms));
-    let carrier = match wire.carrier.ok_or(ConversionError::Missing("rules.session.carrier"))? {
+    let carrier = match wire.carrier.ok_or(ConversionError::Missing("session.carrier"))? {
         By::Header(name) => Carrier::Header(
-            session_header(&name).ok_or_else(|| text("rules.session.header", name, "a header of its own"))?,
+            session_header(&name).ok_or_else(|| text("session.header", name, "a header of its own"))?,
         ),
         By::Cookie(cookie) => Carrier::Cookie {
             name: CookieName::parse(&cookie.name)
-                .ok_or_else(|| text("rules.session.cookie.name", cookie.name, "the name of a cookie"))?,
+                .ok_or_else(|| text("session.cookie.name", cookie.name, "the name of a cookie"))?,
             lifetime: match wire::CookieLifetime::try_from(cookie.lifetime) {
                 Ok(wire::CookieLifetime::Session) => Lifetime::Session,
                 Ok(wire::CookieLifetime::Permanent) if absolute_timeout.is_some() => Lifetime::Permanent,
                 Ok(wire::CookieLifetime::Permanent) => {
-                    return Err(ConversionError::Missing("rules.session.absolute_timeout_ms"));
+                    return Err(ConversionError::Missing("session.absolute_timeout_ms"));
                 }
-                Err(_) => return Err(super::unknown("rules.session.cookie.lifetime", cookie.lifetime)),
+                Err(_) => return Err(super::unknown("session.cookie.lifetime", cookie.lifetime)),
             },
             path: if cookie.without_path { CookiePath::Unset } else { CookiePath::Matched },
         },

@@ -1,20 +1,14 @@
-//! The requests.
+//! Requests at a fixed rate, their latency counted from when they were due, so that a server that stalls is charged for every
+//! request that should have been sent meanwhile (coordinated omission).
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
-use serde::Serialize;
 
-use crate::percentiles::Latencies;
-
-/// A response that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// More header fields than any server of the benchmarks sends.
-const FIELDS: usize = 64;
+use crate::connection::{Connection, Target};
+use crate::report::Report;
 
 #[derive(Args, Clone)]
 pub struct Options {
@@ -28,33 +22,6 @@ pub struct Options {
     /// Connections; a request waits for the one whose turn it is
     #[arg(long, default_value_t = 16)]
     connections: u32,
-}
-
-#[derive(Serialize)]
-pub struct Report {
-    seconds: f64,
-    answered: usize,
-    failed: usize,
-    p50_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-}
-
-/// Where requests go.
-struct Target {
-    address: SocketAddr,
-    request: Vec<u8>,
-}
-
-impl Target {
-    fn parse(url: &str) -> anyhow::Result<Self> {
-        let rest = url.strip_prefix("http://").context("the URL must begin with http://")?;
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let dialled = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let address = dialled.to_socket_addrs()?.next().with_context(|| format!("{host} has no address"))?;
-        let request = format!("GET /{path} HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes();
-        Ok(Self { address, request })
-    }
 }
 
 /// What one connection saw.
@@ -97,10 +64,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     if answered + failed != total as usize {
         bail!("a connection's thread ended early: {answered} answered and {failed} failed of {total}");
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let latencies = Latencies::from(latencies);
-    let [p50_ms, p99_ms, p999_ms] = [500, 990, 999].map(|share| latencies.permille(share));
-    Ok(Report { seconds, answered, failed, p50_ms, p99_ms, p999_ms })
+    Ok(Report::new(began.elapsed(), latencies, failed))
 }
 
 fn send(connection: Connection, target: &Target, turns: impl Iterator<Item = Instant>) -> Seen {
@@ -116,7 +80,7 @@ fn send(connection: Connection, target: &Target, turns: impl Iterator<Item = Ins
             }
         };
         match current.exchange(&target.request) {
-            Ok(200) => {
+            Ok(response) if response.status == 200 => {
                 seen.latencies.push(due.elapsed());
                 connection = Some(current);
             }
@@ -126,70 +90,11 @@ fn send(connection: Connection, target: &Target, turns: impl Iterator<Item = Ins
     seen
 }
 
-struct Connection {
-    socket: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Connection {
-    fn open(target: &Target) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect_timeout(&target.address, TIMEOUT)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
-        Ok(Self { socket, buffer: vec![0; 16 << 10] })
-    }
-
-    /// The status of the response, which was read to its end.
-    fn exchange(&mut self, request: &[u8]) -> anyhow::Result<u16> {
-        self.socket.write_all(request)?;
-        let mut filled = 0;
-        loop {
-            if filled == self.buffer.len() {
-                bail!("a response is longer than {filled} bytes");
-            }
-            let read = self.socket.read(&mut self.buffer[filled..])?;
-            if read == 0 {
-                bail!("the connection was closed before the response was complete");
-            }
-            filled += read;
-            if let Some((status, length)) = complete(&self.buffer[..filled])? {
-                if length != filled {
-                    bail!("bytes follow the response");
-                }
-                return Ok(status);
-            }
-        }
-    }
-}
-
-/// Status and length of a response, head and body, once all of it is there. Its body must have a `Content-Length`.
-fn complete(bytes: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(head) = response.parse(bytes)? else { return Ok(None) };
-    let status = response.code.context("a response without a status")?;
-    let length = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
-    let length: usize = match length {
-        Some(field) => std::str::from_utf8(field.value)?.trim().parse()?,
-        None => bail!("a response without Content-Length, status {status}"),
-    };
-    Ok((bytes.len() >= head + length).then_some((status, head + length)))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::{Read, Write};
 
-    #[test]
-    fn a_response_is_complete_with_its_last_byte() {
-        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
-        for end in 0..response.len() {
-            assert!(complete(&response[..end]).unwrap().is_none(), "{end}");
-        }
-        assert_eq!(complete(response).unwrap(), Some((200, response.len())));
-        assert!(complete(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
-        assert!(complete(b"SSH-2.0\r\n").is_err());
-    }
+    use super::*;
 
     /// A server that answers the second request of each connection late: what was due meanwhile is late, too.
     #[test]

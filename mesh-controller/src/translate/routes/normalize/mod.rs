@@ -138,11 +138,10 @@ impl DraftRule {
 
 /// One shape for a route of any kind.
 pub fn normalize(route: &Object, kind: RouteKind) -> Draft {
-    let created = route.metadata.creation_timestamp.map_or(0, |created| created.timestamp());
     let key = RouteKey { kind, namespace: route.namespace().into(), name: route.name().into() };
     let mut draft = Draft {
         key,
-        created,
+        created: created(route),
         parents: parents(route),
         hostnames: Vec::new(),
         rules: Vec::new(),
@@ -165,6 +164,11 @@ pub fn normalize(route: &Object, kind: RouteKind) -> Draft {
     }
     draft.read_rules(rules);
     draft
+}
+
+/// In seconds since the epoch; 0 where nothing says.
+pub fn created(route: &Object) -> i64 {
+    route.metadata.creation_timestamp.map_or(0, |created| created.timestamp())
 }
 
 /// The parents of a route of any kind.

@@ -98,7 +98,16 @@ fn lifetime(of: &CookieConfig, at: At<'_>, reader: &mut Reader) -> Lifetime {
 impl DraftSession {
     /// As it is in force for a rule, by its name or its place in the route.
     pub fn of_rule(&self, route: &RouteKey, rule: &str, path: CookiePath) -> SessionPersistence {
-        let made = || made_name(route, rule);
+        let owner = || format!("{}/{}/{}/{rule}", route.kind, route.namespace, route.name);
+        self.in_force(|| made_name(&owner()), path)
+    }
+
+    /// As it is in force for calls of a Service that no route decides about: all of its paths are one session's.
+    pub fn of_service(&self, namespace: &str, name: &str) -> SessionPersistence {
+        self.in_force(|| made_name(&format!("Service/{namespace}/{name}")), CookiePath::Unset)
+    }
+
+    fn in_force(&self, made: impl Fn() -> String, path: CookiePath) -> SessionPersistence {
         let carrier = match &self.by {
             By::Cookie(name, lifetime) => Carrier::Cookie {
                 name: name
@@ -116,9 +125,9 @@ impl DraftSession {
     }
 }
 
-/// The same for as long as route and rule are called the same (GEP-1619, Name: unique unless given).
-fn made_name(route: &RouteKey, rule: &str) -> String {
-    let digest = Sha256::digest(format!("{}/{}/{}/{rule}", route.kind, route.namespace, route.name));
+/// The same for as long as what keeps the sessions is called the same (GEP-1619, Name: unique unless given).
+fn made_name(owner: &str) -> String {
+    let digest = Sha256::digest(owner);
     digest[..4].iter().fold("culvert-session-".to_owned(), |mut name, byte| {
         // Writing to a string cannot fail.
         let _ = write!(name, "{byte:02x}");
