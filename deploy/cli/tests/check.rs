@@ -130,6 +130,15 @@ fn what_cannot_be_read_is_another_failure_and_the_rest_is_checked() {
         done.stderr
     );
 
+    let utf16 = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    let marked = |text: String| format!("\u{feff}{text}");
+    let wide = directory.write("wide.yaml", utf16(&marked(format!("{GOOD}---\n{ROUTE}"))));
+    let marked = directory.write("marked.yaml", marked(format!("{GOOD}---\n{ROUTE}")));
+    for file in [&wide, &marked] {
+        let done = check(&["-f", file, "-o", "json"], "");
+        assert_eq!((done.code, done.codes()), (1, vec!["CV205".to_owned()]), "{file}: {}", done.stderr);
+    }
+
     let huge = directory.write("huge.yaml", "");
     std::fs::File::options().write(true).open(&huge).unwrap().set_len(17 << 20).unwrap();
     let done = check(&["-f", &huge], "");

@@ -16,7 +16,19 @@ pub struct ApiKind {
     pub group: String,
     /// By version, the channel that serves it.
     pub versions: BTreeMap<String, Channel>,
+    /// Of `v1`, or of the only version.
     pub schema: Schema,
+    /// Of versions that differ from that.
+    #[serde(default)]
+    pub schemas: BTreeMap<String, Schema>,
+}
+
+impl ApiKind {
+    /// What holds of an object of a version; of one that is not served, what holds of the newest.
+    fn schema_of(&self, api_version: &str) -> &Schema {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        self.schemas.get(version).unwrap_or(&self.schema)
+    }
 }
 
 /// Which set of definitions a version is in.
@@ -86,7 +98,8 @@ pub fn faults(kind: &ApiKind, object: &Value) -> Vec<Fault> {
     let body =
         body.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
     let body = body.map(|(name, value)| (name.clone(), value.clone())).collect();
-    kind.schema.check(&Value::Object(body), "", &mut faults);
+    let schema = kind.schema_of(object["apiVersion"].as_str().unwrap_or_default());
+    schema.check(&Value::Object(body), "", &mut faults);
     faults
 }
 

@@ -15,6 +15,10 @@ use crate::words::nearest;
 
 /// The class that Culvert's installation makes.
 pub const CLASS: &str = "culvert";
+/// Of a Service of which nobody names a port.
+const SOME_PORT: u16 = 80;
+/// What listeners of which nobody names one are called, before a number.
+const SOME_LISTENER: &str = "assumed-";
 
 /// An object that is not in the files.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +36,29 @@ pub struct Gone {
 pub struct Assumptions {
     pub objects: Vec<Object>,
     pub gone: Vec<Gone>,
+    /// Ports and listeners that nobody wrote, as findings name them, and what is said instead.
+    invented: Vec<(String, String)>,
+}
+
+impl Assumptions {
+    /// A text without what nobody wrote.
+    pub fn said(&self, text: &str) -> String {
+        let mut said = text.to_owned();
+        for (invented, instead) in &self.invented {
+            let mut from = 0;
+            while let Some(at) = said[from..].find(invented.as_str()).map(|at| from + at) {
+                let end = at + invented.len();
+                // Another name may begin so.
+                let goes_on =
+                    said[end..].starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+                from = if goes_on { end } else { at + instead.len() };
+                if !goes_on {
+                    said.replace_range(at..end, instead);
+                }
+            }
+        }
+        said
+    }
 }
 
 /// What is referred to and neither in `keys` nor told of by `absent`.
@@ -50,7 +77,9 @@ pub fn assume(
     let mut assumptions = Assumptions::default();
     for (key, found) in by_key {
         let uses: Vec<&Reference> = found.iter().map(|index| &references[*index]).collect();
-        assumptions.objects.extend(stand_in(key, &uses));
+        let stand_in = stand_in(key, &uses);
+        assumptions.invented.extend(stand_in.iter().flat_map(|object| invented(object, &uses)));
+        assumptions.objects.extend(stand_in);
         let is_ours = key.kind == Kind::GatewayClass && key.name == CLASS;
         if absent != Absent::There && !is_ours {
             let near = near(key, keys);
@@ -103,6 +132,29 @@ fn stand_in(key: &ObjectKey, uses: &[&Reference]) -> Option<Object> {
     Some(object)
 }
 
+/// What a stand-in has that none of its users names.
+fn invented(object: &Object, uses: &[&Reference]) -> Vec<(String, String)> {
+    let key = object.key();
+    let place = format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name);
+    let list = |field: &str| {
+        let items = object.body.get("spec").and_then(|spec| spec.get(field)?.as_array());
+        items.into_iter().flatten()
+    };
+    let is_named = |port: &Value| uses.iter().any(|of| *port == json!(of.port));
+    let ports = list("ports").filter(|port| !is_named(&port["port"])).map(|port| {
+        let instead = match port["name"].as_str().filter(|name| !name.is_empty()) {
+            Some(name) => format!("port {name} of {key}"),
+            None => key.to_string(),
+        };
+        (format!("port {} of {key}", port["port"]), instead)
+    });
+    let names = list("listeners").filter_map(|listener| listener["name"].as_str());
+    let listeners = names
+        .filter(|name| name.starts_with(SOME_LISTENER))
+        .map(|name| (format!("listener {place}/{name}"), key.to_string()));
+    ports.chain(listeners).collect()
+}
+
 /// A class of Culvert's.
 pub fn class(name: &str) -> Object {
     let mut object = Object::new(ObjectKey::cluster(Kind::GatewayClass, name));
@@ -110,23 +162,26 @@ pub fn class(name: &str) -> Object {
     object
 }
 
+/// Names are those that somebody wrote: a port's name says what it carries.
 fn ports(uses: &[&Reference]) -> Vec<Value> {
     let mut ports: BTreeMap<u16, String> = BTreeMap::new();
     for of in uses {
         let Some(number) = of.port else { continue };
-        let name = of.section.clone().filter(|_| of.role == Role::Parent);
-        ports.insert(number, name.unwrap_or_else(|| format!("http-{number}")));
+        let name = ports.entry(number).or_default();
+        if let Some(section) = of.section.as_ref().filter(|_| of.role == Role::Parent) {
+            name.clone_from(section);
+        }
     }
     // Named only, so any free number will do.
     let named = uses.iter().filter(|of| of.port.is_none()).filter_map(|of| of.section.clone());
     for name in named.filter(|_| uses.iter().any(|of| of.role == Role::Parent)) {
-        let number = (1..=u16::MAX).rev().find(|number| !ports.contains_key(number)).unwrap_or(80);
+        let number = (1..=u16::MAX).rev().find(|number| !ports.contains_key(number)).unwrap_or(SOME_PORT);
         if !ports.values().any(|other| *other == name) {
             ports.insert(number, name);
         }
     }
     if ports.is_empty() {
-        ports.insert(80, "http".to_owned());
+        ports.insert(SOME_PORT, String::new());
     }
     ports.into_iter().map(|(port, name)| json!({"port": port, "name": name})).collect()
 }
@@ -134,7 +189,7 @@ fn ports(uses: &[&Reference]) -> Vec<Value> {
 fn listeners(uses: &[&Reference]) -> Vec<Value> {
     let mut listeners: BTreeMap<String, u16> = BTreeMap::new();
     for (index, of) in uses.iter().enumerate() {
-        let name = of.section.clone().unwrap_or_else(|| format!("assumed-{index}"));
+        let name = of.section.clone().unwrap_or_else(|| format!("{SOME_LISTENER}{index}"));
         let port = of.port.unwrap_or(80);
         if of.section.is_some() || !listeners.values().any(|other| *other == port) {
             listeners.insert(name, port);

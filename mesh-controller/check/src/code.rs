@@ -87,6 +87,7 @@ codes! {
     Listener "CV310" Error "a Gateway or listener that cannot be served";
     ForeignClass "CV311" Notice "a Gateway of another implementation";
     UnusedListener "CV312" Notice "a listener without routes";
+    PolicyRefused "CV313" Error "a policy that is not accepted";
     // Matches, backends, time.
     Hidden "CV401" Warning "a match that never wins";
     Impossible "CV402" Warning "a match that nothing matches";

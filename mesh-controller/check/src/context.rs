@@ -16,6 +16,8 @@ use crate::assume::{self, Assumptions};
 use crate::code::Code;
 use crate::finding::{Finding, Place};
 use crate::lines::{self, Lines};
+use crate::mended::mended;
+use crate::plain;
 use crate::references::{self, Reference};
 
 /// A file's text.
@@ -59,8 +61,10 @@ pub struct Context {
     pub manifest: Manifest,
     /// The last document of each object.
     last: BTreeMap<ObjectKey, usize>,
-    /// Objects that could be read.
+    /// Objects that could be read, at least in part.
     pub written: Objects,
+    /// Those of which a part could not.
+    pub partly: BTreeSet<ObjectKey>,
     /// Objects that are written, also those that could not be read.
     pub keys: BTreeSet<ObjectKey>,
     pub references: Vec<Reference>,
@@ -71,6 +75,7 @@ pub struct Context {
     /// implementation is judged of their Gateways, too.
     pub objects: Objects,
     pub translation: Translation,
+    pub absent: Absent,
 }
 
 impl Context {
@@ -78,7 +83,10 @@ impl Context {
         let mut manifest = Manifest::default();
         let mut documents = Vec::new();
         for File { path, text } in files {
-            let written = manifest::documents(text, path);
+            let mut written = manifest::documents(text, path);
+            if path.extension().is_none_or(|ending| ending != "json") {
+                plain::apply(text, &mut written);
+            }
             // Where nothing can be read, there is nothing to be found again.
             let is_text = written.iter().any(|document| document.value.is_ok());
             let lines = if is_text { lines::of(text) } else { Vec::new() };
@@ -92,7 +100,16 @@ impl Context {
         let last: BTreeMap<ObjectKey, usize> =
             documents.iter().enumerate().filter_map(|(at, of)| Some((of.key.clone()?, at))).collect();
         let keys: BTreeSet<ObjectKey> = last.keys().cloned().collect();
-        let written: Objects = manifest.objects.iter().map(|at| at.object.clone()).collect();
+        let mut written: Objects = manifest.objects.iter().map(|at| at.object.clone()).collect();
+        let mut partly = BTreeSet::new();
+        for (key, at) in &last {
+            let document = &documents[*at];
+            let faults = faults(&manifest, document);
+            if let Some(object) = mended(document, &faults).filter(|_| !faults.is_empty()) {
+                written.insert(Arc::new(object));
+                partly.insert(key.clone());
+            }
+        }
         let references = references::all(&documents);
         let assumed = assume::assume(&keys, &written, &references, absent);
         let mut objects = written.clone();
@@ -100,7 +117,20 @@ impl Context {
         let foreign = foreign(&written);
         foreign.iter().for_each(|name| objects.insert(Arc::new(assume::class(name))));
         let translation = translate(&objects, &Environment::default(), &LastGood::default());
-        Self { documents, manifest, last, written, keys, references, assumed, foreign, objects, translation }
+        Self {
+            documents,
+            manifest,
+            last,
+            written,
+            partly,
+            keys,
+            references,
+            assumed,
+            foreign,
+            objects,
+            translation,
+            absent,
+        }
     }
 
     /// The document of an object, None when it was assumed.
@@ -127,10 +157,35 @@ impl Context {
         spec.is_some_and(|spec| self.foreign.contains(&spec.gateway_class_name))
     }
 
+    /// What is not known of an object in which a field is faulty, in words; empty where all of it is known.
+    pub fn unknown(&self, finding: &Finding) -> &'static str {
+        let place = &finding.place;
+        let document = self
+            .documents
+            .iter()
+            .find(|of| of.file == place.file && of.number == place.document && of.title() == finding.object);
+        let key = document.and_then(|of| of.key.as_ref());
+        match key {
+            Some(key) if self.partly.contains(key) => "; the rest of the object was judged without it",
+            Some(key) if self.written.get(key).is_none() => {
+                "; what else there is to say of the object, and of those that refer to it, comes when this is mended"
+            }
+            _ => "",
+        }
+    }
+
     /// The object, whoever made it.
     pub fn object(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
         self.objects.get(key)
     }
+}
+
+/// Fields of a document that cannot be read.
+fn faults<'m>(manifest: &'m Manifest, document: &Document) -> Vec<&'m str> {
+    let of_document = manifest.errors.iter().filter(|error| {
+        error.file == document.file && error.document == document.number && error.object == document.key
+    });
+    of_document.map(|error| error.field.as_str()).collect()
 }
 
 fn foreign(written: &Objects) -> BTreeSet<String> {

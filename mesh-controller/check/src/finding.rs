@@ -34,6 +34,14 @@ pub struct Finding {
     pub remedy: String,
 }
 
+impl Finding {
+    /// The same, where it is worse or less bad than its code is most of the time.
+    pub fn as_bad_as(mut self, severity: Severity) -> Self {
+        self.severity = severity;
+        self
+    }
+}
+
 /// Everything that was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {

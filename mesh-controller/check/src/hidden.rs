@@ -6,11 +6,12 @@
 //!
 //! Paths (exact and prefix), methods, and exact values of headers and query parameters are decided always: what matches a
 //! request with a fresh value at every open place asks for nothing beyond what the first match asks for. Expressions are decided
-//! where [`culvert_routing::language`] decides them; the rest is left alone, never guessed.
+//! where [`culvert_routing::language`] decides them, also that one matches all that another does; the rest is left alone, never
+//! guessed.
 
 use std::collections::HashSet;
 
-use culvert_routing::language::{Examples, Of, covers_prefix, examples, matches};
+use culvert_routing::language::{Examples, Of, below, covers as covers_language, exactly, examples, matches};
 use culvert_routing::model::{Hostname, Match, PathMatch, RouteKind, ValueMatch};
 use culvert_routing::request::is_grpc;
 use culvert_routing::table::Candidate;
@@ -98,6 +99,9 @@ fn witnesses(kind: RouteKind, hostname: Option<&Hostname>, of: &Match) -> Result
         RouteKind::Grpc => Method::POST,
         RouteKind::Http | RouteKind::Tls | RouteKind::Tcp => of.method.clone().unwrap_or_else(fresh),
     };
+    if of.method == Some(Method::CONNECT) {
+        return Err("a request of method CONNECT is answered 405 before any route is asked".to_owned());
+    }
     let mut headers = header_values(of);
     if kind == RouteKind::Grpc && !headers.contains_key(CONTENT_TYPE) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -128,14 +132,24 @@ fn paths(of: &PathMatch) -> Result<Vec<String>, String> {
             Examples::Undecided => Vec::new(),
             Examples::None => {
                 return Err(format!(
-                    "no path fits the expression {expression:?}: every path starts with a slash"
+                    "no path fits the expression {expression:?}: paths are looked at in normal form, starting with a slash, \
+                     without query, spaces, empty segments and segments of dots"
                 ));
             }
         },
         PathMatch::Grpc { service, method } => {
+            for part in [service, method].into_iter().flatten() {
+                if let ValueMatch::Regex(expression) = part
+                    && examples(expression, Of::Names) == Examples::None
+                {
+                    return Err(format!(
+                        "no service and no method fits the expression {expression:?}: each is one segment of the path"
+                    ));
+                }
+            }
             let part = |of: &Option<ValueMatch>| match of {
                 None => Some(IDENTIFIER.to_owned()),
-                Some(value) => of_value(value),
+                Some(value) => of_value(value, Of::Names),
             };
             part(service)
                 .zip(part(method))
@@ -147,10 +161,10 @@ fn paths(of: &PathMatch) -> Result<Vec<String>, String> {
 }
 
 /// A value that a match takes, if one is known.
-fn of_value(of: &ValueMatch) -> Option<String> {
-    match of {
+fn of_value(value: &ValueMatch, of: Of) -> Option<String> {
+    match value {
         ValueMatch::Exact(text) => Some(text.to_string()),
-        ValueMatch::Regex(expression) => match examples(expression, Of::Values) {
+        ValueMatch::Regex(expression) => match examples(expression, of) {
             Examples::Some(values) => values.into_iter().find(|value| !value.is_empty()),
             _ => None,
         },
@@ -169,7 +183,7 @@ fn first_of_each<'m, T, N: std::hash::Hash + Eq>(
 fn header_values(of: &Match) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for header in first_of_each(&of.headers, |header| &header.name) {
-        let value = of_value(&header.value).and_then(|value| HeaderValue::from_str(&value).ok());
+        let value = of_value(&header.value, Of::Values).and_then(|value| HeaderValue::from_str(&value).ok());
         if let Some(value) = value {
             headers.insert(header.name.clone(), value);
         }
@@ -180,7 +194,9 @@ fn header_values(of: &Match) -> HeaderMap {
 fn query(of: &Match) -> Option<String> {
     let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     let parts: Vec<String> = first_of_each(&of.query, |parameter| &parameter.name)
-        .filter_map(|of| Some(format!("{}={}", escaped(&of.name), escaped(&of_value(&of.value)?))))
+        .filter_map(|of| {
+            Some(format!("{}={}", escaped(&of.name), escaped(&of_value(&of.value, Of::Values)?)))
+        })
         .collect();
     (!parts.is_empty()).then(|| parts.join("&"))
 }
@@ -193,13 +209,13 @@ fn covers(wide: &Candidate<'_>, narrow: &Candidate<'_>) -> bool {
     let headers = || {
         first_of_each(&by.headers, |header| &header.name).all(|wanted| {
             let same = of.headers.iter().find(|header| header.name == wanted.name);
-            same.is_some_and(|same| covers_value(&wanted.value, &same.value))
+            same.is_some_and(|same| covers_value(&wanted.value, &same.value, Of::Values))
         })
     };
     let query = || {
         first_of_each(&by.query, |parameter| &parameter.name).all(|wanted| {
             let same = of.query.iter().find(|parameter| parameter.name == wanted.name);
-            same.is_some_and(|same| covers_value(&wanted.value, &same.value))
+            same.is_some_and(|same| covers_value(&wanted.value, &same.value, Of::Values))
         })
     };
     wide.rule().key().kind == narrow.rule().key().kind
@@ -230,16 +246,17 @@ fn covers_path(wide: &PathMatch, narrow: &PathMatch) -> bool {
         path.trim_end_matches('/') == prefix
             || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
     };
+    let covers = |wide: &str, narrow: &str| covers_language(wide, narrow, Of::Paths) == Some(true);
     match (wide, narrow) {
         (PathMatch::Exact(wide), PathMatch::Exact(narrow)) => wide == narrow,
         (PathMatch::Prefix(wide), PathMatch::Exact(narrow) | PathMatch::Prefix(narrow)) => {
             is_below(narrow, wide)
         }
         (PathMatch::Regex(wide), PathMatch::Exact(narrow)) => matches(wide, narrow, Of::Paths),
-        (PathMatch::Regex(wide), PathMatch::Prefix(narrow)) => covers_prefix(wide, narrow) == Some(true),
-        (PathMatch::Regex(wide), PathMatch::Regex(narrow)) => {
-            wide == narrow || covers_prefix(wide, "/") == Some(true)
-        }
+        (PathMatch::Regex(wide), PathMatch::Prefix(narrow)) => covers(wide, &below(narrow)),
+        (PathMatch::Regex(wide), PathMatch::Regex(narrow)) => wide == narrow || covers(wide, narrow),
+        (PathMatch::Exact(wide), PathMatch::Regex(narrow)) => covers(&exactly(wide), narrow),
+        (PathMatch::Prefix(wide), PathMatch::Regex(narrow)) => covers(&below(wide), narrow),
         (
             PathMatch::Grpc { service: wide_service, method: wide_method },
             PathMatch::Grpc { service, method },
@@ -247,7 +264,7 @@ fn covers_path(wide: &PathMatch, narrow: &PathMatch) -> bool {
             let part = |wide: &Option<ValueMatch>, narrow: &Option<ValueMatch>| match (wide, narrow) {
                 (None, _) => true,
                 (Some(_), None) => false,
-                (Some(wide), Some(narrow)) => covers_value(wide, narrow),
+                (Some(wide), Some(narrow)) => covers_value(wide, narrow, Of::Names),
             };
             part(wide_service, service) && part(wide_method, method)
         }
@@ -255,9 +272,12 @@ fn covers_path(wide: &PathMatch, narrow: &PathMatch) -> bool {
     }
 }
 
-fn covers_value(wide: &ValueMatch, narrow: &ValueMatch) -> bool {
+fn covers_value(wide: &ValueMatch, narrow: &ValueMatch, of: Of) -> bool {
+    let covers = |wide: &str, narrow: &str| covers_language(wide, narrow, of) == Some(true);
     match (wide, narrow) {
-        (ValueMatch::Regex(wide), ValueMatch::Exact(narrow)) => matches(wide, narrow, Of::Values),
-        (wide, narrow) => wide == narrow,
+        (ValueMatch::Exact(wide), ValueMatch::Exact(narrow)) => wide == narrow,
+        (ValueMatch::Regex(wide), ValueMatch::Exact(narrow)) => matches(wide, narrow, of),
+        (ValueMatch::Regex(wide), ValueMatch::Regex(narrow)) => wide == narrow || covers(wide, narrow),
+        (ValueMatch::Exact(wide), ValueMatch::Regex(narrow)) => covers(&exactly(wide), narrow),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use culvert_objects::manifest::yaml_parts;
 use saphyr_parser::{Event, Parser};
 
 /// Lines of one document, by the path of the field; the empty path is the document's first line.
@@ -41,10 +42,24 @@ enum Open {
 
 /// The lines of each document of a text, as far as it can be read.
 pub fn of(text: &str) -> Vec<Lines> {
+    if let Ok(documents) = of_stream(text) {
+        return documents;
+    }
+    // Documents as `culvert_objects::manifest` tells them apart then.
+    let one = |part: &String| match of_stream(part) {
+        Ok(documents) | Err(documents) if !documents.is_empty() => documents,
+        _ => vec![Lines::default()],
+    };
+    yaml_parts(text).iter().flat_map(one).collect()
+}
+
+/// # Errors
+/// With the lines up to where the text cannot be read.
+fn of_stream(text: &str) -> Result<Vec<Lines>, Vec<Lines>> {
     let mut documents: Vec<Lines> = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     for event in Parser::new_from_str(text) {
-        let Ok((event, span)) = event else { break };
+        let Ok((event, span)) = event else { return Err(documents) };
         let line = span.start.line();
         match event {
             Event::DocumentStart(_) => {
@@ -75,7 +90,7 @@ pub fn of(text: &str) -> Vec<Lines> {
             _ => {}
         }
     }
-    documents
+    Ok(documents)
 }
 
 /// The path of the value that begins here.

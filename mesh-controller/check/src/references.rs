@@ -2,6 +2,7 @@
 
 use culvert_objects::types::{GATEWAY_GROUP, ParentKind, ParentRef};
 use culvert_objects::{Kind, ObjectKey};
+use culvert_routing::model::{Carries, RouteKind};
 use serde_json::Value;
 
 use crate::context::Document;
@@ -10,7 +11,7 @@ use crate::context::Document;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Parent,
-    Backend,
+    Backend(Share),
     Mirror,
     Certificate,
     Authority,
@@ -18,17 +19,26 @@ pub enum Role {
     Target,
 }
 
-impl Role {
-    /// What comes of it when nothing is there.
-    pub fn consequence(self) -> &'static str {
-        match self {
-            Role::Parent => "without it the route is attached nowhere",
-            Role::Backend => "without it its share of requests is answered 500",
-            Role::Mirror => "without it nothing is mirrored",
-            Role::Certificate => "without it the listener has no certificate",
-            Role::Authority => "without it no certificate can be checked",
-            Role::Class => "without it nobody serves the Gateway",
-            Role::Target => "without it the policy is for nothing",
+/// How much of what a rule takes goes to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub carries: Carries,
+    pub weight: u64,
+    /// Of all backends of the rule.
+    pub sum: u64,
+}
+
+impl Share {
+    /// What comes of it when the backend cannot be called.
+    pub fn lost(self) -> String {
+        let (one, many, comes_of_it) = match self.carries {
+            Carries::Requests => ("request", "requests", "answered 500"),
+            Carries::Tls | Carries::Bytes => ("connection", "connections", "reset"),
+        };
+        match (self.weight, self.sum) {
+            (0, _) => format!("its weight is 0, so no {one} meets it"),
+            (weight, sum) if weight == sum => format!("every {one} of the rule is {comes_of_it}"),
+            (weight, sum) => format!("{weight} of {sum} {many} of the rule are {comes_of_it}"),
         }
     }
 }
@@ -45,6 +55,28 @@ pub struct Reference {
     pub section: Option<String>,
 }
 
+impl Reference {
+    /// What comes of it when nothing is there.
+    pub fn consequence(&self) -> String {
+        let without = match self.role {
+            Role::Parent => "the route is attached nowhere",
+            Role::Backend(share) if share.weight == 0 => return share.lost(),
+            Role::Backend(share) => &share.lost(),
+            Role::Mirror => "nothing is mirrored",
+            Role::Certificate => "the listener has no certificate",
+            Role::Authority => "no certificate can be checked",
+            Role::Class => "nobody serves the Gateway",
+            Role::Target => "the policy is for nothing",
+        };
+        format!("without it {without}")
+    }
+
+    /// Whether anybody notices that nothing is there.
+    pub fn matters(&self) -> bool {
+        !matches!(self.role, Role::Backend(Share { weight: 0, .. }))
+    }
+}
+
 /// Every reference of every object.
 pub fn all(documents: &[Document]) -> Vec<Reference> {
     let mut found = Vec::new();
@@ -52,7 +84,10 @@ pub fn all(documents: &[Document]) -> Vec<Reference> {
         let mut collector = Collector { document: index, namespace: document.namespace(), found: &mut found };
         let spec = &document.value["spec"];
         match document.key.as_ref().map(|key| key.kind) {
-            Some(kind) if Kind::ROUTES.contains(&kind) => collector.route(spec),
+            Some(kind) if Kind::ROUTES.contains(&kind) => {
+                let carries = RouteKind::named(kind.as_str()).map_or(Carries::Bytes, RouteKind::carries);
+                collector.route(spec, carries);
+            }
             Some(Kind::Gateway) => collector.gateway(spec),
             Some(Kind::BackendTlsPolicy | Kind::XBackendTrafficPolicy) => {
                 collector.each(&spec["targetRefs"], "spec.targetRefs", Role::Target);
@@ -75,8 +110,13 @@ fn items(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
     value.as_array().into_iter().flatten().enumerate()
 }
 
+/// It is 1 unless written.
+fn weight(backend: &Value) -> u64 {
+    backend["weight"].as_u64().unwrap_or(1)
+}
+
 impl Collector<'_> {
-    fn route(&mut self, spec: &Value) {
+    fn route(&mut self, spec: &Value, carries: Carries) {
         for (index, parent) in items(&spec["parentRefs"]) {
             let kind = match ParentRef::guess(parent).parent_kind() {
                 ParentKind::Service => Kind::Service,
@@ -88,9 +128,12 @@ impl Collector<'_> {
         for (index, rule) in items(&spec["rules"]) {
             let at = format!("spec.rules[{index}]");
             self.filters(rule, &at);
-            self.each(&rule["backendRefs"], &format!("{at}.backendRefs"), Role::Backend);
+            let sum = items(&rule["backendRefs"]).map(|(_, backend)| weight(backend)).sum();
             for (index, backend) in items(&rule["backendRefs"]) {
-                self.filters(backend, &format!("{at}.backendRefs[{index}]"));
+                let at = format!("{at}.backendRefs[{index}]");
+                let share = Share { carries, weight: weight(backend), sum };
+                self.one(backend, at.clone(), Role::Backend(share));
+                self.filters(backend, &at);
             }
         }
     }

@@ -74,6 +74,14 @@ fn slim(schema: &Value) -> Value {
     Value::Object(slimmed)
 }
 
+/// The fields that authors write.
+fn of_version(version: &Value) -> Value {
+    let mut schema = slim(&version["schema"]["openAPIV3Schema"]);
+    let fields = schema["properties"].as_object_mut().unwrap();
+    fields.retain(|name, _| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
+    schema
+}
+
 fn served(definition: &Value) -> Vec<String> {
     let versions = definition["spec"]["versions"].as_array().unwrap().iter();
     let served = versions.filter(|version| version["served"] == true);
@@ -98,11 +106,15 @@ fn made() -> String {
             .collect();
         let all = definition["spec"]["versions"].as_array().unwrap();
         let newest = all.iter().find(|version| version["name"] == "v1").unwrap_or(&all[0]);
-        let mut schema = slim(&newest["schema"]["openAPIV3Schema"]);
-        let fields = schema["properties"].as_object_mut().unwrap();
-        fields.retain(|name, _| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
-        let group = &definition["spec"]["group"];
-        kinds.insert(kind, json!({"group": group, "versions": versions, "schema": schema}));
+        let schema = of_version(newest);
+        let others = all.iter().filter(|version| version["served"] == true);
+        let others = others.map(|version| (version["name"].as_str().unwrap(), of_version(version)));
+        let others: BTreeMap<&str, Value> = others.filter(|(_, other)| *other != schema).collect();
+        let mut made = json!({"group": definition["spec"]["group"], "versions": versions, "schema": schema});
+        if !others.is_empty() {
+            made["schemas"] = json!(others);
+        }
+        kinds.insert(kind, made);
     }
     let mut text = String::from("{\n");
     for (index, (kind, of)) in kinds.iter().enumerate() {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use culvert_check::cluster::{ClusterFacts, Stage, findings};
-use culvert_check::{Absent, Code, File, Report, check};
+use culvert_check::{Absent, Code, File, Report, Severity, check};
 use serde::Deserialize as _;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/check.md");
@@ -71,6 +71,22 @@ fn every_code_is_documented_and_its_examples_do_what_they_say() {
         let (first, second) = (found(*code, with), found(*code, without));
         if !first.iter().any(|(of, _)| of == code) {
             wrong.push(format!("{code}: the first example has {first:#?}"));
+        }
+        let errors = |text: &str| -> Vec<String> {
+            let all = checked(text).findings.into_iter();
+            all.filter(|of| of.severity == Severity::Error)
+                .map(|of| format!("{}: {}", of.code, of.field))
+                .collect()
+        };
+        let mut first = if code.is_of_cluster() { Vec::new() } else { errors(with) };
+        let told = first.len();
+        first.sort();
+        first.dedup();
+        if first.len() < told {
+            wrong.push(format!("{code}: the first example says something twice: {first:#?}"));
+        }
+        if !code.is_of_cluster() && !errors(without).is_empty() {
+            wrong.push(format!("{code}: the second example has errors: {:#?}", errors(without)));
         }
         let left: Vec<_> = second.into_iter().filter(|(of, _)| of == code).collect();
         if !left.is_empty() {

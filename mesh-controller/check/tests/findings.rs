@@ -2,52 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
 
-use culvert_check::{Absent, Code, File, Finding, Report, check};
+mod common;
 
-fn with(absent: Absent, text: &str) -> Report {
-    check(&[File { path: "m.yaml".into(), text: text.to_owned() }], absent)
-}
-
-fn findings(text: &str) -> Vec<Finding> {
-    with(Absent::There, text).findings
-}
-
-/// `CODE field` of each.
-fn told(text: &str) -> Vec<String> {
-    findings(text).iter().map(|of| format!("{} {}", of.code, of.field)).collect()
-}
-
-fn one(text: &str) -> Finding {
-    let mut all = findings(text);
-    assert_eq!(all.len(), 1, "{all:#?}");
-    all.remove(0)
-}
-
-fn object(kind: &str, name: &str, spec: &str) -> String {
-    let version = match kind {
-        "Service" | "Namespace" => "v1",
-        _ => "gateway.networking.k8s.io/v1",
-    };
-    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
-    let namespace = if namespace.is_empty() { String::new() } else { format!(", namespace: {namespace}") };
-    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\nspec: {spec}\n")
-}
-
-fn service(name: &str) -> String {
-    object("Service", name, "{selector: {app: a}, ports: [{name: http, port: 80}]}")
-}
-
-const CART: &str = r#"{group: "", kind: Service, name: cart}"#;
-
-fn route(name: &str, parent: &str, rules: &str) -> String {
-    object("HTTPRoute", name, &format!("{{parentRefs: [{parent}], rules: [{rules}]}}"))
-}
-
-fn at_cart(rules: &str) -> String {
-    service("shop/cart") + &route("shop/cart", CART, rules)
-}
-
-const TO_CART: &str = "backendRefs: [{name: cart, port: 80}]";
+use common::{CART, TO_CART, at_cart, findings, object, one, route, service, told, with};
+use culvert_check::{Absent, Code, Finding};
 
 /// Rules with these matches each.
 fn matching(rules: &[&str]) -> String {
@@ -68,11 +26,11 @@ fn a_match_is_named_only_where_it_never_wins() {
         (&["{path: {value: /a}}", "{path: {value: /ab}}"], &[]),
         // More conditions go first, wherever they stand.
         (&["{path: {value: /a}}", "{path: {value: /a}, method: GET}"], &[]),
-        (&["{path: {value: /a}}", "{path: {value: /a}, headers: [{name: x, value: y}]}"], &[]),
-        (&["{headers: [{name: x, value: y}]}", "{headers: [{name: X, value: y}]}"], &hidden),
-        (&["{headers: [{name: x, value: y}]}", "{headers: [{name: x, value: z}]}"], &[]),
-        (&["{queryParams: [{name: x, value: y}]}", "{queryParams: [{name: X, value: y}]}"], &[]),
-        (&["{queryParams: [{name: x, value: y}]}", "{queryParams: [{name: x, value: y}]}"], &hidden),
+        (&["{path: {value: /a}}", "{path: {value: /a}, headers: [{name: x, value: v}]}"], &[]),
+        (&["{headers: [{name: x, value: v}]}", "{headers: [{name: X, value: v}]}"], &hidden),
+        (&["{headers: [{name: x, value: v}]}", "{headers: [{name: x, value: z}]}"], &[]),
+        (&["{queryParams: [{name: x, value: v}]}", "{queryParams: [{name: X, value: v}]}"], &[]),
+        (&["{queryParams: [{name: x, value: v}]}", "{queryParams: [{name: x, value: v}]}"], &hidden),
         (&["{method: GET}", "{method: POST}"], &[]),
         (&["{method: GET}", "{method: GET}"], &hidden),
         // Expressions.
@@ -101,7 +59,64 @@ fn a_match_is_named_only_where_it_never_wins() {
             ],
             &[],
         ),
+        // One in another.
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/api/.*'}}",
+                "{path: {type: RegularExpression, value: '/api/v1/.*'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/api/v1/.*'}}",
+                "{path: {type: RegularExpression, value: '/api/.*'}}",
+            ],
+            &[],
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '/api/v[0-9]/.*'}}",
+                "{path: {type: RegularExpression, value: '/api/v1/[a-z]+'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '(/b|/c)(/.*)?'}}",
+                "{path: {type: RegularExpression, value: '/b'}}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{path: {type: RegularExpression, value: '(/b|/c)(/.*)?'}}",
+                "{path: {type: RegularExpression, value: '/bb'}}",
+            ],
+            &[],
+        ),
+        (
+            &[
+                "{headers: [{name: x, type: RegularExpression, value: '.*'}]}",
+                "{headers: [{name: x, type: RegularExpression, value: 'foo|bar'}]}",
+            ],
+            &hidden,
+        ),
+        (
+            &[
+                "{headers: [{name: x, type: RegularExpression, value: 'foo|b.*'}]}",
+                "{headers: [{name: x, type: RegularExpression, value: 'foo|car'}]}",
+            ],
+            &[],
+        ),
         // Alone.
+        (&[r"{path: {type: RegularExpression, value: '/api\?v=1'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&[r"{path: {type: RegularExpression, value: '/apis?'}}"], &[]),
+        (&["{path: {type: RegularExpression, value: '/a//b'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&["{path: {type: RegularExpression, value: '/a b'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&[r"{path: {type: RegularExpression, value: '/x/\.\./y'}}"], &["CV402 spec.rules[0].matches[0]"]),
+        (&[r"{path: {type: RegularExpression, value: '/x/\.\.\./y'}}"], &[]),
+        (&["{method: CONNECT}"], &["CV402 spec.rules[0].matches[0]"]),
         (&["{path: {type: RegularExpression, value: 'a/.*'}}"], &["CV402 spec.rules[0].matches[0]"]),
         (&["{path: {type: RegularExpression, value: '.*/a'}}"], &[]),
         (&["{headers: [{name: x, value: ' y'}]}"], &["CV102 spec.rules[0].matches[0].headers[0].value"]),
@@ -110,6 +125,21 @@ fn a_match_is_named_only_where_it_never_wins() {
     for (rules, expected) in cases {
         assert_eq!(told(&matching(rules)), *expected, "{rules:?}");
     }
+}
+
+#[test]
+fn expressions_of_grpc_are_for_one_segment_each() {
+    let with = |methods: &[&str]| {
+        let rules: Vec<String> =
+            methods.iter().map(|of| format!("{{matches: [{{method: {{{of}}}}}], {TO_CART}}}")).collect();
+        let spec = format!("{{parentRefs: [{CART}], rules: [{}]}}", rules.join(", "));
+        told(&(service("shop/cart") + &object("GRPCRoute", "shop/cart", &spec)))
+    };
+    let regex = |service: &str| format!("type: RegularExpression, service: '{service}'");
+    assert_eq!(with(&[&regex("a/b")]), ["CV402 spec.rules[0].matches[0]"]);
+    assert_eq!(with(&[&regex("a.b")]), [""; 0]);
+    assert_eq!(with(&[&regex("shop[.].*"), &regex("shop[.](Cart|Pay)")]), ["CV401 spec.rules[1].matches[0]"]);
+    assert_eq!(with(&[&regex("shop[.]C.*"), &regex("shop[.](Cart|Pay)")]), [""; 0]);
 }
 
 #[test]
@@ -323,44 +353,11 @@ fn consumers_are_told_whom_they_are_for() {
     let unlabelled =
         service("shop/cart") + &enrolled("shop", "a: b") + &consumer + &enrolled("audit", "team: a");
     assert_eq!(told(&unlabelled), [""; 0]);
+    // But a namespace that is kept out stays out.
+    let kept_out = service("shop/cart") + &consumer + &enrolled("audit", "culvert.dev/mesh: disabled");
+    assert_eq!(told(&kept_out), ["CV306 spec.parentRefs[0]"]);
     let system = base.replace("audit", "kube-system");
     assert_eq!(told(&system), ["CV306 spec.parentRefs[0]"]);
-}
-
-#[test]
-fn the_real_way_is_said_once() {
-    let limited = format!(
-        "{{filters: [{{type: RequestRateLimit, requestRateLimit: {{requestsPerSecond: 1}}}}], {TO_CART}}}"
-    );
-    let fields = told(&at_cart(&limited));
-    assert_eq!(
-        fields,
-        ["CV104 spec.rules[0].filters[0].requestRateLimit", "CV104 spec.rules[0].filters[0].type"]
-    );
-    let tls = at_cart("{backendRefs: [{name: cart, port: 80, tls: {mode: x}}]}");
-    let finding = one(&tls);
-    assert!(
-        finding.code == Code::InventedField && finding.remedy.contains("BackendTLSPolicy"),
-        "{finding:?}"
-    );
-    let slip = one(&at_cart(&format!("{{fliters: [], {TO_CART}}}")));
-    assert!(slip.code == Code::UnknownField && slip.what.contains("did you mean filters?"), "{slip:?}");
-    let slip = one(&at_cart(&format!("{{filters: [{{type: UrlRewrite}}], {TO_CART}}}")));
-    assert!(slip.code == Code::InventedField && slip.remedy == "type: URLRewrite", "{slip:?}");
-}
-
-#[test]
-fn places_are_those_of_the_text() {
-    let text = "# first\nkind: List\napiVersion: v1\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n  spec:\n    \
-                ports:\n    - port: 80\n      prot: TCP\n---\napiVersion: v1\nkind: Service\nmetadata: {name: b}\nspec:\n  ports:\n  \
-                - port: 0\n---\nkind: [\n";
-    let found = findings(text);
-    let places: Vec<(Code, usize, Option<usize>)> =
-        found.iter().map(|of| (of.code, of.place.document, of.place.line)).collect();
-    assert_eq!(places[0], (Code::UnknownField, 1, Some(11)));
-    assert_eq!(places[1], (Code::Schema, 2, Some(18)));
-    assert_eq!((places[2].0, places[2].1), (Code::Unreadable, 3));
-    assert!(places[2].2.is_some_and(|line| line >= 20), "{places:?}");
 }
 
 #[test]

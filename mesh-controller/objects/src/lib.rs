@@ -2,6 +2,7 @@
 //! name file, document and field, the directory source, the settings of the mesh, and the rule of enrolment.
 
 pub mod directory;
+pub mod encoding;
 pub mod enrolment;
 pub mod kinds;
 pub mod manifest;

@@ -1,14 +1,19 @@
 //! Manifests: YAML or JSON text with any number of documents, from a file or a directory. All errors are collected;
 //! each names file, document, field and what was expected.
 
+mod text;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use saphyr_parser::{Event, Parser};
-use serde::Deserialize as _;
 use serde_json::Value;
 use thiserror::Error;
 
+pub use text::yaml_parts;
+use text::{json_documents, yaml_documents};
+
+use crate::encoding;
 use crate::kinds::{Kind, Scope, UnknownKind};
 use crate::object::{FieldError, Object, ObjectKey};
 use crate::reading::{Reading, read_all};
@@ -22,7 +27,7 @@ pub struct ManifestError {
     pub document: usize,
     /// The object, where so much could be made out.
     pub object: Option<ObjectKey>,
-    /// Path of the field, empty when the document is not an object at all.
+    /// Path of the field, empty when the document is not an object at all; as `items[3]` for what is no object in a list.
     pub field: String,
     /// What was found and what was expected.
     pub message: String,
@@ -125,8 +130,9 @@ fn flatten(document: Document, all: &mut Vec<Document>) {
     match value {
         Ok(Value::Object(mut list)) if is_list(&list) => match list.remove("items") {
             Some(Value::Array(items)) => {
-                for (index, item) in items.into_iter().enumerate() {
+                for (index, mut item) in items.into_iter().enumerate() {
                     let within = format!("{within}items[{index}].");
+                    complete(&mut item, &list);
                     flatten(Document { number, within, value: Ok(item) }, all);
                 }
             }
@@ -140,6 +146,16 @@ fn flatten(document: Document, all: &mut Vec<Document>) {
     }
 }
 
+/// An item that says neither kind nor version has those of its list, as with kubectl.
+fn complete(item: &mut Value, list: &serde_json::Map<String, Value>) {
+    let text = |field: &str| list.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (Some(kind), Some(item)) = (text("kind").strip_suffix("List"), item.as_object_mut()) else { return };
+    if !kind.is_empty() && !item.contains_key("kind") && !item.contains_key("apiVersion") {
+        item.insert("kind".to_owned(), kind.into());
+        item.insert("apiVersion".to_owned(), text("apiVersion").into());
+    }
+}
+
 /// Reads a file, or every `*.yaml`, `*.yml` and `*.json` below a directory in the order of their paths.
 pub fn load(path: &Path) -> Manifest {
     let mut manifest = Manifest::default();
@@ -148,9 +164,12 @@ pub fn load(path: &Path) -> Manifest {
         Err(error) => manifest.unreadable(path, &error),
         Ok(files) => {
             for file in files {
-                match std::fs::read_to_string(&file) {
+                match std::fs::read(&file) {
                     Err(error) => manifest.unreadable(&file, &error),
-                    Ok(text) => manifest.append(parse(&text, &file)),
+                    Ok(bytes) => match encoding::text(bytes) {
+                        Err(error) => manifest.unreadable(&file, &error),
+                        Ok(text) => manifest.append(parse(&text, &file)),
+                    },
                 }
             }
         }
@@ -165,25 +184,34 @@ pub fn is_manifest(path: &Path) -> bool {
     !hidden && matches!(ending, Some("yaml" | "yml" | "json"))
 }
 
-/// Every manifest below a directory, sorted; directories whose names start with a dot are left out.
+/// Every manifest below a directory, sorted; directories whose names start with a dot are left out. A directory that can be
+/// reached on several ways, by links, is read once.
 ///
 /// # Errors
 /// When a directory cannot be listed.
 pub fn files_below(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    below(directory, &mut BTreeSet::new(), &mut files)?;
+    Ok(files)
+}
+
+fn below(directory: &Path, seen: &mut BTreeSet<PathBuf>, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if !seen.insert(directory.canonicalize()?) {
+        return Ok(());
+    }
     let mut entries = std::fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<Vec<_>>>()?;
     entries.sort();
-    let mut files = Vec::new();
     for path in entries {
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.is_dir() {
-            files.extend(files_below(&path)?);
+            below(&path, seen, files)?;
         } else if is_manifest(&path) {
             files.push(path);
         }
     }
-    Ok(files)
+    Ok(())
 }
 
 impl Manifest {
@@ -200,7 +228,7 @@ impl Manifest {
         self.errors.extend(other.errors);
     }
 
-    fn unreadable(&mut self, file: &Path, error: &std::io::Error) {
+    fn unreadable(&mut self, file: &Path, error: &dyn fmt::Display) {
         self.errors.push(ManifestError {
             file: file.to_owned(),
             document: 0,
@@ -223,7 +251,8 @@ impl Manifest {
             Ok(Value::Null) => {}
             Ok(value @ Value::Object(_)) => self.object(value, file, document.number),
             Ok(_) => {
-                let error = FieldError::new("", "expected an object with apiVersion and kind");
+                let item = document.within.trim_end_matches('.');
+                let error = FieldError::new(item, "expected an object with apiVersion and kind");
                 self.errors.push(fault(error));
             }
         }
@@ -260,6 +289,7 @@ impl Manifest {
             }
         };
         drop_nulls(&mut value);
+        drop_empty_namespace(&mut value);
         let part = |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
         let key = part("name").map(|name| match kind.scope() {
             Scope::Cluster => ObjectKey::cluster(kind, name),
@@ -281,80 +311,22 @@ impl Manifest {
     }
 }
 
+/// As kubectl does: none is the namespace that is asked for on the command line.
+fn drop_empty_namespace(object: &mut Value) {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata.filter(|metadata| metadata.get("namespace") == Some(&Value::from(""))) {
+        metadata.remove("namespace");
+    }
+}
+
 fn is_json(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "json")
 }
 
+/// What has `items` is a list, whatever its kind, as with kubectl; a `List` may leave them out.
 fn is_list(document: &serde_json::Map<String, Value>) -> bool {
-    document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind == "List")
-}
-
-fn json_documents(text: &str) -> Vec<Result<Value, String>> {
-    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-    documents.map(|document| document.map_err(|error| format!("is not JSON: {error}"))).collect()
-}
-
-/// Collections inside each other that the YAML library reads.
-const DEEPEST: usize = 128;
-/// Texts with fewer `[` and `{` cannot nest so deep that it takes long to find out.
-const MOST_UNSEEN: usize = 1000;
-
-/// What the parser says that counts nesting, where it cannot.
-const TOO_DEEP: &str = "recursion limit exceeded";
-
-/// The line on which collections are nested deeper than [`DEEPEST`], if there is one. The library that reads YAML finds out at
-/// the end of the text only, and takes the square of the depth for it: a minute for 200,000 `[`.
-fn too_deep(text: &str) -> Option<usize> {
-    let opening = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    if opening < MOST_UNSEEN {
-        return None;
-    }
-    let mut depth = 0_usize;
-    for event in Parser::new_from_str(text) {
-        let (event, span) = match event {
-            Ok(event) => event,
-            // It looks ahead, and counts to 255.
-            Err(error) if error.info() == TOO_DEEP => return Some(error.marker().line()),
-            // What is no YAML is the other library's to say.
-            Err(_) => return None,
-        };
-        match event {
-            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
-            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEEPEST {
-            return Some(span.start.line());
-        }
-    }
-    None
-}
-
-/// The documents of a YAML stream. After a syntax error nothing more can be told apart, so it is the last.
-fn yaml_documents(text: &str) -> Vec<Result<Value, String>> {
-    if let Some(line) = too_deep(text) {
-        let message = format!(
-            "has more than {DEEPEST} lists and mappings inside each other on line {line}: no object nests so deep; close what \
-             was opened before, or take it away"
-        );
-        return vec![Err(message)];
-    }
-    let mut documents = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
-        // By way of YAML's own value: it refuses a key written twice, which JSON's would silently merge.
-        let value = serde_yaml_ng::Value::deserialize(document)
-            .and_then(|mut value| value.apply_merge().map(|()| value))
-            .map_err(|error| format!("is not YAML: {error}"))
-            .and_then(|value| {
-                serde_json::to_value(value).map_err(|error| format!("has no JSON form: {error}"))
-            });
-        let ends = value.is_err();
-        documents.push(value);
-        if ends {
-            break;
-        }
-    }
-    documents
+    let is_kind = document.get("kind").and_then(Value::as_str) == Some("List");
+    is_kind || document.get("items").is_some_and(|items| !items.is_null())
 }
 
 /// Takes out explicit nulls: to the API server they are absent fields.
@@ -370,93 +342,4 @@ pub fn drop_nulls(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str = "\
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {culvert.dev/mesh: enabled}}
----
-# nothing here
----
-apiVersion: batch/v1
-kind: Job
-metadata: {name: once}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: a, creationTimestamp: null}
-spec: {containers: [{name: c, image: culvert/echo, ports: [{containerPort: 80}]}]}
-status: {}
-";
-
-    #[test]
-    fn documents_become_objects_or_are_skipped() {
-        let manifest = parse(TEXT, Path::new("shop.yaml")).into_result().unwrap();
-        let keys: Vec<String> = manifest.objects.iter().map(|at| at.object.key().to_string()).collect();
-        assert_eq!(keys, ["Namespace shop", "Pod default/a"]);
-        assert_eq!(manifest.objects[1].document, 4);
-        assert_eq!(
-            manifest.skipped[0].to_string(),
-            "shop.yaml: document 3 (once): skipped: kind \"Job\" is not supported"
-        );
-    }
-
-    #[test]
-    fn every_error_names_file_document_field_and_expectation() {
-        let text = TEXT.replace("containerPort: 80", "containerPort: 0").replace("name: shop", "name: SHOP");
-        let errors = parse(&text, Path::new("shop.yaml")).into_result().unwrap_err();
-        let lines: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-        assert_eq!(lines.len(), 2, "{lines:#?}");
-        assert!(lines[0].starts_with("shop.yaml: document 1 (Namespace SHOP): metadata.name: invalid value"));
-        assert_eq!(
-            lines[1],
-            "shop.yaml: document 4 (Pod default/a): spec.containers[0].ports[0].containerPort: \
-             invalid value: integer `0`, expected a port from 1 to 65535"
-        );
-    }
-
-    #[test]
-    fn lists_json_and_duplicate_keys() {
-        let list = r#"{"kind":"List","apiVersion":"v1","items":[{"apiVersion":"v1","kind":"ServiceAccount",
-            "metadata":{"name":"a"}}]} {"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":{"k":1}}"#;
-        let manifest = parse(list, Path::new("x.json"));
-        assert_eq!(manifest.objects.len(), 1);
-        assert_eq!(manifest.errors[0].field, "data.k");
-        let twice = parse("apiVersion: v1\nkind: Node\nkind: Pod\n", Path::new("x.yaml"));
-        assert!(twice.errors[0].message.contains("duplicate"), "{}", twice.errors[0]);
-    }
-
-    /// Without a bound this takes minutes.
-    #[test]
-    fn what_nests_too_deep_is_refused_before_it_is_read() {
-        let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
-        let many = |text: &str| text.repeat(200_000);
-        for deep in
-            [many("["), format!("a:\n  - {}", many("{a: ")), format!("{namespace}---\nx: {}", many("[{a: "))]
-        {
-            let manifest = parse(&deep, Path::new("deep.yaml"));
-            let said = manifest.errors[0].to_string();
-            assert!(said.starts_with("deep.yaml: document 1: has more than 128 lists"), "{said}");
-        }
-        // Much, and not deep.
-        let wide = format!("{namespace}spec: [{}[]]\n# {}\n", many("[], "), many("["));
-        assert_eq!(parse(&wide, Path::new("wide.yaml")).errors, []);
-    }
-
-    #[test]
-    fn a_directory_is_read_in_order_without_hidden_files() {
-        let directory = tempfile::tempdir().unwrap();
-        let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n");
-        for (path, name) in [("b.yaml", "b"), ("a/z.yml", "z"), (".hidden.yaml", "h"), ("note.txt", "t")] {
-            let path = directory.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, node(name)).unwrap();
-        }
-        let manifest = load(directory.path()).into_result().unwrap();
-        let names: Vec<&str> = manifest.objects.iter().map(|at| at.object.name()).collect();
-        assert_eq!(names, ["z", "b"]);
-        assert!(load(Path::new("does/not/exist.yaml")).into_result().is_err());
-    }
-}
+mod tests;

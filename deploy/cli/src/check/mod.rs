@@ -4,6 +4,7 @@
 use clap::{Args, ValueEnum};
 use culvert_check::cluster::{self, ClusterFacts, Stage};
 use culvert_check::{Absent, File, Report, render};
+use culvert_objects::encoding::{self, NotText};
 use culvert_objects::{Kind, manifest};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -55,8 +56,8 @@ enum AbsentArg {
 enum FileError {
     #[error("{path}: {error}")]
     Io { path: String, error: std::io::Error },
-    #[error("{path}: is not UTF-8 (byte {at})")]
-    NotUtf8 { path: String, at: usize },
+    #[error("{path}: {error}")]
+    NotText { path: String, error: NotText },
     #[error("{path}: is larger than {LARGEST} bytes, so it is no manifest")]
     TooLarge { path: String },
     #[error("{path}: has no *.yaml, *.yml or *.json")]
@@ -159,8 +160,8 @@ fn take(path: &Path, source: impl Read, files: &mut Vec<File>, errors: &mut Vec<
         Ok(_) if bytes.len() as u64 > LARGEST => return errors.push(FileError::TooLarge { path: name }),
         Ok(_) => {}
     }
-    match String::from_utf8(bytes) {
+    match encoding::text(bytes) {
         Ok(text) => files.push(File { path: path.to_owned(), text }),
-        Err(error) => errors.push(FileError::NotUtf8 { path: name, at: error.utf8_error().valid_up_to() }),
+        Err(error) => errors.push(FileError::NotText { path: name, error }),
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::timeout;
 
-use culvert_objects::manifest;
+use culvert_objects::{encoding, manifest};
 
 use crate::sandbox::control::place::Place;
 use crate::sandbox::control::protocol::{Request, Response, SourceFile};
@@ -87,8 +87,9 @@ pub fn read_manifests(paths: &[PathBuf]) -> anyhow::Result<Vec<SourceFile>> {
     let mut files = Vec::new();
     for path in paths {
         if path == Path::new("-") {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input")?;
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("standard input")?;
+            let text = encoding::text(bytes).context("standard input")?;
             files.push(SourceFile { path: PathBuf::from("standard input"), text });
             continue;
         }
@@ -97,7 +98,8 @@ pub fn read_manifests(paths: &[PathBuf]) -> anyhow::Result<Vec<SourceFile>> {
             false => vec![path.clone()],
         };
         for path in found {
-            let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            let text = encoding::text(bytes).with_context(|| path.display().to_string())?;
             files.push(SourceFile { path, text });
         }
     }

@@ -135,20 +135,22 @@ fn labels(facts: &ClusterFacts) -> Vec<ClusterFinding> {
     }
     let objects = [Kind::Namespace, Kind::Pod, Kind::Node].into_iter().flat_map(|kind| facts.of_kind(kind));
     for object in objects {
-        let expected: &[&str] = match object.kind {
-            Kind::Node => &[NODE_RELEASED],
-            _ => &[MESH_ENABLED, MESH_DISABLED],
-        };
-        let Some(value) = object.label(MESH_LABEL).filter(|value| !expected.contains(value)) else {
-            continue;
-        };
-        all.push(finding(
-            Code::LabelValue,
-            object.key().to_string(),
-            format!("metadata.labels.{MESH_LABEL}"),
-            format!("{value:?} means nothing: it is as if the label were not there, and pods stay outside the mesh"),
-            format!("write {}", expected.join(" or ")),
-        ));
+        let said = object.label(MESH_LABEL).and_then(|value| means_nothing(object.kind.as_str(), value));
+        let Some((what, remedy)) = said else { continue };
+        let field = format!("metadata.labels.{MESH_LABEL}");
+        all.push(finding(Code::LabelValue, object.key().to_string(), field, what, remedy));
     }
     all
+}
+
+/// What is the matter with a value of the mesh's label on an object (or on pods that it makes), and what to write instead.
+pub(crate) fn means_nothing(kind: &str, value: &str) -> Option<(String, String)> {
+    let expected: &[&str] = match kind {
+        "Node" => &[NODE_RELEASED],
+        _ => &[MESH_ENABLED, MESH_DISABLED],
+    };
+    let what = format!(
+        "{value:?} means nothing: it is as if the label were not there, and pods stay outside the mesh"
+    );
+    (!expected.contains(&value)).then(|| (what, format!("write {}", expected.join(" or "))))
 }

@@ -6,7 +6,7 @@ mod cilium;
 mod components;
 mod facts;
 mod gateway_api;
-mod mesh;
+pub(crate) mod mesh;
 mod nodes;
 mod others;
 pub(crate) mod policies;

@@ -3,10 +3,11 @@
 use culvert_controller::translate::outcomes::{Outcome, Refusal};
 use culvert_objects::types::{GATEWAY_GROUP, ParentKind, ParentRef};
 use culvert_objects::{Kind, ObjectKey};
+use serde_json::Value;
 
 use super::object_of;
-use crate::code::Code;
-use crate::context::{Context, Document};
+use crate::code::{Code, Severity};
+use crate::context::{Absent, Context, Document};
 use crate::finding::Finding;
 use crate::words::{did_you_mean, nearest};
 
@@ -34,15 +35,10 @@ fn of_refs(document: &Document) -> Vec<Finding> {
         let text = |field: &str, default: &str| parent[field].as_str().unwrap_or(default).to_owned();
         let (group, kind) = (text("group", GATEWAY_GROUP), text("kind", "Gateway"));
         let at = format!("spec.parentRefs[{index}]");
-        let is_ours = matches!(group.as_str(), "" | GATEWAY_GROUP);
-        // A Service in the group of Gateways is told by the controller.
-        let is_parent = PARENTS.contains(&(&*group, &*kind)) || kind == "Service";
-        if is_ours && !is_parent {
-            let near = nearest(&kind, PARENTS.iter().map(|(_, kind)| *kind));
-            let what =
-                format!("routes have no parents of kind {kind} of group {group:?}{}", did_you_mean(near));
-            let remedy = "write a Gateway, or a Service with group: \"\" and kind: Service";
-            findings.push(document.finding(Code::NoParent, at, what, remedy));
+        // A Service without its group is told by the controller.
+        let is_told = parent["group"].is_null() && kind == "Service";
+        if let Some((severity, what, remedy)) = no_parent(&group, &kind).filter(|_| !is_told) {
+            findings.push(document.finding(Code::NoParent, at, what, remedy).as_bad_as(severity));
             continue;
         }
         let port = parent["port"].as_u64().map(|port| port.to_string()).unwrap_or_default();
@@ -58,6 +54,33 @@ fn of_refs(document: &Document) -> Vec<Finding> {
         seen.push(this);
     }
     findings
+}
+
+/// Why no route attaches to a kind, and what to write; kinds of groups that nobody but their owner knows are theirs.
+fn no_parent(group: &str, kind: &str) -> Option<(Severity, String, String)> {
+    if PARENTS.contains(&(group, kind)) {
+        return None;
+    }
+    let parents = "a Gateway, or a Service with group: \"\" and kind: Service";
+    if !is_of_kubernetes(group) {
+        let what = format!(
+            "Culvert knows no parents of kind {kind} of group {group:?}: whoever owns that kind may attach the route, Culvert does not"
+        );
+        return Some((Severity::Notice, what, format!("if Culvert is to serve it, name {parents}")));
+    }
+    let near = nearest(kind, PARENTS.iter().map(|(_, kind)| *kind));
+    let what = format!("routes have no parents of kind {kind} of group {group:?}{}", did_you_mean(near));
+    let remedy = match PARENTS.iter().find(|(_, parent)| *parent == kind) {
+        Some(("", _)) => "write group: \"\"".to_owned(),
+        Some((group, _)) => format!("write group: {group}"),
+        None => format!("write {parents}"),
+    };
+    Some((Severity::Error, what, remedy))
+}
+
+/// Groups that are Kubernetes' own, or that are taken for one of them: all kinds there that routes attach to are known.
+fn is_of_kubernetes(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io") || group.starts_with("gateway.networking.")
 }
 
 fn told(context: &Context, outcome: &Outcome, refusal: &Refusal, parent: usize) -> Option<Finding> {
@@ -100,7 +123,55 @@ fn told(context: &Context, outcome: &Outcome, refusal: &Refusal, parent: usize) 
         }
         _ => (Code::NoParent, remedy(context, &read, &namespace)),
     };
-    context.finding(code, &route, format!("spec.parentRefs[{parent}]"), refusal.message.clone(), remedy)
+    let at = format!("spec.parentRefs[{parent}]");
+    if code == Code::NamespaceNotAllowed && depends_on_labels(context, &read, &namespace, &route) {
+        return unknown_labels(context, &route, at, &read);
+    }
+    context.finding(code, &route, at, refusal.message.clone(), remedy)
+}
+
+/// Whether a listener that is asked for selects namespaces by labels, and the files do not say which ones the route's has.
+fn depends_on_labels(context: &Context, parent: &ParentRef, namespace: &str, route: &ObjectKey) -> bool {
+    let own = route.namespace.as_deref().unwrap_or_default();
+    // Where the files are all there is, it has no other labels than its name.
+    if context.absent == Absent::Missing || context.keys.contains(&ObjectKey::cluster(Kind::Namespace, own)) {
+        return false;
+    }
+    let gateway = context.object(&ObjectKey::namespaced(Kind::Gateway, namespace, &*parent.name));
+    let listeners = gateway.and_then(|object| object.body.get("spec")?.get("listeners")?.as_array());
+    listeners.into_iter().flatten().any(|listener| {
+        let is_named = parent.section_name.as_deref().is_none_or(|name| listener["name"] == name)
+            && parent.port.is_none_or(|port| listener["port"] == port);
+        let allowed = &listener["allowedRoutes"];
+        let kinds = allowed["kinds"].as_array().filter(|kinds| !kinds.is_empty());
+        is_named
+            && kinds.is_none_or(|kinds| kinds.iter().any(|of| of["kind"] == route.kind.as_str()))
+            && allowed["namespaces"]["from"] == "Selector"
+            && may_select(&allowed["namespaces"]["selector"], own)
+    })
+}
+
+/// Whether a selector asks for more than the name of a namespace, and not for another name.
+fn may_select(selector: &Value, namespace: &str) -> bool {
+    const NAME: &str = "kubernetes.io/metadata.name";
+    let labels = || selector["matchLabels"].as_object().into_iter().flatten();
+    let keys = selector["matchExpressions"].as_array().into_iter().flatten().map(|of| &of["key"]);
+    labels().all(|(label, value)| label != NAME || value == namespace)
+        && (labels().any(|(label, _)| label != NAME) || keys.into_iter().any(|key| key != NAME))
+}
+
+fn unknown_labels(context: &Context, route: &ObjectKey, at: String, parent: &ParentRef) -> Option<Finding> {
+    if context.absent == Absent::There {
+        return None;
+    }
+    let own = route.namespace.as_deref().unwrap_or_default();
+    let what = format!(
+        "a listener of Gateway {} takes routes by the labels of their namespace, and namespace {own} is not in the files",
+        parent.name
+    );
+    let remedy = "make sure that it has the labels, or check with the file that has the Namespace";
+    let finding = context.finding(Code::NamespaceNotAllowed, route, at, what, remedy)?;
+    Some(finding.as_bad_as(Severity::Notice))
 }
 
 /// Whether it is for listeners that this version does not serve, so that whom they allow is not the question.
@@ -127,7 +198,8 @@ fn remedy(context: &Context, parent: &ParentRef, namespace: &str) -> String {
         ParentKind::Service => (Kind::Service, "ports", "port or sectionName"),
         _ => (Kind::Gateway, "listeners", "sectionName or port"),
     };
-    let object = context.object(&ObjectKey::namespaced(kind, namespace, &*parent.name));
+    // What stands in for others has no names that anybody could write.
+    let object = context.written.get(&ObjectKey::namespaced(kind, namespace, &*parent.name));
     let items = object.and_then(|object| object.body.get("spec")?.get(list)?.as_array());
     let named: Vec<String> = (items.into_iter().flatten())
         .map(|item| {

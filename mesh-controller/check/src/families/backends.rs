@@ -3,13 +3,15 @@
 use culvert_controller::translate::outcomes::{
     DraftFilter, DraftRef, DraftRule, Outcome, Site, Unresolved, UnresolvedReason,
 };
+use culvert_objects::types::ParentKind;
 use culvert_objects::{Kind, ObjectKey};
-use culvert_routing::model::{Filter, PathMatch};
+use culvert_routing::model::{Carries, Filter, PathMatch};
 
 use super::object_of;
-use crate::code::Code;
+use crate::code::{Code, Severity};
 use crate::context::Context;
 use crate::finding::Finding;
+use crate::references::Share;
 
 pub fn find(context: &Context) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -22,6 +24,11 @@ pub fn find(context: &Context) -> Vec<Finding> {
 }
 
 fn unresolved(context: &Context, outcome: &Outcome, of: &Unresolved) -> Option<Finding> {
+    // Which kinds and protocols can be called is each implementation's own.
+    let is_own = matches!(of.reason, UnresolvedReason::InvalidKind | UnresolvedReason::UnsupportedProtocol);
+    if is_own && is_at_foreign(context, outcome) {
+        return None;
+    }
     let rule = outcome.draft.rules.get(of.at.rule)?;
     let to = reference(rule, of.at)?;
     let namespace = to.namespace.as_deref().unwrap_or(&outcome.draft.key.namespace).to_owned();
@@ -32,12 +39,7 @@ fn unresolved(context: &Context, outcome: &Outcome, of: &Unresolved) -> Option<F
             let remedy = grant(outcome, &namespace, &to.name);
             (if is_written { Code::NotGranted } else { Code::NotInFiles }, remedy)
         }
-        UnresolvedReason::UnsupportedProtocol if of.message.contains("this version") || asks_for_tls(&of.message) => {
-            (Code::NotDone, "call a port of plain HTTP until Culvert does it".to_owned())
-        }
-        UnresolvedReason::UnsupportedProtocol => {
-            (Code::Unusable, "call a TCP port that speaks HTTP, or correct its appProtocol".to_owned())
-        }
+        UnresolvedReason::UnsupportedProtocol => protocol(outcome.draft.key.kind.carries(), &of.message),
         UnresolvedReason::InvalidKind if is_api_kind(&to.group, &to.kind) => {
             (Code::NotDone, "call a Service".to_owned())
         }
@@ -51,13 +53,46 @@ fn unresolved(context: &Context, outcome: &Outcome, of: &Unresolved) -> Option<F
         UnresolvedReason::BackendNotFound if is_written && context.written.get(&key).is_none() => return None,
         UnresolvedReason::BackendNotFound => (Code::Unusable, ports(context, &key)),
     };
-    let effect = match of.at {
-        Site { mirror: Some(_), .. } => "; nothing is mirrored".to_owned(),
-        Site { backend: Some(backend), .. } => share(rule, backend),
-        Site { backend: None, mirror: None, .. } => String::new(),
+    let share = of.at.backend.map(|backend| share(outcome, rule, backend));
+    let effect = match (of.at.mirror, share) {
+        (Some(_), _) => "; nothing is mirrored".to_owned(),
+        (None, Some(share)) => format!("; {}", share.lost()),
+        (None, None) => String::new(),
     };
     let what = format!("{}{effect}", of.message);
-    context.finding(code, &object_of(&outcome.draft.key), format!("spec.{}", of.at), what, remedy)
+    let finding =
+        context.finding(code, &object_of(&outcome.draft.key), format!("spec.{}", of.at), what, remedy)?;
+    let is_met = share.is_none_or(|share| share.weight > 0);
+    Some(if is_met { finding } else { finding.as_bad_as(Severity::Notice) })
+}
+
+/// Whether the parent is a Gateway of another implementation.
+fn is_at_foreign(context: &Context, outcome: &Outcome) -> bool {
+    let parent = outcome.parent.and_then(|parent| outcome.draft.parents.get(parent)?.read.as_ref().ok());
+    parent.filter(|parent| parent.parent_kind() == ParentKind::Gateway).is_some_and(|parent| {
+        let namespace = parent.namespace.as_deref().unwrap_or(&outcome.draft.key.namespace);
+        context.is_foreign(&ObjectKey::namespaced(Kind::Gateway, namespace, &*parent.name))
+    })
+}
+
+/// What to do about a port that does not speak what the route carries.
+fn protocol(carries: Carries, message: &str) -> (Code, String) {
+    let is_not_done =
+        message.contains("this version") || (carries == Carries::Requests && asks_for_tls(message));
+    let (code, remedy) = match (is_not_done, carries) {
+        (true, Carries::Requests) => (Code::NotDone, "call a port of plain HTTP until Culvert does it"),
+        (true, Carries::Tls | Carries::Bytes) => {
+            (Code::NotDone, "call a port without such a policy until Culvert does it")
+        }
+        (false, Carries::Requests) => {
+            (Code::Unusable, "call a TCP port that speaks HTTP, or correct its appProtocol")
+        }
+        (false, Carries::Tls) => {
+            (Code::Unusable, "call a TCP port that speaks TLS, or correct its appProtocol")
+        }
+        (false, Carries::Bytes) => (Code::Unusable, "call a TCP port"),
+    };
+    (code, remedy.to_owned())
 }
 
 fn reference(rule: &DraftRule, at: Site) -> Option<&DraftRef> {
@@ -100,27 +135,29 @@ pub(super) fn grant(outcome: &Outcome, namespace: &str, name: &str) -> String {
 }
 
 fn ports(context: &Context, key: &ObjectKey) -> String {
-    let service = context.object(key).and_then(|object| object.body.get("spec")?.get("ports")?.as_array());
+    let service =
+        context.written.get(key).and_then(|object| object.body.get("spec")?.get("ports")?.as_array());
     let ports: Vec<String> = service.into_iter().flatten().map(|port| port["port"].to_string()).collect();
-    format!("write port: one of {}", ports.join(", "))
+    match ports.is_empty() {
+        true => "write port: one of the Service's".to_owned(),
+        false => format!("write port: one of {}", ports.join(", ")),
+    }
 }
 
-/// How many of the rule's requests a backend's weight makes fail.
-fn share(rule: &DraftRule, backend: usize) -> String {
-    let sum: u64 = rule.backends.iter().map(|of| u64::from(of.weight)).sum();
-    let weight = u64::from(rule.backends[backend].weight);
-    match (weight, sum) {
-        (0, _) => "; its weight is 0, so no request meets it".to_owned(),
-        (weight, sum) if weight == sum => "; every request of the rule is answered 500".to_owned(),
-        (weight, sum) => format!("; {weight} of {sum} requests of the rule are answered 500"),
-    }
+/// How much of the rule's traffic a backend gets.
+fn share(outcome: &Outcome, rule: &DraftRule, backend: usize) -> Share {
+    let sum = rule.backends.iter().map(|of| u64::from(of.weight)).sum();
+    let carries = outcome.draft.key.kind.carries();
+    Share { carries, weight: u64::from(rule.backends[backend].weight), sum }
 }
 
 fn without_backend(context: &Context, outcome: &Outcome, index: usize, rule: &DraftRule) -> Option<Finding> {
     let is_refused = outcome.in_force.compiled.refused.iter().any(|refused| refused.rule == index);
     let redirects = |filter: &DraftFilter| matches!(filter, DraftFilter::Ready(Filter::Redirect(_)));
     let has_weight = rule.backends.iter().any(|backend| backend.weight > 0);
-    if is_refused || has_weight || rule.filters.iter().any(redirects) {
+    // What connections come to is said for itself.
+    let is_of_requests = outcome.draft.key.kind.carries() == Carries::Requests;
+    if !is_of_requests || is_refused || has_weight || rule.filters.iter().any(redirects) {
         return None;
     }
     let requests = match rule.matches.iter().any(is_everything) {

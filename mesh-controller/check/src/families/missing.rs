@@ -1,20 +1,32 @@
 //! Objects that are referred to and not in the files.
 
+use std::collections::BTreeMap;
+
 use culvert_objects::Kind;
 
 use crate::assume::Gone;
-use crate::code::Code;
+use crate::code::{Code, Severity};
 use crate::context::Context;
 use crate::finding::Finding;
+use crate::references::Reference;
 
 pub fn find(context: &Context) -> Vec<Finding> {
-    context.assumed.gone.iter().filter_map(|gone| told(context, gone)).collect()
+    let mut findings = Vec::new();
+    for gone in &context.assumed.gone {
+        let mut by_document: BTreeMap<usize, Vec<&Reference>> = BTreeMap::new();
+        for reference in gone.references.iter().map(|index| &context.references[*index]) {
+            by_document.entry(reference.document).or_default().push(reference);
+        }
+        findings.extend(by_document.into_values().filter_map(|references| told(context, gone, &references)));
+    }
+    findings
 }
 
-fn told(context: &Context, gone: &Gone) -> Option<Finding> {
-    let first = &context.references[*gone.references.first()?];
-    let document = &context.documents[first.document];
-    let more = match gone.references.len() {
+/// Once for each object that refers to it, where it matters most.
+fn told(context: &Context, gone: &Gone, references: &[&Reference]) -> Option<Finding> {
+    let worst = references.iter().find(|of| of.matters()).or(references.first())?;
+    let document = &context.documents[worst.document];
+    let more = match references.len() {
         1 => String::new(),
         count => format!(" ({count} references)"),
     };
@@ -35,7 +47,7 @@ fn told(context: &Context, gone: &Gone) -> Option<Finding> {
         _ => format!("{key} is not in the files{more}; the rest was checked as if the cluster had it"),
     };
     let near = gone.near.as_ref().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-    let what = format!("{sure}{near}; {}", first.role.consequence());
+    let what = format!("{sure}{near}; {}", worst.consequence());
     let remedy = match (&gone.near, key.kind, gone.code) {
         (Some(near), ..) if near.namespace != key.namespace => {
             format!("write namespace: {}", near.namespace.as_deref().unwrap_or_default())
@@ -55,5 +67,6 @@ fn told(context: &Context, gone: &Gone) -> Option<Finding> {
         ),
         (None, ..) => "make sure that it exists, or check with the file that has it".to_owned(),
     };
-    Some(document.finding(gone.code, first.field.clone(), what, remedy))
+    let finding = document.finding(gone.code, worst.field.clone(), what, remedy);
+    Some(if worst.matters() { finding } else { finding.as_bad_as(Severity::Notice) })
 }

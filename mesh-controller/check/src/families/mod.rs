@@ -9,6 +9,7 @@ mod gateways;
 mod grants;
 mod hidden;
 mod instead;
+mod labels;
 mod missing;
 mod not_done;
 mod policies;
@@ -46,6 +47,7 @@ pub fn find(context: &Context) -> Vec<Finding> {
         gateways::find,
         grants::find,
         hidden::find,
+        labels::find,
         not_done::find,
         policies::find,
         preflights::find,
@@ -55,14 +57,15 @@ pub fn find(context: &Context) -> Vec<Finding> {
         rbac::find,
     ];
     findings.extend(of_meaning.iter().flat_map(|find| find(context)));
+    once(&mut findings);
     let of_text = [Code::InventedField, Code::UnknownField, Code::Schema, Code::Missing, Code::Unusable];
     drop_shadowed(&mut findings, &of_text, &[Code::NotDone, Code::Listener]);
     findings.retain(|finding| finding.code != Code::NotDone || !is_of_others(context, finding));
-    // A rule that is refused for what it says answers 500 for that.
+    // A rule or a policy that is refused for what it says is refused for that.
     drop_shadowed(
         &mut findings,
         &[Code::InventedField, Code::UnknownField, Code::Schema],
-        &[Code::NoBackend],
+        &[Code::NoBackend, Code::PolicyRefused],
     );
     findings
 }
@@ -78,7 +81,7 @@ fn is_of_others(context: &Context, finding: &Finding) -> bool {
     parents.peek().is_some() && parents.all(|parent| context.is_foreign(&parent.to))
 }
 
-/// A value that neither the types nor the schema take is told once.
+/// A value that several of types, schema, rules and controller do not take is told once, by the first of them.
 fn once(findings: &mut Vec<Finding>) {
     let mut told = BTreeSet::new();
     findings.retain(|finding| {

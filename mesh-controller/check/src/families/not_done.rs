@@ -2,10 +2,11 @@
 //! what Culvert learns.
 
 use culvert_controller::CONTROLLER_NAME;
-use culvert_controller::status::DesiredParent;
+use culvert_controller::status::{DesiredCondition, DesiredParent};
 use culvert_controller::translate::outcomes::{Fault, Outcome};
 use culvert_objects::types::ConditionStatus;
 use culvert_objects::{Kind, ObjectKey};
+use culvert_routing::model::Carries;
 
 use super::object_of;
 use crate::code::Code;
@@ -31,7 +32,11 @@ fn of_fault(context: &Context, outcome: &Outcome, fault: &Fault) -> Option<Findi
         true => (Code::NotDone, "leave it out until Culvert does it"),
         false => (Code::Schema, "write what is expected"),
     };
-    let what = format!("{}; the rule's requests are answered 500 until then", fault.error.message);
+    let comes_of_it = match outcome.draft.key.kind.carries() {
+        Carries::Requests => "the rule's requests are answered 500",
+        Carries::Tls | Carries::Bytes => "the rule's connections are reset",
+    };
+    let what = format!("{}; {comes_of_it} until then", fault.error.message);
     context.finding(code, &object_of(&outcome.draft.key), fault.error.field.clone(), what, remedy)
 }
 
@@ -56,6 +61,13 @@ fn of_statuses(context: &Context) -> Vec<Finding> {
                 findings.extend(of_condition(context, key, field, &condition.message));
             }
         }
+        for (index, ancestor) in status.ancestors.iter().enumerate() {
+            let refused = ancestor
+                .conditions
+                .iter()
+                .filter(|of| of.kind == "Accepted" && of.status == ConditionStatus::False);
+            findings.extend(refused.filter_map(|of| of_target(context, key, index, of)));
+        }
     }
     findings
 }
@@ -65,4 +77,31 @@ fn of_condition(context: &Context, key: &ObjectKey, field: String, message: &str
         true => context.finding(Code::NotDone, key, field, message, "leave it out until Culvert does it"),
         false => context.finding(Code::NoParent, key, field, message, "correct the reference"),
     }
+}
+
+/// What a policy is told of one of its targets.
+fn of_target(context: &Context, key: &ObjectKey, index: usize, of: &DesiredCondition) -> Option<Finding> {
+    let (field, what) = match of.message.split_once(": ") {
+        Some((field, what)) if field.starts_with("spec.") => (field.to_owned(), what),
+        _ => (format!("spec.targetRefs[{index}]"), of.message.as_str()),
+    };
+    let (code, remedy) = match of.reason.as_str() {
+        _ if of.message.contains("this version of Culvert") => (
+            Code::NotDone,
+            "leave it out until Culvert does it; the Service is as without the policy until then",
+        ),
+        "Conflicted" => {
+            (Code::PolicyRefused, "say all of it in one policy for the Service, and take the other away")
+        }
+        // One that is written and cannot be read is told where it is written.
+        "TargetNotFound" if is_service(context, key, index) => return None,
+        "TargetNotFound" => (Code::PolicyRefused, "write group: \"\", kind: Service and the name of one"),
+        _ => (Code::PolicyRefused, "write what is expected; the Service is as without the policy until then"),
+    };
+    context.finding(code, key, field, what, remedy)
+}
+
+fn is_service(context: &Context, policy: &ObjectKey, index: usize) -> bool {
+    let target = context.document(policy).map(|of| &of.value["spec"]["targetRefs"][index]);
+    target.is_some_and(|of| of["group"].as_str().unwrap_or_default().is_empty() && of["kind"] == "Service")
 }

@@ -55,7 +55,7 @@ fn policy(document: &Document) -> Option<Written<'_>> {
 }
 
 /// Where a kind has the metadata of its pods.
-fn template(kind: &str) -> Option<&'static str> {
+pub(super) fn template(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "Pod" => "/metadata",
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template/metadata",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use culvert_objects::ObjectKey;
+use culvert_objects::{ManifestError, ObjectKey};
 
 use crate::code::Code;
 use crate::context::{Context, Document};
@@ -10,18 +10,40 @@ use crate::finding::{Finding, Place};
 
 pub fn find(context: &Context) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
-        context.manifest.errors.iter().map(|error| faulty(context, error)).collect();
+        context.manifest.errors.iter().map(|error| faulty(context, &at_its_field(error))).collect();
     findings.extend(twice(context));
     findings
 }
 
-fn faulty(context: &Context, error: &culvert_objects::ManifestError) -> Finding {
-    let here = context.documents.iter().filter(|of| of.file == error.file && of.number == error.document);
-    let document = here.clone().find(|of| of.key == error.object).or_else(|| here.clone().next());
-    let is_whole = error.field.is_empty() || matches!(error.field.as_str(), "apiVersion" | "kind" | "items");
+/// A field that is missing is told as the schema tells it: at the field, not around it.
+fn at_its_field(error: &ManifestError) -> ManifestError {
+    let mut error = error.clone();
+    let name = error.message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    if let Some(name) = name.map(str::to_owned) {
+        error.field = if error.field.is_empty() { name } else { format!("{}.{name}", error.field) };
+        "missing".clone_into(&mut error.message);
+    }
+    error
+}
+
+fn faulty(context: &Context, error: &ManifestError) -> Finding {
+    let here: Vec<&Document> = (context.documents.iter())
+        .filter(|of| of.file == error.file && of.number == error.document)
+        .collect();
+    // What is no object is none of those beside it in a list.
+    let document = match (&error.object, &here[..]) {
+        (None, [document]) if !is_item(&error.field) => Some(*document),
+        (None, _) => None,
+        (object, _) => here.iter().find(|of| of.key == *object).or(here.first()).copied(),
+    };
+    let is_whole = error.field.is_empty()
+        || is_item(&error.field)
+        || matches!(error.field.as_str(), "apiVersion" | "kind" | "items");
     let code = if is_whole { Code::Unreadable } else { Code::Schema };
     let remedy = match code {
-        Code::Unreadable => "nothing of the document was looked at; kubectl apply refuses it, too",
+        Code::Unreadable => {
+            "correct it; nothing of this document was looked at, and kubectl apply stops here"
+        }
         _ => "write what is expected; the API server refuses the object as it is",
     };
     match document {
@@ -36,6 +58,11 @@ fn faulty(context: &Context, error: &culvert_objects::ManifestError) -> Finding 
             remedy: remedy.to_owned(),
         },
     }
+}
+
+/// `items[3]`, and not a field of an item.
+fn is_item(field: &str) -> bool {
+    field.starts_with("items[") && field.ends_with(']')
 }
 
 /// The line that the parser names.

@@ -54,7 +54,8 @@ pub fn find(context: &Context) -> Vec<Finding> {
     context.documents.iter().flat_map(of_document).collect()
 }
 
-fn of_document(document: &Document) -> Vec<Finding> {
+/// What the schema says of one document.
+pub(super) fn of_document(document: &Document) -> Vec<Finding> {
     let mut findings = Vec::new();
     let group = document.api_version.split_once('/').map_or("", |(group, _)| group);
     if let Some(api) = api::kinds().get(&document.kind).filter(|api| api.group == group) {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use culvert_api::names::{MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
+use culvert_api::names::{MESH_DISABLED, MESH_ENABLED, MESH_LABEL, NEVER_ENROLLED_NAMESPACES};
 use culvert_controller::translate::outcomes::{Group, Outcome, Place, ServiceName};
 use culvert_objects::types::{Protocol, ServicePort, ServiceSpec};
 use culvert_objects::{Kind, ObjectKey};
 use culvert_routing::model::{Carries, RouteKey};
 
 use super::{list, object_of};
-use crate::code::Code;
+use crate::code::{Code, Severity};
 use crate::context::Context;
 use crate::finding::Finding;
 
@@ -22,6 +22,7 @@ struct AtService<'c> {
     service: &'c ServiceName,
     ports: &'c BTreeSet<u16>,
     contradicted: &'c BTreeMap<u16, String>,
+    taken: &'c BTreeMap<u16, RouteKey>,
     group: Group,
 }
 
@@ -38,6 +39,7 @@ pub fn find(context: &Context) -> Vec<Finding> {
         findings.extend(hostnames(context, at));
         findings.extend(consumers_outside(context, at));
         findings.extend(replaces(context, at, &attached));
+        findings.extend(loses(context, at));
         findings.extend(not_http(context, at));
     }
     findings.extend(ports_around(context, &attached));
@@ -45,10 +47,10 @@ pub fn find(context: &Context) -> Vec<Finding> {
 }
 
 fn at_service(outcome: &Outcome) -> Option<AtService<'_>> {
-    let Ok(Place::Service { service, ports, contradicted, .. }) = &outcome.attached else { return None };
+    let Ok(Place::Service { service, ports, contradicted, taken }) = &outcome.attached else { return None };
     let group = Group::of(&outcome.draft.key, service);
     let field = format!("spec.parentRefs[{}]", outcome.parent?);
-    Some(AtService { outcome, field, service, ports, contradicted, group })
+    Some(AtService { outcome, field, service, ports, contradicted, taken, group })
 }
 
 fn without_parents(context: &Context) -> Vec<Finding> {
@@ -89,9 +91,12 @@ fn consumers_outside(context: &Context, at: &AtService<'_>) -> Option<Finding> {
     if !never && (is_enrolled(context, namespace) || !context.keys.contains(&namespace_key(namespace))) {
         return None;
     }
-    // Files that enrol nothing leave that to others.
+    // Files that enrol nothing leave that to others, but for a namespace that they keep out.
+    let own = context.written.namespace(namespace);
+    let is_kept_out = own.is_some_and(|own| own.label(MESH_LABEL) == Some(MESH_DISABLED));
     let others = context.written.of_kind(Kind::Namespace);
-    if !never && !others.into_iter().any(|other| other.label(MESH_LABEL) == Some(MESH_ENABLED)) {
+    let enrols = others.into_iter().any(|other| other.label(MESH_LABEL) == Some(MESH_ENABLED));
+    if !never && !is_kept_out && !enrols {
         return None;
     }
     let what = format!(
@@ -141,9 +146,14 @@ fn replaces(context: &Context, at: &AtService<'_>, all: &[AtService<'_>]) -> Opt
     }
     let names: Vec<String> = replaced.keys().map(|key| object_of(key).to_string()).collect();
     let ports: BTreeSet<u16> = replaced.into_values().flatten().collect();
+    let where_none_matches = match at.outcome.draft.key.kind.carries() {
+        Carries::Requests => ", also where none of these rules matches (404)",
+        Carries::Tls => ", also for server names that are none of these (they are reset)",
+        Carries::Bytes => "",
+    };
     let what = format!(
-        "for clients in namespace {namespace} it replaces {} at port {} of Service {}: no rule of that applies to them, also \
-         where none of these rules matches (404)",
+        "for clients in namespace {namespace} it replaces {} at port {} of Service {}: no rule of that applies to \
+         them{where_none_matches}",
         names.join(", "),
         list(ports),
         at.service
@@ -152,24 +162,67 @@ fn replaces(context: &Context, at: &AtService<'_>, all: &[AtService<'_>]) -> Opt
     context.finding(Code::ReplacesProducer, &at.key(), at.field.clone(), what, remedy)
 }
 
-/// A port that the reference names itself; one that names the Service means the others.
-fn not_http(context: &Context, at: &AtService<'_>) -> Option<Finding> {
-    let parent = at.outcome.draft.parents.get(at.outcome.parent?)?.read.as_ref().ok()?;
-    if parent.port.is_none() && parent.section_name.is_none() {
+/// Ports that it is for and does not get: one that gets none is no more attached, and told with the other refusals.
+fn loses(context: &Context, at: &AtService<'_>) -> Option<Finding> {
+    if at.taken.is_empty() {
         return None;
     }
-    let (port, declared) = at.contradicted.iter().next()?;
+    let service = at.service;
+    let of = |(port, by): (&u16, &RouteKey)| {
+        format!("port {port} of Service {service} is taken by {}", object_of(by))
+    };
+    let what = format!(
+        "{}; only port {} of Service {service} is left to this route",
+        list(at.taken.iter().map(of)),
+        list(at.ports)
+    );
+    let remedy = "bring all routes of a port to one kind (TCPRoutes to one route), or name the ports that are meant with port or \
+                  sectionName";
+    let finding = context.finding(Code::Conflicted, &at.key(), at.field.clone(), what, remedy)?;
+    Some(finding.as_bad_as(Severity::Warning))
+}
+
+/// Ports that are declared to carry something that nothing but this route's kind passes at. Where the reference names no port
+/// and other ports fit it, a declaration by the name alone is only worth knowing: many call a port `tcp` that speaks HTTP.
+fn not_http(context: &Context, at: &AtService<'_>) -> Option<Finding> {
+    let parent = at.outcome.draft.parents.get(at.outcome.parent?)?.read.as_ref().ok()?;
+    let declared: Vec<(&u16, &String)> =
+        at.contradicted.iter().filter(|(port, _)| at.ports.contains(port)).collect();
+    if declared.is_empty() {
+        return None;
+    }
+    let names_port = parent.port.is_some() || parent.section_name.is_some();
+    let is_sure = names_port
+        || declared.len() == at.ports.len()
+        || declared.iter().any(|(port, _)| has_app_protocol(context, at.service, **port));
     let what_passes = match at.outcome.draft.key.kind.carries() {
         Carries::Requests => "HTTP",
         Carries::Tls | Carries::Bytes => "TLS",
     };
+    let ports = declared
+        .iter()
+        .map(|(port, declared)| format!("port {port} of Service {} is declared as {declared}", at.service));
     let what = format!(
-        "port {port} of Service {} is declared as {declared}: with this route nothing but {what_passes} passes there, other \
-         connections are reset (ProtocolMismatch)",
-        at.service
+        "{}: with this route nothing but {what_passes} passes there, other connections are reset (ProtocolMismatch)",
+        list(ports)
     );
-    let remedy = format!("attach to a port of {what_passes}, or correct the port's appProtocol or name");
-    context.finding(Code::NotHttp, &at.key(), at.field.clone(), what, remedy)
+    let remedy = match names_port {
+        true => format!("attach to a port of {what_passes}, or correct the port's appProtocol or name"),
+        false => format!(
+            "name the port of {what_passes} with port or sectionName, or correct the other's appProtocol or name"
+        ),
+    };
+    let finding = context.finding(Code::NotHttp, &at.key(), at.field.clone(), what, remedy)?;
+    Some(if is_sure { finding } else { finding.as_bad_as(Severity::Notice) })
+}
+
+fn has_app_protocol(context: &Context, service: &ServiceName, port: u16) -> bool {
+    let key = ObjectKey::namespaced(Kind::Service, &*service.namespace, &*service.name);
+    let spec = context.written.get(&key).and_then(|object| object.spec::<ServiceSpec>().ok());
+    spec.is_some_and(|spec| {
+        let declares = |of: &ServicePort| of.app_protocol.as_ref().is_some_and(|of| !of.is_empty());
+        spec.ports.iter().any(|of| of.port == port && declares(of))
+    })
 }
 
 /// Ports that lead to the same port of the pods as a routed one, and have no route.

@@ -2,7 +2,7 @@
 
 use culvert_objects::types::GATEWAY_GROUP;
 
-use crate::api::{self, Channel};
+use crate::api::{self, ApiKind, Channel};
 use crate::code::Code;
 use crate::context::{Context, Document};
 use crate::finding::Finding;
@@ -11,35 +11,94 @@ use crate::words::{did_you_mean, nearest};
 /// Group of the Gateway API's experiments.
 const EXPERIMENTAL_GROUP: &str = "gateway.networking.x-k8s.io";
 
-/// Versions that Kubernetes has stopped serving, since when, and what it serves instead (its "Deprecated API Migration Guide").
-const GONE: &[(&str, &str, &str, &str)] = &[
-    ("extensions/v1beta1", "Deployment", "1.16", "apps/v1"),
-    ("extensions/v1beta1", "DaemonSet", "1.16", "apps/v1"),
-    ("extensions/v1beta1", "ReplicaSet", "1.16", "apps/v1"),
-    ("extensions/v1beta1", "NetworkPolicy", "1.16", "networking.k8s.io/v1"),
-    ("extensions/v1beta1", "Ingress", "1.22", "networking.k8s.io/v1"),
-    ("apps/v1beta1", "Deployment", "1.16", "apps/v1"),
-    ("apps/v1beta1", "StatefulSet", "1.16", "apps/v1"),
-    ("apps/v1beta2", "Deployment", "1.16", "apps/v1"),
-    ("apps/v1beta2", "DaemonSet", "1.16", "apps/v1"),
-    ("apps/v1beta2", "ReplicaSet", "1.16", "apps/v1"),
-    ("apps/v1beta2", "StatefulSet", "1.16", "apps/v1"),
-    ("networking.k8s.io/v1beta1", "Ingress", "1.22", "networking.k8s.io/v1"),
-    ("networking.k8s.io/v1beta1", "IngressClass", "1.22", "networking.k8s.io/v1"),
-    ("rbac.authorization.k8s.io/v1beta1", "Role", "1.22", "rbac.authorization.k8s.io/v1"),
-    ("rbac.authorization.k8s.io/v1beta1", "RoleBinding", "1.22", "rbac.authorization.k8s.io/v1"),
-    ("rbac.authorization.k8s.io/v1beta1", "ClusterRole", "1.22", "rbac.authorization.k8s.io/v1"),
-    ("rbac.authorization.k8s.io/v1beta1", "ClusterRoleBinding", "1.22", "rbac.authorization.k8s.io/v1"),
-    ("apiextensions.k8s.io/v1beta1", "CustomResourceDefinition", "1.22", "apiextensions.k8s.io/v1"),
-    ("discovery.k8s.io/v1beta1", "EndpointSlice", "1.25", "discovery.k8s.io/v1"),
-    ("policy/v1beta1", "PodDisruptionBudget", "1.25", "policy/v1"),
-    ("batch/v1beta1", "CronJob", "1.25", "batch/v1"),
-    ("autoscaling/v2beta1", "HorizontalPodAutoscaler", "1.25", "autoscaling/v2"),
-    ("autoscaling/v2beta2", "HorizontalPodAutoscaler", "1.26", "autoscaling/v2"),
+/// Versions that Kubernetes has stopped serving: of these kinds, since when, and what it serves instead (its "Deprecated API
+/// Migration Guide"; the lifecycles in its Go module of the API). A version may be served for other kinds.
+const GONE: &[(&str, &[&str], &str, &str)] = &[
+    ("extensions/v1beta1", &["Deployment", "DaemonSet", "ReplicaSet"], "1.16", "apps/v1"),
+    ("extensions/v1beta1", &["NetworkPolicy"], "1.16", "networking.k8s.io/v1"),
+    ("extensions/v1beta1", &["Ingress"], "1.22", "networking.k8s.io/v1"),
+    ("apps/v1beta1", &["Deployment", "StatefulSet", "ControllerRevision"], "1.16", "apps/v1"),
+    (
+        "apps/v1beta2",
+        &["Deployment", "DaemonSet", "ReplicaSet", "StatefulSet", "ControllerRevision"],
+        "1.16",
+        "apps/v1",
+    ),
+    (
+        "admissionregistration.k8s.io/v1beta1",
+        &["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"],
+        "1.22",
+        "admissionregistration.k8s.io/v1",
+    ),
+    ("apiextensions.k8s.io/v1beta1", &["CustomResourceDefinition"], "1.22", "apiextensions.k8s.io/v1"),
+    ("apiregistration.k8s.io/v1beta1", &["APIService"], "1.22", "apiregistration.k8s.io/v1"),
+    ("authentication.k8s.io/v1beta1", &["TokenReview"], "1.22", "authentication.k8s.io/v1"),
+    (
+        "authorization.k8s.io/v1beta1",
+        &[
+            "LocalSubjectAccessReview",
+            "SelfSubjectAccessReview",
+            "SelfSubjectRulesReview",
+            "SubjectAccessReview",
+        ],
+        "1.22",
+        "authorization.k8s.io/v1",
+    ),
+    ("certificates.k8s.io/v1beta1", &["CertificateSigningRequest"], "1.22", "certificates.k8s.io/v1"),
+    ("coordination.k8s.io/v1beta1", &["Lease"], "1.22", "coordination.k8s.io/v1"),
+    ("networking.k8s.io/v1beta1", &["Ingress", "IngressClass"], "1.22", "networking.k8s.io/v1"),
+    (
+        "rbac.authorization.k8s.io/v1beta1",
+        &["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"],
+        "1.22",
+        "rbac.authorization.k8s.io/v1",
+    ),
+    ("scheduling.k8s.io/v1beta1", &["PriorityClass"], "1.22", "scheduling.k8s.io/v1"),
+    (
+        "storage.k8s.io/v1beta1",
+        &["CSIDriver", "CSINode", "StorageClass", "VolumeAttachment"],
+        "1.22",
+        "storage.k8s.io/v1",
+    ),
+    ("batch/v2alpha1", &["CronJob"], "1.21", "batch/v1"),
+    ("batch/v1beta1", &["CronJob"], "1.25", "batch/v1"),
+    ("discovery.k8s.io/v1beta1", &["EndpointSlice"], "1.25", "discovery.k8s.io/v1"),
+    ("events.k8s.io/v1beta1", &["Event"], "1.25", "events.k8s.io/v1"),
+    ("node.k8s.io/v1beta1", &["RuntimeClass"], "1.25", "node.k8s.io/v1"),
+    ("policy/v1beta1", &["PodDisruptionBudget"], "1.25", "policy/v1"),
+    ("autoscaling/v2beta1", &["HorizontalPodAutoscaler"], "1.25", "autoscaling/v2"),
+    ("autoscaling/v2beta2", &["HorizontalPodAutoscaler"], "1.26", "autoscaling/v2"),
+    ("storage.k8s.io/v1beta1", &["CSIStorageCapacity"], "1.27", "storage.k8s.io/v1"),
+    (
+        "flowcontrol.apiserver.k8s.io/v1beta1",
+        &["FlowSchema", "PriorityLevelConfiguration"],
+        "1.26",
+        "flowcontrol.apiserver.k8s.io/v1",
+    ),
+    (
+        "flowcontrol.apiserver.k8s.io/v1beta2",
+        &["FlowSchema", "PriorityLevelConfiguration"],
+        "1.29",
+        "flowcontrol.apiserver.k8s.io/v1",
+    ),
+    (
+        "flowcontrol.apiserver.k8s.io/v1beta3",
+        &["FlowSchema", "PriorityLevelConfiguration"],
+        "1.32",
+        "flowcontrol.apiserver.k8s.io/v1",
+    ),
 ];
 
-/// Kinds that are written with the version of the core group and are of another.
-const NOT_CORE: &[(&str, &str)] = &[
+/// Kinds that Kubernetes has no more in any version: since when, and what there is instead.
+const REMOVED: &[(&str, &[&str], &str, &str)] = &[(
+    "PodSecurityPolicy",
+    &["policy/v1beta1", "extensions/v1beta1"],
+    "1.25",
+    "label the namespace with pod-security.kubernetes.io/enforce (Pod Security Admission), or ask an admission webhook",
+)];
+
+/// Kinds that are written with the version of the core group, or with a group alone, and where they are.
+const ELSEWHERE: &[(&str, &str)] = &[
     ("Deployment", "apps/v1"),
     ("StatefulSet", "apps/v1"),
     ("DaemonSet", "apps/v1"),
@@ -55,10 +114,6 @@ const NOT_CORE: &[(&str, &str)] = &[
     ("RoleBinding", "rbac.authorization.k8s.io/v1"),
     ("ClusterRole", "rbac.authorization.k8s.io/v1"),
     ("ClusterRoleBinding", "rbac.authorization.k8s.io/v1"),
-    ("GatewayClass", "gateway.networking.k8s.io/v1"),
-    ("Gateway", "gateway.networking.k8s.io/v1"),
-    ("HTTPRoute", "gateway.networking.k8s.io/v1"),
-    ("GRPCRoute", "gateway.networking.k8s.io/v1"),
 ];
 
 /// Kinds that the Gateway API had and has no more, and what is there instead.
@@ -78,25 +133,60 @@ fn of_document(document: &Document) -> Option<Finding> {
     if matches!(group, GATEWAY_GROUP | EXPERIMENTAL_GROUP) {
         return of_gateway_api(document, group, version);
     }
-    if let Some(api) = api::kinds().get(&document.kind).filter(|_| group.ends_with("k8s.io")) {
-        let what = format!("there is no kind {} in {group}", document.kind);
-        let remedy = format!("write apiVersion: {}/v1", api.group);
-        return Some(document.finding(Code::UnknownKind, "apiVersion", what, remedy));
+    if let Some(finding) = mistaken(document, group) {
+        return Some(finding);
     }
-    let elsewhere = NOT_CORE.iter().find(|(kind, _)| document.api_version == "v1" && *kind == document.kind);
-    if let Some((kind, version)) = elsewhere {
-        let what = format!("there is no kind {kind} in v1");
-        return Some(document.finding(
-            Code::UnknownKind,
-            "apiVersion",
-            what,
-            format!("write apiVersion: {version}"),
-        ));
+    let (written, kind) = (document.api_version.as_str(), document.kind.as_str());
+    let removed = REMOVED.iter().find(|(gone, versions, ..)| *gone == kind && versions.contains(&written));
+    if let Some((_, _, since, instead)) = removed {
+        let what = format!("Kubernetes has no {kind} since {since}, in no version");
+        return Some(document.finding(Code::VersionGone, "kind", what, *instead));
     }
-    let is = |of: &&(&str, &str, _, _)| of.0 == document.api_version && of.1 == document.kind;
-    let (_, _, since, instead) = GONE.iter().find(is)?;
-    let what = format!("{} {} is not served since Kubernetes {since}", document.api_version, document.kind);
+    let (_, _, since, instead) =
+        GONE.iter().find(|(version, kinds, ..)| *version == written && kinds.contains(&kind))?;
+    let what = format!("{written} {kind} is not served since Kubernetes {since}");
     Some(document.finding(Code::VersionGone, "apiVersion", what, format!("write apiVersion: {instead}")))
+}
+
+/// A kind that is not of the group that is written, or no group at all.
+fn mistaken(document: &Document, group: &str) -> Option<Finding> {
+    let (written, kind) = (document.api_version.as_str(), document.kind.as_str());
+    let is_without_version = !written.is_empty() && group.is_empty() && !is_version(written);
+    let is_core = group.is_empty() && !written.is_empty();
+    let of_api = api::kinds().get(kind);
+    let of_api = of_api.filter(|api| is_core || group.ends_with("k8s.io") || is_nearly(group, &api.group));
+    let right = match of_api {
+        Some(api) => format!("{}/{}", api.group, newest(api)),
+        // There is no such group: its kinds are written without one.
+        None if group == "core" => "v1".to_owned(),
+        None if is_core => ELSEWHERE.iter().find(|(of, _)| *of == kind)?.1.to_owned(),
+        None => return None,
+    };
+    let why = match is_without_version {
+        true => {
+            format!("{written:?} is no apiVersion: a group and a version are, or a version of the core group")
+        }
+        false => format!("there is no kind {kind} in {}", if group.is_empty() { written } else { group }),
+    };
+    Some(document.finding(Code::UnknownKind, "apiVersion", why, format!("write apiVersion: {right}")))
+}
+
+/// `v1`, `v1beta2`.
+fn is_version(text: &str) -> bool {
+    text.strip_prefix('v').is_some_and(|rest| rest.starts_with(|of: char| of.is_ascii_digit()))
+}
+
+/// Whether a group is a slip of the Gateway API's: other words of it, or nearly the same.
+fn is_nearly(written: &str, group: &str) -> bool {
+    const WORDS: [&str; 6] = ["gateway", "networking", "k8s", "x-k8s", "kubernetes", "io"];
+    let mut labels = written.split('.');
+    let is_of_words = written.contains("gateway") && labels.all(|label| WORDS.contains(&label));
+    is_of_words || nearest(written, [group]).is_some()
+}
+
+/// The version to write: stable where there is one.
+fn newest(api: &ApiKind) -> &str {
+    api.versions.keys().min_by_key(|version| version.len()).map_or("v1", String::as_str)
 }
 
 fn of_gateway_api(document: &Document, group: &str, version: &str) -> Option<Finding> {
@@ -108,11 +198,12 @@ fn of_gateway_api(document: &Document, group: &str, version: &str) -> Option<Fin
     let Some(api) = api::kinds().get(kind).filter(|api| api.group == group) else {
         let near = api::kinds().get_key_value(kind).map(|(name, _)| name.as_str());
         let near = near.or_else(|| nearest(kind, api::kinds().keys().map(String::as_str)));
-        let what = format!("there is no kind {kind} in {group}{}", did_you_mean(near));
+        let meant = did_you_mean(near.filter(|name| *name != kind));
+        let what = format!("there is no kind {kind} in {group}{meant}");
         let remedy = match near.and_then(|name| api::kinds().get_key_value(name)) {
+            Some((name, api)) if name == kind => format!("write apiVersion: {}/{}", api.group, newest(api)),
             Some((name, api)) => {
-                let newest = if api.versions.contains_key("v1") { "v1" } else { "v1alpha1" };
-                format!("write apiVersion: {}/{newest} and kind: {name}", api.group)
+                format!("write apiVersion: {}/{} and kind: {name}", api.group, newest(api))
             }
             None => "see the kinds of the Gateway API in its reference".to_owned(),
         };
@@ -134,7 +225,5 @@ fn of_gateway_api(document: &Document, group: &str, version: &str) -> Option<Fin
 }
 
 fn instead(group: &str, kind: &str) -> String {
-    let newest =
-        api::kinds().get(kind).and_then(|api| api.versions.keys().min_by_key(|version| version.len()));
-    format!("write apiVersion: {group}/{}", newest.map_or("v1", String::as_str))
+    format!("write apiVersion: {group}/{}", api::kinds().get(kind).map_or("v1", newest))
 }

@@ -1,5 +1,9 @@
-//! What the API server's rules between the fields of a Gateway or a ListenerSet forbid (`x-kubernetes-validations` of their
-//! definitions). Those of routes are the controller's to tell, for a proxy would not take such a rule either.
+//! What the API server's rules between fields forbid (`x-kubernetes-validations` of the definitions, `x-kubernetes-list-type`):
+//! those of a Gateway, a ListenerSet and a BackendTLSPolicy, and what a route may say once only. Other rules of routes are the
+//! controller's to tell, for a proxy would not take such a rule either.
+
+mod lists;
+mod policy;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -40,6 +44,11 @@ pub fn find(context: &Context) -> Vec<Finding> {
                 faults.ports_of_tls(spec);
             }
             "ListenerSet" => faults.listeners(spec),
+            "BackendTLSPolicy" => faults.policy(spec),
+            "HTTPRoute" | "GRPCRoute" => {
+                faults.lists(spec, "spec", "spec");
+                faults.matches(spec);
+            }
             _ => {}
         }
     }
