@@ -29,7 +29,10 @@ fn of_route(context: &Context, outcome: &Outcome) -> Vec<Finding> {
 fn of_fault(context: &Context, outcome: &Outcome, fault: &Fault) -> Option<Finding> {
     let (code, remedy) = match fault.is_not_done() {
         true => (Code::NotDone, "leave it out until Culvert does it"),
-        false => (Code::Schema, "write what is expected"),
+        false => (
+            Code::Schema,
+            "do as it says; where the rule is the API's own, the API server refuses the object as it is",
+        ),
     };
     let what = format!("{}; the rule's requests are answered 500 until then", fault.error.message);
     context.finding(code, &object_of(&outcome.draft.key), fault.error.field.clone(), what, remedy)
