@@ -185,6 +185,21 @@ fn filters_of_the_other_kind_of_route_are_said_to_be_so() {
         let remedy = grpc(&format!("type: {kind}"));
         assert!(remedy.contains("only HTTPRoutes have it (type: "), "{kind}: {remedy}");
     }
+    let of_rule = |field: &str| {
+        let rules = format!("[{{{field}, {TO_CART}}}]");
+        service("shop/cart")
+            + &object("GRPCRoute", "shop/r", &format!("{{parentRefs: [{CART}], rules: {rules}}}"))
+    };
+    for field in [
+        "timeouts: {request: 1s}",
+        "retry: {attempts: 1}",
+        "filters: [{type: URLRewrite, urlRewrite: {hostname: a.example}}]",
+        "matches: [{path: {value: /a}}]",
+    ] {
+        let found = findings(&of_rule(field));
+        assert!(found.iter().all(|of| of.code == Code::InventedField), "{found:#?}");
+        assert!(found.iter().all(|of| of.remedy.starts_with("only HTTPRoutes have it")), "{found:#?}");
+    }
     assert_eq!(grpc("type: RequestMiror"), "type: RequestMirror");
     assert!(grpc("type: RequestRateLimit").contains("limits.requests"));
     let http = |kind: &str| one(&at_cart(&format!("{{filters: [{{type: {kind}}}], {TO_CART}}}"))).remedy;

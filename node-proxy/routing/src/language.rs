@@ -142,6 +142,7 @@ fn covers_nothing_of(table: &Table, all: &Table) -> Option<bool> {
 /// has no more values for is not followed.
 fn is_empty<const N: usize>(tables: [&Table; N], wanted: impl Fn([bool; N]) -> bool) -> Option<bool> {
     let start = tables.map(|table| table.start);
+    let bytes = representatives(tables);
     let mut seen = HashSet::from([start]);
     let mut waiting = vec![start];
     while let Some(states) = waiting.pop() {
@@ -149,7 +150,7 @@ fn is_empty<const N: usize>(tables: [&Table; N], wanted: impl Fn([bool; N]) -> b
         if wanted(ends) {
             return Some(false);
         }
-        for byte in 0..=u8::MAX {
+        for &byte in &bytes {
             let next: [StateID; N] =
                 std::array::from_fn(|index| tables[index].dfa.next_state(states[index], byte));
             if !tables[0].dfa.is_dead_state(next[0]) && seen.insert(next) {
@@ -161,6 +162,13 @@ fn is_empty<const N: usize>(tables: [&Table; N], wanted: impl Fn([bool; N]) -> b
         }
     }
     Some(true)
+}
+
+/// One byte of all those that none of the tables tells apart.
+fn representatives<const N: usize>(tables: [&Table; N]) -> Vec<u8> {
+    let mut seen = HashSet::new();
+    let is_first = |byte: &u8| seen.insert(tables.map(|table| table.dfa.byte_classes().get(*byte)));
+    (0..=u8::MAX).filter(is_first).collect()
 }
 
 /// What values are made of for people: letters first.

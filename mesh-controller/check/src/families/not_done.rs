@@ -30,7 +30,10 @@ fn of_route(context: &Context, outcome: &Outcome) -> Vec<Finding> {
 fn of_fault(context: &Context, outcome: &Outcome, fault: &Fault) -> Option<Finding> {
     let (code, remedy) = match fault.is_not_done() {
         true => (Code::NotDone, "leave it out until Culvert does it"),
-        false => (Code::Schema, "write what is expected"),
+        false => (
+            Code::Schema,
+            "do as it says; where the rule is the API's own, the API server refuses the object as it is",
+        ),
     };
     let comes_of_it = match outcome.draft.key.kind.carries() {
         Carries::Requests => "the rule's requests are answered 500",

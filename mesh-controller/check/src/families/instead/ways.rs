@@ -27,18 +27,20 @@ const EJECTION: &str =
     "failing endpoints are passed over without a word; the settings ejection.* say when (docs/settings.md)";
 const BALANCING: &str = "endpoints are chosen by latency and load without a word; the Service's trafficDistribution prefers near ones, \
                          rules[].sessionPersistence the same one";
-const RETRY: &str = "rules[].retry with attempts, codes and backoff";
+const RETRY: &str = "an HTTPRoute's rules[].retry with attempts, codes and backoff";
 const RETRY_BUDGET: &str =
     "an XBackendTrafficPolicy with retryConstraint.budget, for all who call the Service";
-const TIMEOUT: &str = "rules[].timeouts with request (of all tries) and backendRequest (of one)";
+const TIMEOUT: &str =
+    "an HTTPRoute's rules[].timeouts with request (of all tries) and backendRequest (of one)";
+const ONLY_HTTP: &str = "only HTTPRoutes have it: write the route as an HTTPRoute, whose path for a method of gRPC is /SERVICE/METHOD";
 const PATH_MATCH: &str = "matches[].path with type: PathPrefix (or Exact, RegularExpression) and value";
 const NO_OPTIONS: &str = "take it away: only a listener's tls has options, and Culvert knows none";
 
 /// A field: kinds it is written in (empty: any route), what its path ends with, items without their numbers, and the real way.
-pub(super) struct Instead {
-    pub(super) kinds: &'static [&'static str],
-    pub(super) path: &'static str,
-    pub(super) way: &'static str,
+struct Instead {
+    kinds: &'static [&'static str],
+    path: &'static str,
+    way: &'static str,
 }
 
 const fn route(path: &'static str, way: &'static str) -> Instead {
@@ -49,8 +51,20 @@ const fn gateway(path: &'static str, way: &'static str) -> Instead {
     Instead { kinds: &["Gateway", "ListenerSet"], path, way }
 }
 
+const fn grpc(path: &'static str) -> Instead {
+    Instead { kinds: &["GRPCRoute"], path, way: ONLY_HTTP }
+}
+
 /// Fields at one place.
-pub(super) const FIELDS: &[Instead] = &[
+const FIELDS: &[Instead] = &[
+    grpc("spec.rules[].timeouts"),
+    grpc("spec.rules[].retry"),
+    grpc("filters[].cors"),
+    grpc("filters[].externalAuth"),
+    grpc("filters[].requestRedirect"),
+    grpc("filters[].urlRewrite"),
+    grpc("matches[].path"),
+    grpc("matches[].queryParams"),
     route("spec.rules[].retries", RETRY),
     route("spec.rules[].retryPolicy", RETRY),
     route("spec.retry", RETRY),
