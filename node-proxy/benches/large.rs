@@ -64,6 +64,7 @@ fn service() -> Arc<Service> {
         client_ip_affinity: None,
         traffic_distribution: None,
         retry_budget: Default::default(),
+        session: None,
     })
 }
 
