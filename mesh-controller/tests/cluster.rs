@@ -21,7 +21,6 @@ use culvert_kubernetes::lease::{self, Election};
 use culvert_kubernetes::source::CurrentStatuses;
 use culvert_kubernetes::{Interest, Purpose, Server, Source, client};
 use culvert_objects::{Kind, ObjectKey};
-use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
@@ -387,54 +386,4 @@ async fn a_status_over_a_version_that_is_past_is_written_over_the_newest() {
     assert_eq!(route["status"]["parents"].as_array().unwrap().len(), 2, "{route:#}");
     let again = statuses.write(&key, Some(&wanted)).await;
     assert!(matches!(again, Ok(StatusResult::Unchanged)), "what is equal is not written again");
-}
-
-/// Prints the memory of a controller with many objects.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes, and asserts little; run it by name"]
-async fn memory_with_five_thousand_pods_and_routes() {
-    const MANY: usize = 5_000;
-    let server = ApiServer::start().await;
-    prepare(&server).await;
-    let client = server.client().await;
-    let pods: kube::Api<kube::api::DynamicObject> = server.named("v1", "Pod", "shop").await;
-    let routes = server.named(GATEWAY_API, "HTTPRoute", "shop").await;
-    let container = json!({"name": "c", "image": "registry.example.com/shop/cart:1.2.3",
-        "env": (0..20).map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "some value"})).collect::<Vec<_>>(),
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 80}}, "ports": [{"containerPort": 80}]});
-    let spec = json!({"nodeName": "one", "containers": [container]});
-    let rules = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "cart", "port": 80}],
-        "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/x"}}], "backendRefs": [{"name": "cart", "port": 80}]}]});
-    let made = stream::iter(0..MANY).map(|n| {
-        let (pods, routes) = (pods.clone(), routes.clone());
-        let object = |version: &str, kind: &str, spec: &Value| {
-            serde_json::from_value(json!({"apiVersion": version, "kind": kind, "spec": spec,
-                "metadata": {"name": format!("n{n}"), "namespace": "shop", "labels": {"app": "cart"}}}))
-        };
-        let (pod, route) =
-            (object("v1", "Pod", &spec).unwrap(), object(GATEWAY_API, "HTTPRoute", &rules).unwrap());
-        async move {
-            pods.create(&Default::default(), &pod).await.unwrap();
-            routes.create(&Default::default(), &route).await.unwrap();
-        }
-    });
-    made.buffer_unordered(32).collect::<Vec<()>>().await;
-    drop(client);
-    let began = std::time::Instant::now();
-    let replica = Replica::start(&server, "only").await;
-    replica.has_objects().await;
-    println!("read and translated within {:?}", began.elapsed());
-    let (mut before, all) = (0, 2 * MANY as u64);
-    while replica.written() < all {
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        let written = replica.written();
-        println!("{written} statuses written after {:?}", began.elapsed());
-        assert!(written > before, "no more statuses are written");
-        before = written;
-    }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", replica.child.id())).unwrap();
-    let memory: Vec<&str> =
-        status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")).collect();
-    println!("all statuses written within {:?}; {memory:?}", began.elapsed());
-    assert!(!memory.is_empty());
 }

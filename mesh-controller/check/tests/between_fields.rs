@@ -1,4 +1,4 @@
-//! What the API server's rules between fields forbid, beside those of Gateways (`findings.rs`).
+//! What the API server's rules between fields forbid.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers outside test functions are tests too")]
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{CART, TO_CART, at_cart, findings, object, service};
+use common::{CART, TO_CART, at_cart, findings, object, service, told};
 use culvert_check::Code;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -181,4 +181,67 @@ fn collect(schema: &Value, path: &mut Vec<String>, lists: &mut BTreeSet<(Vec<Str
         collect(of, path, lists);
         path.pop();
     }
+}
+
+fn gateway(spec: &str) -> String {
+    object("Gateway", "shop/edge", &format!("{{gatewayClassName: culvert, {spec}}}"))
+}
+
+#[test]
+fn what_the_rules_between_fields_of_a_gateway_forbid_is_told_where_it_stands() {
+    let http = "{name: a, port: 80, protocol: HTTP}";
+    let with = |listener: &str| gateway(&format!("listeners: [{http}, {listener}]"));
+    let addresses = |all: &str| gateway(&format!("listeners: [{http}], addresses: [{all}]"));
+    let keys = |field: &str, key: &str| {
+        gateway(&format!("listeners: [{http}], infrastructure: {{{field}: {{{key}: b}}}}"))
+    };
+    let long = format!("{}.example/a", "a".repeat(253));
+    let per_port = |second: u16| {
+        gateway(&format!(
+            "listeners: [{http}], tls: {{frontend: {{default: {{}}, perPort: [{{port: 443, tls: {{}}}}, {{port: {second}, tls: {{}}}}]}}}}"
+        ))
+    };
+    let certificate = "certificateRefs: [{name: c}]";
+    let https = |tls: &str| with(&format!("{{name: b, port: 443, protocol: HTTPS, tls: {{{tls}}}}}"));
+    let tls = |tls: &str| with(&format!("{{name: b, port: 443, protocol: TLS{tls}}}"));
+    let cases = [
+        (with("{name: a, port: 81, protocol: HTTP}"), Some("spec.listeners[1].name")),
+        (with("{name: b, port: 81, protocol: HTTP}"), None),
+        (with("{name: b, port: 80, protocol: HTTP}"), Some("spec.listeners[1]")),
+        (with("{name: b, port: 80, protocol: HTTP, hostname: a.example}"), None),
+        (
+            with("{name: b, port: 81, protocol: HTTP, tls: {mode: Passthrough}}"),
+            Some("spec.listeners[1].tls"),
+        ),
+        (with("{name: b, port: 90, protocol: TCP, hostname: a.example}"), Some("spec.listeners[1].hostname")),
+        (with("{name: b, port: 90, protocol: TCP}"), None),
+        (https("mode: Passthrough"), Some("spec.listeners[1].tls.mode")),
+        (https(certificate), None),
+        (https(""), Some("spec.listeners[1].tls.certificateRefs")),
+        (https("mode: Terminate, options: {example.com/a: b}"), None),
+        (tls(""), Some("spec.listeners[1].tls")),
+        (tls(", tls: {mode: Passthrough}"), None),
+        (addresses("{value: 10.0.0.1}, {type: IPAddress, value: 10.0.0.1}"), Some("spec.addresses[1].value")),
+        (addresses("{value: 10.0.0.1}, {value: 10.0.0.2}"), None),
+        (
+            addresses("{type: Hostname, value: a.example}, {type: Hostname, value: a.example}"),
+            Some("spec.addresses[1].value"),
+        ),
+        (addresses("{type: Hostname, value: a_b}"), Some("spec.addresses[0].value")),
+        (addresses("{type: Hostname, value: '*.a.example'}"), None),
+        (keys("labels", "a b"), Some("spec.infrastructure.labels")),
+        (keys("labels", "example.com/a"), None),
+        (keys("annotations", &long), Some("spec.infrastructure.annotations")),
+        (per_port(443), Some("spec.tls.frontend.perPort[1].port")),
+        (per_port(8443), None),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(forbidden(&text), expected.into_iter().collect::<Vec<_>>(), "{text}");
+    }
+    let set = object(
+        "ListenerSet",
+        "shop/more",
+        "{parentRef: {name: edge}, listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 81, protocol: HTTP}]}",
+    );
+    assert!(told(&set).contains(&"CV102 spec.listeners[1].name".to_owned()), "{:?}", told(&set));
 }

@@ -127,7 +127,8 @@ settings! {
 
     /// Whether endpoints that fail are passed over by the pod's node ([routing.md](routing.md#endpoints-that-fail)).
     ejection: Switch = Switch::Enabled, "ejection.mode", "ejection";
-    /// Requests in a row that an endpoint must fail, or connections in a row that it must reset, to be ejected.
+    /// Requests in a row that an endpoint must fail, or connections in a row that it must reset, to be ejected. Of requests two fifths are
+    /// enough, and two at least, when the first failed half a second ago or more.
     ejection_failures: Count = Count(5), "ejection.failures", "ejection-failures";
     /// Attempts in a row to connect that must fail for an endpoint to be ejected. What could not connect is tried elsewhere.
     ejection_connect_failures: Count = Count(1), "ejection.connectFailures", "ejection-connect-failures";

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, SOON};
 use crate::web::{Wire, attach, backend, filtered, prefix, rule, three_servers};
 
 macro_rules! cases {
@@ -30,9 +30,6 @@ cases![
     mirrors_of_a_backend_are_for_its_requests,
     preflights_are_answered_and_responses_say_who_may_read_them,
 ];
-
-/// Far longer than anything here takes.
-const SOON: Duration = Duration::from_secs(30);
 
 pub async fn until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + SOON;

@@ -26,9 +26,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::mesh::Mesh;
-
-const SOON: Duration = Duration::from_secs(5);
+use crate::mesh::{Mesh, SOON};
 
 /// A server under a name. What it does depends on the path:
 ///
@@ -274,7 +272,7 @@ impl Wire {
 
     async fn more(&mut self) -> bool {
         let mut bytes = vec![0; 16384];
-        match timeout(Duration::from_secs(15), self.stream.read(&mut bytes)).await.expect("in time") {
+        match timeout(SOON, self.stream.read(&mut bytes)).await.expect("in time") {
             Ok(0) | Err(_) => false,
             Ok(length) => {
                 self.read.extend_from_slice(&bytes[..length]);
@@ -287,7 +285,7 @@ impl Wire {
     pub async fn rest(&mut self) -> (String, bool) {
         let mut bytes = vec![0; 16384];
         loop {
-            match timeout(Duration::from_secs(15), self.stream.read(&mut bytes)).await.expect("in time") {
+            match timeout(SOON, self.stream.read(&mut bytes)).await.expect("in time") {
                 Ok(0) => return (String::from_utf8_lossy(&self.read).into_owned(), true),
                 Ok(length) => self.read.extend_from_slice(&bytes[..length]),
                 Err(_) => return (String::from_utf8_lossy(&self.read).into_owned(), false),
