@@ -1,13 +1,21 @@
-//! Measures a whole translation: `cargo run --release -p culvert-controller --example translate [PODS [SERVICES [ROUTES]]]`.
+//! Measures a whole translation: `cargo run --release -p culvert-controller --example translate [PODS [SERVICES [ROUTES [ROUNDS]]]]`.
 //! Asserts what it measures: every pod is an endpoint of one Service, and every route, of ten rules, is
-//! accepted at its Service. The first round starts from nothing, the others after an edit of one route.
+//! accepted at its Service. The first round starts from nothing, the others after an edit of one route, in the even ones of one
+//! Service's endpoints, too.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use culvert_controller::translate::{Environment, Memory, translate_again, workloads};
+use anyhow::Context as _;
+use culvert_controller::translate::{Environment, Memory, translate_again, workloads_again};
 use culvert_objects::mesh_config::LastGood;
-use culvert_objects::{Object, Objects};
+use culvert_objects::{Kind, Object, Objects};
+use mimalloc::MiMalloc;
 use serde_json::json;
+
+// As in the program.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn object(value: serde_json::Value) -> anyhow::Result<Object> {
     Ok(serde_json::from_value(value)?)
@@ -71,18 +79,24 @@ fn main() -> anyhow::Result<()> {
     let pods = numbers.next().transpose()?.unwrap_or(10_000);
     let services = numbers.next().transpose()?.unwrap_or(1_000);
     let routes = numbers.next().transpose()?.unwrap_or(5_000);
+    let rounds = numbers.next().transpose()?.unwrap_or(5);
     let mut objects = cluster(pods, services, routes)?;
     let environment = Environment { cluster: "c".into(), network: "n".into(), ..Default::default() };
     let last = LastGood::default();
     let mut memory = Memory::default();
-    for round in 1..=5 {
+    for round in 1..=rounds {
         if routes > 0 {
-            objects.insert(std::sync::Arc::new(object(route(round % routes, services))?));
+            objects.insert(Arc::new(object(route(round % routes, services))?));
+        }
+        if round % 2 == 0 {
+            let slice = objects.find(Kind::EndpointSlice, "shop", "s0").context("a slice")?;
+            objects.insert(Arc::new((**slice).clone()));
         }
         let started = Instant::now();
-        let translation = translate_again(&objects, &environment, &last, &mut memory);
+        let translation = translate_again(&objects, &environment, &last, &mut memory.routes);
         let of_mesh = started.elapsed();
-        let made = workloads(&objects, &environment, &translation.in_force, &last);
+        let known = &mut memory.workloads;
+        let made = workloads_again(&objects, &environment, &translation.in_force, &last, known);
         let all = started.elapsed();
         let members = made.facts.values().filter(|facts| facts.workload.memberships.len() == 1).count();
         anyhow::ensure!(members == pods && translation.services.len() == services);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use culvert_controller::render;
 use culvert_controller::translate::{
     Environment, Memory, Reported, Statuses, default_settings, translate, translate_again, workloads,
+    workloads_again,
 };
 use culvert_objects::mesh_config::LastGood;
 use culvert_objects::{Objects, manifest};
@@ -72,7 +73,7 @@ fn output(input: &str, file: &Path) -> String {
         insert(&mut all, "workloads", facts.collect());
         let mut of_mesh = translation.statuses;
         for (key, facts) in &translation.gateways {
-            facts.complete(of_mesh.get_mut(key).unwrap(), |_| Reported::Nothing);
+            facts.complete(std::sync::Arc::make_mut(of_mesh.get_mut(key).unwrap()), |_| Reported::Nothing);
         }
         insert(&mut all, "statuses", statuses(&of_mesh, &made.statuses));
         for object in &translation.wanted {
@@ -82,7 +83,7 @@ fn output(input: &str, file: &Path) -> String {
         insert(&mut all, "wanted", wanted.map(|object| (object.key().to_string(), json!(object))).collect());
         output = all.into();
         mesh_last = translation.in_force.last_good().clone();
-        pods_last = made.last_good;
+        pods_last = made.last_good.clone();
     }
     serde_yaml_ng::to_string(&output).unwrap()
 }
@@ -140,7 +141,7 @@ fn what_is_remembered_of_earlier_passes_changes_nothing() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let environment = environment();
     let last = LastGood::default();
-    let mut compared = 0;
+    let (mut compared, mut workloads_compared) = (0, 0);
     for file in manifest::files_below(&directory).unwrap() {
         let text = std::fs::read_to_string(&file).unwrap();
         let (input, _) = text.split_once(OUTPUT).unwrap();
@@ -153,14 +154,25 @@ fn what_is_remembered_of_earlier_passes_changes_nothing() {
             fewer
         });
         for objects in without.flat_map(|fewer| [all.clone(), fewer]) {
-            let remembered = translate_again(&objects, &environment, &last, &mut memory);
+            let remembered = translate_again(&objects, &environment, &last, &mut memory.routes);
             let fresh = translate(&objects, &environment, &last);
+            let in_force = &fresh.in_force;
+            let made = workloads_again(&objects, &environment, in_force, &last, &mut memory.workloads);
+            let made_fresh = workloads(&objects, &environment, in_force, &last);
+            assert_eq!(
+                (&made.facts, &made.statuses),
+                (&made_fresh.facts, &made_fresh.statuses),
+                "{}",
+                file.display()
+            );
+            assert_eq!(made.last_good, made_fresh.last_good, "{}", file.display());
+            workloads_compared += made.facts.len();
             assert_eq!(remembered.routes, fresh.routes, "{}", file.display());
             assert_eq!(remembered.statuses, fresh.statuses, "{}", file.display());
             compared += remembered.routes.len();
         }
     }
-    assert!(compared > 100, "{compared}");
+    assert!(compared > 100 && workloads_compared > 100, "{compared} {workloads_compared}");
 }
 
 #[test]

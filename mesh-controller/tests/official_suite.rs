@@ -7,6 +7,7 @@
 mod suite;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use culvert_controller::status::DesiredCondition;
 use culvert_controller::translate::{Environment, Reported, Translation, translate};
@@ -63,7 +64,7 @@ fn settled(objects: Vec<Object>) -> Translation {
     }
     let mut translation = translate(&settled, &environment, &LastGood::default());
     for (key, facts) in &translation.gateways {
-        facts.complete(translation.statuses.get_mut(key).unwrap(), |_| Reported::Open);
+        facts.complete(Arc::make_mut(translation.statuses.get_mut(key).unwrap()), |_| Reported::Open);
     }
     translation
 }

@@ -1,6 +1,8 @@
 //! The directory source: manifests below a directory, followed as they change. One bad file is reported and skipped;
 //! its last good version stays.
 
+mod news;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,18 +13,17 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::manifest::{self, Manifest, ManifestError, Skipped};
 use crate::object::{Object, ObjectKey};
 use crate::objects::Objects;
+use news::{Look, News};
 
-/// Changes that follow each other this closely are read together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// A directory that never rests is read at least this often.
-const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
 /// Everything is looked at this often, whatever the kernel's notifications said.
-const RESCAN: Duration = Duration::from_secs(5);
+const RESCAN: Duration = Duration::from_secs(30);
+/// The same where there are no notifications.
+const RESCAN_UNTOLD: Duration = Duration::from_secs(5);
 
 /// A directory that is being followed, until it is dropped.
 pub struct Directory {
@@ -38,13 +39,10 @@ impl Directory {
     pub async fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
         // Watched before it is read, so that no change falls between.
-        let (sender, events) = mpsc::channel(1);
-        let watcher = watch_directory(&path, sender)
-            .map_err(|error| tracing::warn!(%error, "changes are found by rescanning only"))
-            .ok();
+        let news = News::of(&path);
         let mut files = Files::new(path);
         let (mut files, objects) = tokio::task::spawn_blocking(move || {
-            files.rescan()?;
+            files.read_again(&Look::Everywhere)?;
             let objects = files.publish();
             Ok::<_, io::Error>((files, objects))
         })
@@ -52,7 +50,7 @@ impl Directory {
         .map_err(io::Error::other)??;
         files.report();
         let (publisher, objects) = watch::channel(Arc::new(objects));
-        let task = tokio::spawn(follow(files, events, watcher, publisher));
+        let task = tokio::spawn(follow(files, news, publisher));
         Ok(Self { objects, task })
     }
 
@@ -84,25 +82,18 @@ pub fn watch_directory(path: &Path, changed: mpsc::Sender<()>) -> notify::Result
     Ok(watcher)
 }
 
-async fn follow(
-    mut files: Files,
-    mut events: mpsc::Receiver<()>,
-    watcher: Option<notify::RecommendedWatcher>,
-    publisher: watch::Sender<Arc<Objects>>,
-) {
-    // Without a watch there are no events to come; the sender lives in the watcher.
-    let mut notified = watcher.is_some();
+async fn follow(mut files: Files, news: News, publisher: watch::Sender<Arc<Objects>>) {
+    let every = if news.is_told() { RESCAN } else { RESCAN_UNTOLD };
+    let mut rescan = tokio::time::interval_at(Instant::now() + every, every);
+    rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            event = events.recv(), if notified => match event {
-                Some(()) => debounce(&mut events).await,
-                None => notified = false,
-            },
-            () = tokio::time::sleep(RESCAN) => {}
+        let look = tokio::select! {
+            look = news.next() => look,
+            _ = rescan.tick() => Look::Everywhere,
             () = publisher.closed() => return,
-        }
+        };
         let scanned = tokio::task::spawn_blocking(move || {
-            let changed = files.rescan();
+            let changed = files.read_again(&look);
             let objects = matches!(changed, Ok(true)).then(|| files.publish());
             (files, changed, objects)
         });
@@ -113,18 +104,8 @@ async fn follow(
             tracing::warn!(%error, directory = %files.directory.display(), "cannot list the objects; keeping what was read");
         }
         if let Some(objects) = objects {
-            files.report();
             publisher.send_replace(Arc::new(objects));
-        }
-    }
-}
-
-async fn debounce(events: &mut mpsc::Receiver<()>) {
-    let latest = Instant::now() + LONGEST_DEBOUNCE;
-    while Instant::now() < latest {
-        match tokio::time::timeout(DEBOUNCE, events.recv()).await {
-            Ok(Some(())) => {}
-            Ok(None) | Err(_) => return,
+            files.report();
         }
     }
 }
@@ -181,24 +162,32 @@ impl Files {
     }
 
     /// Reads what changed; whether anything did.
-    fn rescan(&mut self) -> io::Result<bool> {
-        let found: BTreeSet<PathBuf> = manifest::files_below(&self.directory)?.into_iter().collect();
-        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !found.contains(*path)).cloned().collect();
-        let mut changed = !gone.is_empty();
-        for path in gone {
-            self.replace(&path, None);
+    fn read_again(&mut self, look: &Look) -> io::Result<bool> {
+        match look {
+            Look::At(paths) if !paths.iter().any(|path| path.is_dir()) => Ok(self.read_changed(paths)),
+            Look::At(_) | Look::Everywhere => {
+                let found = manifest::files_below(&self.directory)?.into_iter().collect();
+                let is_gone = |path: &&PathBuf| !BTreeSet::contains(&found, *path);
+                let gone: Vec<PathBuf> = self.files.keys().filter(is_gone).cloned().collect();
+                gone.iter().for_each(|path| self.replace(path, None));
+                Ok(self.read_changed(&found) || !gone.is_empty())
+            }
         }
-        for path in found {
-            // A file that vanished since it was listed is found gone next time.
-            let Ok(stamp) = Stamp::of(&path) else { continue };
-            if self.files.get(&path).is_some_and(|file| file.stamp == stamp) {
+    }
+
+    fn read_changed(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
+        let mut changed = false;
+        for path in paths {
+            // A file that vanished meanwhile is found gone next time.
+            let Ok(stamp) = Stamp::of(path) else { continue };
+            if self.files.get(path).is_some_and(|file| file.stamp == stamp) {
                 continue;
             }
-            let file = self.read(&path, stamp);
-            self.replace(&path, Some(file));
+            let file = self.read(path, stamp);
+            self.replace(path, Some(file));
             changed = true;
         }
-        Ok(changed)
+        changed
     }
 
     fn read(&self, path: &Path, stamp: Stamp) -> File {

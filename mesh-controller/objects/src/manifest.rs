@@ -199,13 +199,15 @@ fn below(directory: &Path, seen: &mut BTreeSet<PathBuf>, files: &mut Vec<PathBuf
     if !seen.insert(directory.canonicalize()?) {
         return Ok(());
     }
-    let mut entries = std::fs::read_dir(directory)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort();
-    for path in entries {
-        let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.is_dir() {
+    let mut entries = std::fs::read_dir(directory)?.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        // Only of a link has the kernel to be asked where it leads.
+        let is_directory =
+            |kind: std::fs::FileType| if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
+        if !hidden && entry.file_type().is_ok_and(is_directory) {
             below(&path, seen, files)?;
         } else if is_manifest(&path) {
             files.push(path);

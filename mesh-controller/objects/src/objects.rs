@@ -69,6 +69,15 @@ impl Objects {
             .map(|(_, object)| object)
     }
 
+    /// Whether the objects of a kind are the very ones of another set. They may be equal without that.
+    pub fn shares(&self, kind: Kind, other: &Self) -> bool {
+        match (self.kinds.get(&kind), other.kinds.get(&kind)) {
+            (Some(here), Some(there)) => Arc::ptr_eq(here, there),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Every object, by kind, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.kinds.values().flat_map(|objects| objects.values())
@@ -116,5 +125,13 @@ mod tests {
         let mut fewer = all.clone();
         fewer.remove(&key("b", "1"));
         assert!(fewer.get(&key("b", "1")).is_none() && all.get(&key("b", "1")).is_some());
+
+        let mut more = all.clone();
+        more.insert(Arc::new(Object::new(ObjectKey::namespaced(Kind::Service, "a", "1"))));
+        assert!(
+            all.shares(Kind::Pod, &more)
+                && !all.shares(Kind::Service, &more)
+                && !all.shares(Kind::Pod, &fewer)
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use culvert_objects::ObjectKey;
+use culvert_objects::{Kind, ObjectKey};
 
 use crate::status::{DesiredStatus, StatusQueue};
 use crate::translate::Statuses;
@@ -21,10 +21,10 @@ impl Board {
         Self { queue, current: existing.into_iter().map(|key| (key, None)).collect() }
     }
 
-    /// Wants these and no others.
-    pub fn replace(&mut self, wanted: Statuses) {
-        let gone: Vec<ObjectKey> =
-            self.current.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+    /// Wants these and no others of some kinds.
+    pub fn replace(&mut self, wanted: Statuses, is_concerned: fn(Kind) -> bool) {
+        let is_gone = |key: &&ObjectKey| is_concerned(key.kind) && !wanted.contains_key(*key);
+        let gone: Vec<ObjectKey> = self.current.keys().filter(is_gone).cloned().collect();
         gone.iter().for_each(|key| self.put(key, None));
         for (key, status) in wanted {
             self.put(&key, Some(status));
@@ -44,16 +44,16 @@ impl Board {
     }
 
     /// What is wanted of an object.
-    pub fn wanted(&self, key: &ObjectKey) -> Option<&DesiredStatus> {
-        self.current.get(key)?.as_deref()
+    pub fn wanted(&self, key: &ObjectKey) -> Option<&Arc<DesiredStatus>> {
+        self.current.get(key)?.as_ref()
     }
 
     /// Wants one status, or none.
-    pub fn put(&mut self, key: &ObjectKey, status: Option<DesiredStatus>) {
+    pub fn put(&mut self, key: &ObjectKey, status: Option<Arc<DesiredStatus>>) {
         match status.filter(|status| !status.is_empty()) {
             Some(status) => {
-                if self.current.get(key).and_then(Option::as_deref) != Some(&status) {
-                    let status = Arc::new(status);
+                let is_same = |now: &Arc<DesiredStatus>| Arc::ptr_eq(now, &status) || *now == status;
+                if !self.current.get(key).and_then(Option::as_ref).is_some_and(is_same) {
                     self.queue.put(key.clone(), Some(status.clone()));
                     self.current.insert(key.clone(), Some(status));
                 }

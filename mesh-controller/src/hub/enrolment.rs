@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use culvert_api::mesh as pb;
 use tokio::time::Instant;
 
-use crate::translate::Facts;
+use crate::translate::FactsByUid;
 pub use entry::{Decision, Entry, Missing};
 
 /// Whose reports are heard.
@@ -66,7 +66,7 @@ impl Book {
     }
 
     /// Follows the objects: new pods, changed wishes; pods that are gone are forgotten.
-    pub fn follow(&mut self, facts: &BTreeMap<String, Facts>, now: Instant) {
+    pub fn follow(&mut self, facts: &FactsByUid, now: Instant) {
         self.pods.retain(|uid, _| facts.contains_key(uid));
         for (uid, facts) in facts {
             let Some(pod) = &facts.pod else { continue };

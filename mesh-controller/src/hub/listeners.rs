@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use culvert_api::mesh as pb;
 
-use crate::translate::{Facts, Reported};
+use crate::translate::{FactsByUid, Reported};
 
 /// What became of the listeners in each pod of a Gateway: by the uid of its workload, then by the listener's resource.
 #[derive(Debug, Default)]
@@ -21,12 +21,7 @@ enum State {
 impl Listeners {
     /// Takes a node's report. Returns whether anything is different now, and how many lines were about workloads that are not
     /// of that node or no Gateway's.
-    pub fn report(
-        &mut self,
-        node: &str,
-        report: pb::ListenerReport,
-        facts: &BTreeMap<String, Facts>,
-    ) -> (bool, usize) {
+    pub fn report(&mut self, node: &str, report: pb::ListenerReport, facts: &FactsByUid) -> (bool, usize) {
         let (mut differs, mut ignored) = (false, 0);
         for line in report.workloads {
             let workload = facts.get(&line.uid).map(|facts| &facts.workload);
@@ -61,7 +56,7 @@ impl Listeners {
     }
 
     /// Forgets workloads that are gone.
-    pub fn follow(&mut self, facts: &BTreeMap<String, Facts>) {
+    pub fn follow(&mut self, facts: &FactsByUid) {
         self.workloads
             .retain(|uid, _| facts.get(uid).is_some_and(|facts| !facts.workload.gateway.is_empty()));
     }
@@ -82,8 +77,9 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate::Facts;
 
-    fn facts(uids: &[(&str, &str, &str)]) -> BTreeMap<String, Facts> {
+    fn facts(uids: &[(&str, &str, &str)]) -> FactsByUid {
         let of = |(uid, node, gateway): &(&str, &str, &str)| {
             let workload = pb::Workload {
                 uid: (*uid).to_owned(),
@@ -91,7 +87,7 @@ mod tests {
                 gateway: (*gateway).to_owned(),
                 ..Default::default()
             };
-            ((*uid).to_owned(), Facts { workload, pod: None })
+            ((*uid).to_owned(), Facts { workload, pod: None }.into())
         };
         uids.iter().map(of).collect()
     }

@@ -223,8 +223,9 @@ impl Hub {
         // Off the runtime: at ten thousand pods this takes longer than a heartbeat may wait.
         let made = tokio::task::spawn_blocking(move || {
             let (mesh, pods) = &*last;
-            let translation = translate::translate_again(&objects, &environment, mesh, &mut memory);
-            let workloads = translate::workloads(&objects, &environment, &translation.in_force, pods);
+            let translation = translate::translate_again(&objects, &environment, mesh, &mut memory.routes);
+            let (in_force, known) = (&translation.in_force, &mut memory.workloads);
+            let workloads = translate::workloads_again(&objects, &environment, in_force, pods, known);
             (translation, workloads, memory)
         });
         // Only a panic stops it; what was published before stays in force.
@@ -253,7 +254,7 @@ impl Hub {
         self.state().follow_session_keys(keys);
     }
 
-    fn put_in_force(&mut self, mut translation: Translation, workloads: Workloads) {
+    fn put_in_force(&mut self, mut translation: Translation, workloads: Arc<Workloads>) {
         translation.mesh.session_keys.clone_from(&self.session_keys.borrow_and_update());
         self.last_good = Arc::new((translation.in_force.last_good().clone(), workloads.last_good.clone()));
         self.trust_domain.send_if_modified(|current| {

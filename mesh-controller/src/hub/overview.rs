@@ -69,7 +69,7 @@ impl Overview {
             "services": state.services.len(),
             "listeners": state.listener_resources.len(),
             "routes": state.routes.len(),
-            "workloads": state.facts.len(),
+            "workloads": state.workloads.facts.len(),
             "streams": state.streams.values().map(stream).collect::<Vec<_>>(),
             "pods": pods.collect::<Vec<_>>(),
         })

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::enrolment::Book;
 use super::listeners::Listeners;
-use crate::translate::Facts;
+use crate::translate::FactsByUid;
 
 /// Workloads in one message: far below the largest message there is.
 const PAGE: usize = 2_000;
@@ -70,7 +70,7 @@ pub fn standing(
     nodes: &BTreeSet<String>,
     book: &Book,
     listeners: &Listeners,
-    facts: &BTreeMap<String, Facts>,
+    facts: &FactsByUid,
 ) -> Vec<pb::NodeReport> {
     let mut all: BTreeMap<&str, pb::NodeReport> = BTreeMap::new();
     for (_, entry) in book.iter().filter(|(_, entry)| nodes.contains(&entry.node)) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use culvert_api::mesh as pb;
-use culvert_objects::ObjectKey;
+use culvert_objects::{Kind, ObjectKey};
 use pb::resource::Body;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub struct State {
     pub(super) listener_resources: BTreeMap<String, pb::Listener>,
     pub(super) routes: BTreeMap<String, Arc<pb::Route>>,
     namespaces: BTreeMap<String, pb::Namespace>,
-    pub(super) facts: BTreeMap<String, Facts>,
+    pub(super) workloads: Arc<Workloads>,
     /// Workloads as they were last put in the builder.
     told: BTreeMap<String, Told>,
     pub(super) book: Book,
@@ -45,8 +45,6 @@ pub struct State {
     gateways: BTreeMap<ObjectKey, GatewayFacts>,
     /// Of Gateways, without what proxies report.
     gateway_statuses: Statuses,
-    /// Of pods, without enrolment.
-    pod_statuses: Statuses,
     /// Of routes that a proxy refuses, without that.
     refused_routes: Statuses,
     /// Streams that wait for the next snapshot to be published.
@@ -77,7 +75,7 @@ impl State {
             listener_resources: BTreeMap::new(),
             routes: BTreeMap::new(),
             namespaces: BTreeMap::new(),
-            facts: BTreeMap::new(),
+            workloads: Arc::default(),
             told: BTreeMap::new(),
             book: Book::default(),
             listeners: Listeners::default(),
@@ -90,46 +88,53 @@ impl State {
             board: Board::new(queue, existing),
             gateways: BTreeMap::new(),
             gateway_statuses: Statuses::new(),
-            pod_statuses: Statuses::new(),
             refused_routes: Statuses::new(),
             waiting: Vec::new(),
             metrics,
         }
     }
 
-    /// Takes over a new translation.
-    pub fn follow(&mut self, translation: Translation, workloads: Workloads, now: Instant) {
+    /// Takes over a new translation. `workloads` may be the very same as before, and cost nothing then.
+    pub fn follow(&mut self, translation: Translation, workloads: Arc<Workloads>, now: Instant) {
         self.follow_mesh(translation.mesh);
         self.follow_shared(translation.services, translation.listeners, translation.routes);
         self.follow_namespaces(translation.namespaces);
-        self.book.follow(&workloads.facts, now);
-        let before = std::mem::replace(&mut self.facts, workloads.facts);
-        for uid in before.keys().filter(|uid| !self.facts.contains_key(*uid)) {
-            withdraw(&mut self.builder, uid, self.told.remove(uid));
+        if !Arc::ptr_eq(&self.workloads, &workloads) {
+            self.follow_workloads(workloads, now);
         }
-        let differs = |(uid, facts): (&String, &Facts)| {
-            let told = self.told.get(uid).map(|told| told.decision);
-            let decided = self.book.get(uid).map(|entry| entry.decision());
-            (before.get(uid) != Some(facts) || told != Some(decided)).then(|| uid.clone())
-        };
-        let touched: Touched = self.facts.iter().filter_map(differs).collect();
-        touched.iter().for_each(|uid| self.tell(uid));
-        self.listeners.follow(&self.facts);
-        self.refused_elsewhere.follow(&self.facts);
-        self.pod_statuses = workloads.statuses;
         let mut wanted = translation.statuses;
         self.gateways = translation.gateways;
         let of_gateway = |key: &ObjectKey| Some((key.clone(), wanted.get(key)?.clone()));
         self.gateway_statuses = self.gateways.keys().filter_map(of_gateway).collect();
         wanted.extend(self.gateway_statuses());
-        wanted.extend(self.pod_statuses.clone());
+        self.refused_routes = self.add_refusals(&mut wanted);
+        self.board.replace(wanted, |kind| kind != Kind::Pod);
+    }
+
+    fn follow_workloads(&mut self, workloads: Arc<Workloads>, now: Instant) {
+        self.book.follow(&workloads.facts, now);
+        let before = std::mem::replace(&mut self.workloads, workloads);
+        for uid in before.facts.keys().filter(|uid| !self.workloads.facts.contains_key(*uid)) {
+            withdraw(&mut self.builder, uid, self.told.remove(uid));
+        }
+        let differs = |(uid, facts): (&String, &Arc<Facts>)| {
+            let told = self.told.get(uid).map(|told| told.decision);
+            let decided = self.book.get(uid).map(|entry| entry.decision());
+            let known =
+                before.facts.get(uid).is_some_and(|before| Arc::ptr_eq(before, facts) || before == facts);
+            (!known || told != Some(decided)).then(|| uid.clone())
+        };
+        let touched: Touched = self.workloads.facts.iter().filter_map(differs).collect();
+        touched.iter().for_each(|uid| self.tell(uid));
+        self.listeners.follow(&self.workloads.facts);
+        self.refused_elsewhere.follow(&self.workloads.facts);
+        let mut wanted = self.workloads.statuses.clone();
         for (uid, entry) in self.book.iter() {
-            if let Some(status) = pod_key(&self.facts, uid).and_then(|key| wanted.get_mut(key)) {
-                pod_status::add_enrolment(status, entry);
+            if let Some(status) = self.pod_key(uid).and_then(|key| wanted.get_mut(key)) {
+                pod_status::add_enrolment(Arc::make_mut(status), entry);
             }
         }
-        self.refused_routes = self.add_refusals(&mut wanted);
-        self.board.replace(wanted);
+        self.board.replace(wanted, |kind| kind == Kind::Pod);
     }
 
     fn follow_shared(
@@ -157,10 +162,10 @@ impl State {
 
     /// With what proxies report.
     fn gateway_statuses(&self) -> Statuses {
-        let complete = |(key, status): (&ObjectKey, &DesiredStatus)| {
+        let complete = |(key, status): (&ObjectKey, &Arc<DesiredStatus>)| {
             let mut status = status.clone();
             if let Some(facts) = self.gateways.get(key) {
-                facts.complete(&mut status, |listener| self.listeners.of(listener));
+                facts.complete(Arc::make_mut(&mut status), |listener| self.listeners.of(listener));
             }
             (key.clone(), status)
         };
@@ -186,7 +191,7 @@ impl State {
     /// Puts a workload in the builder as it is now: whole to its own node, the public part of it to everybody once it has
     /// an address.
     fn tell(&mut self, uid: &str) {
-        let Some(facts) = self.facts.get(uid) else { return };
+        let Some(facts) = self.workloads.facts.get(uid) else { return };
         let decision = self.book.get(uid).map(|entry| entry.decision());
         let key = Key::workload(uid);
         let node = facts.workload.node.clone();
@@ -222,10 +227,10 @@ impl State {
         }
         let Some(entry) = self.book.get(uid) else { return };
         if let Some((key, status)) =
-            pod_key(&self.facts, uid).and_then(|key| self.pod_statuses.get_key_value(key))
+            self.pod_key(uid).and_then(|key| self.workloads.statuses.get_key_value(key))
         {
             let mut status = status.clone();
-            pod_status::add_enrolment(&mut status, entry);
+            pod_status::add_enrolment(Arc::make_mut(&mut status), entry);
             self.board.put(key, Some(status));
         }
     }
@@ -250,11 +255,15 @@ impl State {
     pub(super) fn troubles(&self) -> Vec<Trouble> {
         let trouble = |(uid, entry): (&String, &Entry)| {
             let missing = entry.missing()?;
-            let status = self.pod_statuses.get(pod_key(&self.facts, uid)?)?;
+            let status = self.workloads.statuses.get(self.pod_key(uid)?)?;
             let message = pod_status::condition(entry).message;
             Some(Trouble { pod: status.key.clone(), uid: status.uid.clone(), missing, message })
         };
         self.book.iter().filter_map(trouble).collect()
+    }
+
+    fn pod_key(&self, uid: &str) -> Option<&ObjectKey> {
+        self.workloads.facts.get(uid)?.pod.as_ref().map(|pod| &pod.key)
     }
 
     /// The streams that waited for what has been published now.
@@ -266,10 +275,6 @@ impl State {
     pub fn deadline(&self) -> Option<Instant> {
         self.book.deadline()
     }
-}
-
-fn pod_key<'a>(facts: &'a BTreeMap<String, Facts>, uid: &str) -> Option<&'a ObjectKey> {
-    facts.get(uid)?.pod.as_ref().map(|pod| &pod.key)
 }
 
 /// Puts the resources of one type that every node sees in the builder, where they differ from those before.

@@ -7,6 +7,7 @@ use culvert_api::mesh as pb;
 use culvert_objects::types::{Endpoint, EndpointSlice, Protocol, ServiceSpec, ServiceType};
 use culvert_objects::{Kind, Object, Objects};
 
+use super::readings::Readings;
 use super::services;
 
 /// A pod by namespace and name.
@@ -37,12 +38,12 @@ pub struct PodIndex {
 }
 
 impl Memberships {
-    pub fn of(objects: &Objects, pods: &PodIndex) -> Self {
+    pub fn of(objects: &Objects, pods: &PodIndex, slices: &mut Readings<EndpointSlice>) -> Self {
         let mut all = Self::default();
         let mut ports = ServicePorts { objects, known: HashMap::new() };
         for object in objects.of_kind(Kind::EndpointSlice) {
             if let Some(service) = object.label(EndpointSlice::SERVICE_NAME_LABEL)
-                && let Ok(slice) = object.root::<EndpointSlice>()
+                && let Some(slice) = slices.of(object, |object| object.root().ok())
                 && let Some(mappings) = ports.mappings(object.namespace(), service, &slice)
             {
                 all.add_slice(object, service, &slice, &mappings, pods);

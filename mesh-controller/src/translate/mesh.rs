@@ -21,7 +21,7 @@ use crate::status::{DesiredCondition, DesiredStatus};
 const SETTINGS_CONDITION: &str = "culvert.dev/Settings";
 
 /// The settings in force above the pods.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InForce {
     mesh_layer: Option<Layer>,
     mesh: Effective,
@@ -29,7 +29,7 @@ pub struct InForce {
     last_good: LastGood,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Namespace {
     layer: Layer,
     settings: pb::WorkloadSettings,
@@ -90,7 +90,7 @@ pub fn in_force(objects: &Objects, last: &LastGood, statuses: &mut Statuses) -> 
         last_good.remember(&layer);
         if let Some(condition) = fault(&layer).or_else(|| label_fault(namespace)) {
             let status = DesiredStatus::of(namespace).with_condition(condition);
-            statuses.insert(namespace.key(), status);
+            statuses.insert(namespace.key(), status.into());
         }
         let settings = workload_settings(&effective(mesh_layer.as_ref(), Some(&layer), None).settings);
         namespaces.insert(namespace.name().to_owned(), Namespace { layer, settings });
@@ -138,7 +138,7 @@ fn mesh_config_statuses(objects: &Objects, used: &str, layer: Option<&Layer>, st
             Some(config) => DesiredStatus::of(config),
             None => DesiredStatus::of(&Object::new(key.clone())),
         };
-        statuses.insert(key.clone(), status.with_condition(condition));
+        statuses.insert(key.clone(), status.with_condition(condition).into());
     }
 }
 

@@ -50,7 +50,7 @@ pub fn statuses(objects: &Objects, statuses: &mut Statuses) {
         });
         let names: Vec<Value> = features().into_iter().map(|name| json!({"name": name})).collect();
         status.fields.insert("supportedFeatures".to_owned(), names.into());
-        statuses.insert(object.key(), status);
+        statuses.insert(object.key(), status.into());
     }
 }
 
@@ -75,7 +75,7 @@ fn fault(spec: &XMeshSpec, objects: &Objects) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn told(manifests: &str) -> Vec<(String, DesiredStatus)> {
+    fn told(manifests: &str) -> Vec<(String, std::sync::Arc<DesiredStatus>)> {
         let read = culvert_objects::manifest::parse(manifests, std::path::Path::new("m.yaml"))
             .into_result()
             .unwrap();

@@ -10,6 +10,7 @@ mod mesh;
 mod mesh_object;
 mod namespaces;
 mod probes;
+mod readings;
 mod routes;
 mod services;
 mod traffic_policies;
@@ -30,11 +31,21 @@ use gateways::Gateways;
 pub use gateways::{GatewayFacts, Reported};
 pub use mesh::{InForce, config_name};
 pub use routes::outcomes;
-pub use routes::{Memory, add_refusals as add_route_refusals, object as route_object};
-pub use workloads::{Facts, PodFacts, Workloads, workloads};
+pub use routes::{add_refusals as add_route_refusals, object as route_object};
+pub use workloads::{Facts, FactsByUid, PodFacts, Workloads, workloads, workloads_again};
 
 /// Statuses wanted, by object.
-pub type Statuses = BTreeMap<ObjectKey, DesiredStatus>;
+pub type Statuses = BTreeMap<ObjectKey, Arc<DesiredStatus>>;
+
+/// What the passes before have made of objects that are still the same, of one environment. An empty one changes nothing but the
+/// time that a pass takes.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Of [`translate_again`].
+    pub routes: routes::Memory,
+    /// Of [`workloads_again`].
+    pub workloads: workloads::Memory,
+}
 
 /// What the controller is told about the cluster it serves.
 #[derive(Clone, Debug, Default)]
@@ -69,12 +80,12 @@ pub struct Translation {
     /// The settings in force for the mesh and per namespace; input of [`workloads`].
     pub in_force: InForce,
     /// Of every HTTPRoute and GRPCRoute at each of its parents, by kind, namespace and name.
-    pub outcomes: Vec<routes::outcomes::Outcome>,
+    pub outcomes: Vec<Arc<routes::outcomes::Outcome>>,
 }
 
 /// Translates everything but workloads. `last` holds the settings that were valid in the pass before.
 pub fn translate(objects: &Objects, environment: &Environment, last: &LastGood) -> Translation {
-    translate_again(objects, environment, last, &mut Memory::default())
+    translate_again(objects, environment, last, &mut routes::Memory::default())
 }
 
 /// As [`translate`], with what the passes before have made of objects that are still the same: the result is no other, it comes
@@ -83,7 +94,7 @@ pub fn translate_again(
     objects: &Objects,
     environment: &Environment,
     last: &LastGood,
-    memory: &mut Memory,
+    memory: &mut routes::Memory,
 ) -> Translation {
     let mut statuses = Statuses::new();
     let in_force = mesh::in_force(objects, last, &mut statuses);

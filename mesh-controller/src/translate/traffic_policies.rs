@@ -90,7 +90,7 @@ pub fn of(objects: &Objects, statuses: &mut Statuses) -> TrafficPolicies {
                 conditions: vec![condition],
             });
         }
-        statuses.insert(policy.key(), DesiredStatus::of(policy).with_ancestors(ancestors));
+        statuses.insert(policy.key(), DesiredStatus::of(policy).with_ancestors(ancestors).into());
     }
     in_force
 }

@@ -33,7 +33,8 @@ impl AtService<'_> {
 }
 
 pub fn find(context: &Context) -> Vec<Finding> {
-    let attached: Vec<AtService<'_>> = context.translation.outcomes.iter().filter_map(at_service).collect();
+    let attached: Vec<AtService<'_>> =
+        context.translation.outcomes.iter().filter_map(|outcome| at_service(outcome)).collect();
     let mut findings = without_parents(context);
     for at in &attached {
         findings.extend(hostnames(context, at));

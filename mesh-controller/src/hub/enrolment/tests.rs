@@ -2,18 +2,18 @@ use std::time::Duration;
 
 use super::entry::SPOKEN_OF_WITHIN;
 use super::*;
-use crate::translate::PodFacts;
+use crate::translate::{Facts, PodFacts};
 use culvert_objects::enrolment::{Wanted, WhyNot};
 use culvert_objects::{Kind, ObjectKey};
 use pb::Enrolment as E;
 use pb::EnrolmentPhase as P;
 use pb::Tunnel as T;
 
-fn facts(wanted: bool) -> BTreeMap<String, Facts> {
+fn facts(wanted: bool) -> FactsByUid {
     let wanted = if wanted { Wanted::Enrolled } else { Wanted::NotEnrolled(WhyNot::NotLabelled) };
     let workload = pb::Workload { uid: "w".into(), node: "n".into(), ..Default::default() };
     let pod = PodFacts { key: ObjectKey::namespaced(Kind::Pod, "a", "p"), wanted };
-    BTreeMap::from([("w".to_owned(), Facts { workload, pod: Some(pod) })])
+    BTreeMap::from([("w".to_owned(), Facts { workload, pod: Some(pod) }.into())])
 }
 
 struct Case {

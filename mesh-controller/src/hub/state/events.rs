@@ -45,7 +45,8 @@ impl State {
             }
             Event::Follower { reports } => {
                 let nodes = self.streams.values().map(|stream| stream.node.clone()).collect();
-                let mut standing = replicas::standing(&nodes, &self.book, &self.listeners, &self.facts);
+                let mut standing =
+                    replicas::standing(&nodes, &self.book, &self.listeners, &self.workloads.facts);
                 standing.extend(self.standing_refusals());
                 self.followers.add(reports, standing);
             }
@@ -112,7 +113,7 @@ impl State {
     }
 
     fn listeners_reported(&mut self, node: &str, report: pb::ListenerReport) {
-        let (differs, ignored) = self.listeners.report(node, report, &self.facts);
+        let (differs, ignored) = self.listeners.report(node, report, &self.workloads.facts);
         (0..ignored).for_each(|_| self.metrics.report_ignored());
         if differs {
             for (key, status) in self.gateway_statuses() {

@@ -1,6 +1,7 @@
 //! What node proxies refuse: those of this replica's streams, and those that other replicas serve.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_objects::ObjectKey;
@@ -8,7 +9,7 @@ use culvert_objects::ObjectKey;
 use super::{State, Stream};
 use crate::hub::StreamId;
 use crate::snapshot::Key;
-use crate::translate::{self, Facts, Statuses};
+use crate::translate::{self, FactsByUid, Statuses};
 
 /// What the node proxies of other replicas refuse: by node and by the replica that tells it, the resource and the reason.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ pub(super) struct RefusedElsewhere(BTreeMap<String, BTreeMap<String, BTreeMap<Ke
 
 impl RefusedElsewhere {
     /// Forgets nodes without a pod: nobody may be left who would take their refusals back.
-    pub fn follow(&mut self, facts: &BTreeMap<String, Facts>) {
+    pub fn follow(&mut self, facts: &FactsByUid) {
         if !self.0.is_empty() {
             let nodes: BTreeSet<&String> = facts.values().map(|facts| &facts.workload.node).collect();
             self.0.retain(|node, _| nodes.contains(node));
@@ -157,7 +158,9 @@ impl State {
         for route in routes {
             if let Some(status) = wanted.get_mut(&route) {
                 without.insert(route, status.clone());
-                translate::add_route_refusals(status, |resource| self.refusals(&Key::route(resource)));
+                translate::add_route_refusals(Arc::make_mut(status), |resource| {
+                    self.refusals(&Key::route(resource))
+                });
             }
         }
         without
@@ -169,7 +172,9 @@ impl State {
         let without = self.refused_routes.remove(&key).or_else(|| self.board.wanted(&key).cloned());
         let Some(without) = without else { return };
         let mut status = without.clone();
-        translate::add_route_refusals(&mut status, |resource| self.refusals(&Key::route(resource)));
+        translate::add_route_refusals(Arc::make_mut(&mut status), |resource| {
+            self.refusals(&Key::route(resource))
+        });
         if status != without {
             self.refused_routes.insert(key.clone(), without);
         }

@@ -62,7 +62,7 @@ pub fn ours(objects: &Objects, statuses: &mut Statuses) -> BTreeMap<String, bool
             let features: Vec<Value> = FEATURES.iter().map(|name| json!({"name": name})).collect();
             status.fields.insert("supportedFeatures".to_owned(), features.into());
         }
-        statuses.insert(object.key(), status);
+        statuses.insert(object.key(), status.into());
         classes.insert(object.name().to_owned(), is_accepted);
     }
     classes

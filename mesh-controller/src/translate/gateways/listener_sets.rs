@@ -22,7 +22,7 @@ pub fn refuse(objects: &Objects, gateways: &Gateways, statuses: &mut Statuses) {
         let status = DesiredStatus::of(object)
             .with_condition(DesiredCondition::no("Accepted", reason, message.clone()))
             .with_condition(DesiredCondition::no("Programmed", reason, message));
-        statuses.insert(object.key(), status);
+        statuses.insert(object.key(), status.into());
     }
 }
 

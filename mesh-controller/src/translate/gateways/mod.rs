@@ -70,7 +70,7 @@ impl Gateways {
         let facts = self.gateways.values().map(|gateway| {
             let (status, facts) = facts::of(gateway, objects, attached);
             let key = status.key.clone();
-            statuses.insert(key.clone(), status);
+            statuses.insert(key.clone(), status.into());
             (key, facts)
         });
         facts.collect()

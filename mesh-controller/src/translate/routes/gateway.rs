@@ -5,6 +5,7 @@
 //! listener.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use culvert_api::mesh as pb;
 use culvert_api::names::GATEWAY_CONTROLLER;
@@ -53,13 +54,13 @@ pub fn at_listeners(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
             resources: resources(&draft, claim),
         };
         said.insert(claim.index, parent);
-        pass.outcomes.push(Outcome {
+        pass.outcomes.push(Arc::new(Outcome {
             draft: draft.clone(),
             parent: Some(claim.index),
             side: Side::Gateway,
             attached: claim.attached.as_ref().map(|at| place(at)).map_err(Refusal::clone),
             in_force: in_force.clone(),
-        });
+        }));
         for (listener, hostnames) in claim.attached.iter().flatten() {
             let first = counted.insert(&listener.resource);
             if first && !facts.is_hopeless() {

@@ -8,25 +8,41 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use culvert_api::mesh as pb;
+use culvert_objects::types::{ParentKind, ParentRef};
 use culvert_objects::{Kind, Object, Objects};
 use culvert_routing::model::{Hostname, RouteKind};
 use pb::route::Parent;
 
 use super::compile::{Compiled, compile};
 use super::emit;
+use super::mesh::AtServices;
 use super::normalize::reader::Fault;
-use super::normalize::{Draft, DraftRule, normalize};
+use super::normalize::{self, Draft, DraftRule, normalize};
 use super::policies::Policies;
 use super::resolve::{Resolver, Side, Unresolved};
+use crate::status::DesiredStatus;
 
 /// From one pass to the next. An empty one changes nothing but the time that the pass takes.
 #[derive(Debug, Default)]
 pub struct Memory {
     routes: HashMap<usize, Entry>,
     pub(super) policies: Arc<Policies>,
+    /// Those of the last pass.
+    objects: Objects,
 }
 
 impl Memory {
+    /// Begins a pass. Returns what the passes before have left, and whether Services and policies are as they were: then a route
+    /// that has not changed itself comes to something else at Services only by what other routes take.
+    pub(super) fn begin(&mut self, objects: &Objects, policies: Policies) -> (Self, Surroundings) {
+        let before = std::mem::take(self);
+        let same_policies = *before.policies == policies;
+        self.policies = if same_policies { before.policies.clone() } else { Arc::new(policies) };
+        self.objects = objects.clone();
+        let same = same_policies && objects.shares(Kind::Service, &before.objects);
+        (before, if same { Surroundings::Same } else { Surroundings::Changed })
+    }
+
     /// What is remembered of a route; made when it is new.
     pub(super) fn take(&mut self, object: &Arc<Object>, kind: RouteKind) -> Entry {
         // The entry holds the object, so that no other can have its address meanwhile.
@@ -36,6 +52,20 @@ impl Memory {
     pub(super) fn keep(&mut self, entry: Entry) {
         self.routes.insert(address(&entry.object), entry);
     }
+}
+
+/// What routes refer to, since the pass before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surroundings {
+    Same,
+    Changed,
+}
+
+/// A route of which everything is said by its Services.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub at: AtServices,
+    pub status: Arc<DesiredStatus>,
 }
 
 fn address(object: &Arc<Object>) -> usize {
@@ -51,6 +81,7 @@ pub struct Entry {
     references: Vec<(String, String)>,
     sides: HashMap<Side, Resolved>,
     emitted: HashMap<String, Emitted>,
+    pub(super) settled: Option<Arc<Settled>>,
 }
 
 /// A route with its backends followed, as it is in force at parents of one side.
@@ -94,7 +125,17 @@ impl Entry {
             references: references.into_iter().collect(),
             sides: HashMap::new(),
             emitted: HashMap::new(),
+            settled: None,
         }
+    }
+
+    /// Whether nothing but Services is meant by its parentRefs, also where they cannot be read.
+    pub(super) fn has_only_services(&self) -> bool {
+        let of_service = |parent: &normalize::Parent| {
+            let guess = ParentRef::guess(&parent.written);
+            parent.read.as_ref().unwrap_or(&guess).parent_kind() == ParentKind::Service
+        };
+        self.draft.parents.iter().all(of_service)
     }
 
     /// The route as it is in force on a side; `of_parents` is what stops it at these parents beside what stops it everywhere.

@@ -34,8 +34,74 @@ struct AtService {
     ports: BTreeSet<u16>,
 }
 
+/// What became of a route at its Services. The same again in another pass, as long as its Services, its backends and the policies
+/// are the same and other routes leave the same to it.
+#[derive(Debug)]
+pub struct AtServices {
+    /// Of each parentRef with an attachment.
+    left: Vec<(Attachment, Left)>,
+    taken: Vec<Takes>,
+    routes: Vec<(String, Arc<pb::Route>)>,
+    outcomes: Vec<Arc<Outcome>>,
+    said: Said,
+}
+
+/// What other routes leave of an attachment.
+#[derive(Debug, PartialEq)]
+struct Left {
+    ports: BTreeSet<u16>,
+    /// What has taken the others.
+    taken: BTreeMap<u16, RouteKey>,
+    /// Server names that are another's already, in words.
+    names: String,
+}
+
+/// What a route takes at one Service.
+#[derive(Debug)]
+struct Takes {
+    service: ServiceName,
+    ports: BTreeSet<u16>,
+    hostnames: Vec<Hostname>,
+    is_honoured: bool,
+}
+
+impl AtServices {
+    /// What is said of it, by the index of the parentRef.
+    pub fn said(&self) -> &Said {
+        &self.said
+    }
+
+    /// Whether other routes, those of this pass so far, leave to it what they left before.
+    pub fn is_left_the_same(&self, taken: &Taken, draft: &Draft) -> bool {
+        let hostnames = |service: &ServiceName| {
+            self.taken.iter().find(|takes| takes.service == *service).map(|takes| &*takes.hostnames)
+        };
+        self.left.iter().all(|(attachment, before)| {
+            let hostnames = hostnames(&attachment.service).unwrap_or_default();
+            Left::of(attachment, hostnames, taken, draft) == *before
+        })
+    }
+
+    /// Takes its ports, and gives the pass what came of it.
+    pub fn put(&self, pass: &mut Pass<'_>, draft: &Draft) {
+        for Takes { service, ports, hostnames, is_honoured } in &self.taken {
+            pass.taken.take(&draft.key, service, ports, hostnames, *is_honoured);
+        }
+        pass.routes.extend(self.routes.iter().cloned());
+        pass.outcomes.extend(self.outcomes.iter().cloned());
+    }
+}
+
+impl Left {
+    fn of(attachment: &Attachment, hostnames: &[Hostname], all: &Taken, draft: &Draft) -> Self {
+        let (ports, taken) = all.left(&draft.key, attachment);
+        let names = names(all, &draft.key, (&attachment.service, &ports), hostnames);
+        Self { ports, taken, names }
+    }
+}
+
 /// Attaches a route to its Services.
-pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
+pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry) -> AtServices {
     let draft = entry.draft.clone();
     let claims: Vec<Claim> = (draft.parents.iter().enumerate())
         .filter_map(|(index, parent)| claim(index, parent, &draft, &mut pass.resolver.services))
@@ -50,17 +116,23 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
             services.insert(name.clone(), AtService { in_force, ports: BTreeSet::new() });
         }
     }
+    let mut all = AtServices {
+        left: Vec::new(),
+        taken: Vec::new(),
+        routes: Vec::new(),
+        outcomes: Vec::new(),
+        said: Said::new(),
+    };
     for claim in claims {
-        let conditions = conditions(pass, entry, &claim, &mut services);
         let parent_ref = draft.parents[claim.index].written.clone();
         let service = claim.attachment.as_ref().ok().map(|at| at.service.to_string());
         let resources = service.iter().map(|service| emit::name(&draft.key, service)).collect();
-        said.insert(claim.index, of_mesh(parent_ref, conditions, resources));
+        let conditions = conditions(pass, entry, &claim, &mut services, &mut all);
+        all.said.insert(claim.index, of_mesh(parent_ref, conditions, resources));
     }
     for (name, at) in services.into_iter().filter(|(_, at)| !at.ports.is_empty()) {
         let is_honoured = !Facts::new(Ok(String::new()), &draft, &at.in_force).is_hopeless();
         let hostnames = at.in_force.compiled.route.route().hostnames_at_service().to_vec();
-        pass.taken.take(&draft.key, &name, &at.ports, &hostnames, is_honoured);
         let parent = pb::ServiceParent {
             service: name.to_string(),
             ports: at.ports.iter().map(|port| u32::from(*port)).collect(),
@@ -71,8 +143,10 @@ pub fn at_services(pass: &mut Pass<'_>, entry: &mut Entry, said: &mut Said) {
         };
         let key = emit::name(&draft.key, &parent.service);
         let route = entry.emit(&key, &at.in_force, &hostnames, pb::route::Parent::Service(parent));
-        pass.routes.insert(key, route);
+        all.routes.push((key, route));
+        all.taken.push(Takes { service: name, ports: at.ports, hostnames, is_honoured });
     }
+    all
 }
 
 /// None where the parent is somebody else's.
@@ -101,6 +175,7 @@ fn conditions(
     entry: &mut Entry,
     claim: &Claim,
     services: &mut BTreeMap<ServiceName, AtService>,
+    all: &mut AtServices,
 ) -> Vec<DesiredCondition> {
     let draft = entry.draft.clone();
     let attachment = match &claim.attachment {
@@ -108,28 +183,26 @@ fn conditions(
         Err(refusal) => {
             let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Mesh, Vec::new());
             let conditions = Facts::new(Err(refusal.clone()), &draft, &in_force).conditions();
-            pass.outcomes.push(outcome(claim, draft, Err(refusal.clone()), in_force));
+            all.outcomes.push(outcome(claim, draft, Err(refusal.clone()), in_force));
             return conditions;
         }
     };
     let Some(at) = services.get_mut(&attachment.service) else { return Vec::new() };
-    let (left, taken) = pass.taken.left(&draft.key, attachment);
-    let attached = match left.is_empty() {
-        true => Err(Refusal::new("Conflicted", conflict(&draft.key, &taken, &attachment.service))),
-        false => {
-            let hostnames = at.in_force.compiled.route.route().hostnames_at_service();
-            let names = names(&pass.taken, &draft.key, (&attachment.service, &left), hostnames);
-            Ok(attached(&draft, attachment, &left, &taken) + &names)
-        }
+    let hostnames = at.in_force.compiled.route.route().hostnames_at_service();
+    let left = Left::of(attachment, hostnames, &pass.taken, &draft);
+    let attached = match left.ports.is_empty() {
+        true => Err(Refusal::new("Conflicted", conflict(&draft.key, &left.taken, &attachment.service))),
+        false => Ok(attached(&draft, attachment, &left.ports, &left.taken) + &left.names),
     };
     let place = attached.as_ref().map_err(Refusal::clone).map(|_| Place::Service {
         service: attachment.service.clone(),
-        ports: left.clone(),
+        ports: left.ports.clone(),
         contradicted: attachment.contradicted.clone(),
-        taken,
+        taken: left.taken.clone(),
     });
-    pass.outcomes.push(outcome(claim, draft.clone(), place, at.in_force.clone()));
-    at.ports.extend(left);
+    all.outcomes.push(outcome(claim, draft.clone(), place, at.in_force.clone()));
+    at.ports.extend(&left.ports);
+    all.left.push((attachment.clone(), left));
     Facts::new(attached, &draft, &at.in_force).conditions()
 }
 
@@ -138,8 +211,8 @@ fn outcome(
     draft: Arc<Draft>,
     attached: Result<Place, Refusal>,
     in_force: Arc<InForce>,
-) -> Outcome {
-    Outcome { draft, parent: Some(claim.index), side: Side::Mesh, attached, in_force }
+) -> Arc<Outcome> {
+    Arc::new(Outcome { draft, parent: Some(claim.index), side: Side::Mesh, attached, in_force })
 }
 
 fn list(ports: impl Iterator<Item = u16>) -> String {

@@ -28,7 +28,7 @@ use super::Statuses;
 use super::gateways::{Attached, Gateways};
 use crate::status::{DesiredParent, DesiredStatus};
 use attach::{Refusal, Taken};
-use memory::Entry;
+use memory::{Entry, Settled, Surroundings};
 use normalize::Draft;
 use normalize::reader::{At, Fault, UNKNOWN_FIELD};
 use outcomes::Outcome;
@@ -55,10 +55,8 @@ pub fn translate(
     sessions: Sessions,
     memory: &mut Memory,
     statuses: &mut Statuses,
-) -> (Routes, Attached, Vec<Outcome>) {
-    let mut before = std::mem::take(memory);
-    let policies = Policies::of(objects, sessions);
-    memory.policies = if *before.policies == policies { before.policies.clone() } else { Arc::new(policies) };
+) -> (Routes, Attached, Vec<Arc<Outcome>>) {
+    let (mut before, surroundings) = memory.begin(objects, Policies::of(objects, sessions));
     let mut pass = Pass {
         objects,
         gateways,
@@ -74,18 +72,12 @@ pub fn translate(
         of_kind.sort_by_key(|object| normalize::created(object));
         for object in of_kind {
             let mut entry = before.take(object, kind);
-            let mut said = Said::new();
-            mesh::at_services(&mut pass, &mut entry, &mut said);
-            match kind.carries() {
-                Carries::Requests => gateway::at_listeners(&mut pass, &mut entry, &mut said),
-                Carries::Tls | Carries::Bytes => {
-                    gateway::not_at_listeners(gateways, object, &entry.draft.parents, &mut said);
-                }
+            if surroundings == Surroundings::Changed {
+                entry.settled = None;
             }
-            if said.is_empty() {
-                nowhere(&mut pass, &mut entry);
+            if let Some(status) = translate_one(&mut pass, &mut entry, object) {
+                statuses.insert(object.key(), status);
             }
-            put(object, said, statuses);
             memory.keep(entry);
         }
     }
@@ -95,9 +87,35 @@ pub fn translate(
             .filter_map(|(index, parent)| Some((index, mesh::unevaluated(parent, object)?)))
             .collect();
         gateway::not_at_listeners(gateways, object, &parents, &mut said);
-        put(object, said, statuses);
+        statuses.extend(status(object, said).map(|status| (object.key(), status)));
     }
     (pass.routes, pass.attached, pass.outcomes)
+}
+
+/// One route; what is said of it, if anything is.
+fn translate_one(pass: &mut Pass<'_>, entry: &mut Entry, object: &Object) -> Option<Arc<DesiredStatus>> {
+    if let Some(settled) = &entry.settled
+        && settled.at.is_left_the_same(&pass.taken, &entry.draft)
+    {
+        settled.at.put(pass, &entry.draft);
+        return Some(settled.status.clone());
+    }
+    let at = mesh::at_services(pass, entry);
+    at.put(pass, &entry.draft);
+    let mut said = at.said().clone();
+    match entry.draft.key.kind.carries() {
+        Carries::Requests => gateway::at_listeners(pass, entry, &mut said),
+        Carries::Tls | Carries::Bytes => {
+            gateway::not_at_listeners(pass.gateways, object, &entry.draft.parents, &mut said);
+        }
+    }
+    if said.is_empty() {
+        nowhere(pass, entry);
+    }
+    let status = status(object, said);
+    let settled = status.clone().filter(|_| entry.has_only_services());
+    entry.settled = settled.map(|status| Arc::new(Settled { at, status }));
+    status
 }
 
 /// A route without a parent of ours: nobody is told anything of it, but what is wrong with it can be said.
@@ -105,7 +123,7 @@ fn nowhere(pass: &mut Pass<'_>, entry: &mut Entry) {
     let in_force = entry.in_force(pass.objects, &mut pass.resolver, Side::Mesh, Vec::new());
     let attached = Err(Refusal::new("NoMatchingParent", "no parent of it is Culvert's"));
     let draft = entry.draft.clone();
-    pass.outcomes.push(Outcome { draft, parent: None, side: Side::Mesh, attached, in_force });
+    pass.outcomes.push(Arc::new(Outcome { draft, parent: None, side: Side::Mesh, attached, in_force }));
 }
 
 /// What one pass over all routes knows.
@@ -116,14 +134,14 @@ struct Pass<'a> {
     taken: Taken,
     attached: Attached,
     routes: Routes,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<Arc<Outcome>>,
 }
 
-fn put(object: &Object, said: Said, statuses: &mut Statuses) {
-    if !said.is_empty() {
-        let status = DesiredStatus::of(object).with_parents(said.into_values().collect());
-        statuses.insert(object.key(), status);
+fn status(object: &Object, said: Said) -> Option<Arc<DesiredStatus>> {
+    if said.is_empty() {
+        return None;
     }
+    Some(Arc::new(DesiredStatus::of(object).with_parents(said.into_values().collect())))
 }
 
 /// What stops a route at a parent whose reference has fields that nobody knows: they might have narrowed it.

@@ -44,7 +44,7 @@ pub struct Facts {
     pub source: Source,
     pub objects: Objects,
     pub translation: Translation,
-    workloads: Workloads,
+    workloads: Arc<Workloads>,
     zone: Zone,
     /// By node, made when first asked for.
     views: Mutex<BTreeMap<String, Arc<Snapshot>>>,
