@@ -1,6 +1,9 @@
 //! How much is read at once: a connection starts at 1 KiB, earns more by filling it, and gives it back.
 
-const SIZES: [usize; 3] = [1 << 10, 16 << 10, 256 << 10];
+use crate::tunnel::MAX_FRAME;
+
+/// The largest is a whole number of frames.
+const SIZES: [usize; 3] = [1 << 10, 16 << 10, 4 * MAX_FRAME as usize];
 /// Reads in a row that fill the buffer before it grows.
 const FULL_READS: u8 = 2;
 /// Reads in a row that would have fitted the next smaller buffer before it shrinks.
@@ -62,7 +65,7 @@ mod tests {
             growth.record(size, size);
             seen.push(growth.size(u64::MAX));
         }
-        assert_eq!(seen, [1024, 1024, 16384, 16384, 262144, 262144, 262144]);
+        assert_eq!(seen, [1024, 1024, 16384, 16384, LARGEST, LARGEST, LARGEST]);
         for _ in 0..2 * SMALL_READS {
             growth.record(10, growth.size(u64::MAX));
         }

@@ -195,8 +195,17 @@ impl Copy<'_> {
     ) -> Result<(), CopyError> {
         let far = near.other();
         let mut pace = Pace(0);
-        let mut drained = 0;
-        while let Some(data) = poll_fn(|cx| poll_next(&mut early, recv, cx)).await {
+        let (mut drained, mut untold) = (0, 0);
+        loop {
+            let next = poll_fn(|cx| match poll_next(&mut early, recv, cx) {
+                Poll::Ready(data) => Poll::Ready(Next::Data(data)),
+                Poll::Pending => window.poll_untold(untold, cx).map(|()| Next::Untold),
+            });
+            let Next::Data(data) = next.await else {
+                tell(recv, &mut untold, far)?;
+                continue;
+            };
+            let Some(data) = data else { break };
             let mut data = data.map_err(|error| match lost(far, error) {
                 // Everything that was sent before the reset has been delivered.
                 CopyError::StreamReset { side, error } => CopyError::Read {
@@ -212,13 +221,17 @@ impl Copy<'_> {
             if written < length {
                 data.advance(written);
                 drained = 0;
+                tell(recv, &mut untold, far)?;
                 // Boxed, because it is the exception and connections that idle should be small.
                 written += Box::pin(self.write_out(recv, to, data, window, near)).await?;
             } else {
                 drained = window.drained(drained);
             }
             debug_assert_eq!(written, length);
-            recv.flow_control().release_capacity(length).map_err(|error| lost(far, error))?;
+            untold += length;
+            if untold > window.most_untold() {
+                tell(recv, &mut untold, far)?;
+            }
             self.delivered(near.towards(), length);
             pace.moved(length).await;
         }
@@ -246,6 +259,17 @@ impl Copy<'_> {
         }
         Ok(length)
     }
+}
+
+enum Next {
+    Data(Option<Result<Bytes, h2::Error>>),
+    /// The peer must be told what was delivered, because the window has become smaller.
+    Untold,
+}
+
+/// Tells the peer that it may send again what was delivered.
+fn tell(recv: &mut RecvStream, untold: &mut usize, far: Side) -> Result<(), CopyError> {
+    recv.flow_control().release_capacity(std::mem::take(untold)).map_err(|error| lost(far, error))
 }
 
 /// What was received before, then what follows.

@@ -35,9 +35,15 @@ pub struct Listeners {
 /// When the namespace cannot be entered or a port is taken.
 pub fn listeners(netns: &Netns, i: &Interception) -> io::Result<Listeners> {
     let marked = |domain| marked_socket(domain, i);
+    // What a listener is set to, its connections are.
+    let inside = |domain| {
+        let socket = marked(domain)?;
+        stay_inside(&socket)?;
+        Ok(socket)
+    };
     netns.run(|| {
         Ok(Listeners {
-            outbound: listen_both(i.outbound_port, &marked)?,
+            outbound: listen_both(i.outbound_port, &inside)?,
             inbound: listen_both(i.inbound_port, &marked)?,
             hbone: listen_both(i.hbone_port, &marked)?,
         })
@@ -90,6 +96,7 @@ pub fn application_socket(netns: &Netns, client: SocketAddr, i: &Interception) -
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let socket = netns.run(|| {
         let socket = marked_socket(Domain::for_address(client), i)?;
+        stay_inside(&socket)?;
         set_transparent(&socket, client)?;
         match client {
             SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
@@ -141,6 +148,12 @@ fn listen(address: SocketAddr, make: MakeSocket<'_>) -> io::Result<TcpListener> 
 struct ListenError {
     address: SocketAddr,
     error: io::Error,
+}
+
+/// For connections between the proxy and an application, which never leave the pod's namespace: nothing is lost or queued there,
+/// so Reno never slows down, while what the node has chosen for networks may pace what it sends by timers, as BBR does.
+fn stay_inside(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_congestion(b"reno")
 }
 
 fn socket(domain: Domain) -> io::Result<Socket> {

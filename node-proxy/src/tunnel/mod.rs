@@ -24,11 +24,13 @@ use crate::reason::Reason;
 /// The flow-control window of a whole tunnel: at its maximum, so that one stalled stream never stops the others.
 /// Memory is bounded by the streams' windows.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// Payload of the largest frame accepted. Large enough that framing costs little, small enough that a bulk stream
-/// does not hold up its neighbours.
-const MAX_FRAME: u32 = 64 << 10;
-/// Bytes of one stream that may wait to be written to the tunnel's socket.
-const SEND_BUFFER: usize = 256 << 10;
+/// Payload of the largest frame accepted, in bytes. Large enough that framing costs little, small enough that a bulk stream
+/// does not hold up its neighbours. With its header and those of its TLS records it fits what one call gives to rustls
+/// (64 KiB) and what the kernel sends as one packet to be segmented later (64 KiB less a part of a segment): with 64 KiB
+/// of payload each frame left a few bytes for a record and a packet of their own.
+pub const MAX_FRAME: u32 = 62 << 10;
+/// Bytes of one stream that may wait to be written to the tunnel's socket: two of the largest reads.
+const SEND_BUFFER: usize = 8 * MAX_FRAME as usize;
 /// Header lists that a server accepts.
 const SERVER_HEADERS: u32 = 64 << 10;
 /// Header lists that a client accepts.

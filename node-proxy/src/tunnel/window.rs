@@ -5,18 +5,23 @@
 //! as long as all open streams together, stalled at once, would take at most half of what the workload may still
 //! buffer; and it shrinks when the workload is over its budget.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
 
+use super::MAX_FRAME;
 use crate::limits::WorkloadLimits;
 
-/// Where every tunnel starts.
-pub(super) const START: u32 = 256 << 10;
-const LARGEST: u32 = 4 << 20;
-const SMALLEST: u32 = 64 << 10;
+/// Where every tunnel starts. All sizes are whole frames: what is left of a window would be a frame of its own.
+pub(super) const START: u32 = 4 * MAX_FRAME;
+const LARGEST: u32 = 64 * MAX_FRAME;
+const SMALLEST: usize = MAX_FRAME as usize;
+/// What a stream has delivered is told to the peer once it is this part of the window: each telling is a packet, which the peer
+/// has to be woken up for.
+const TOLD_PARTS: u32 = 8;
 /// A stream that has drained this many windows without waiting for its reader asks for a larger one.
 const DRAINED_WINDOWS: usize = 2;
 
@@ -28,6 +33,8 @@ pub struct Window {
     streams: Cell<u32>,
     wants_more: Cell<bool>,
     changed: Notify,
+    /// Streams that have something untold, or had.
+    waiting: RefCell<Vec<Waker>>,
 }
 
 impl Window {
@@ -38,6 +45,7 @@ impl Window {
             streams: Cell::new(0),
             wants_more: Cell::new(false),
             changed: Notify::new(),
+            waiting: RefCell::default(),
         })
     }
 
@@ -50,6 +58,27 @@ impl Window {
     /// Bytes a stream may have in flight.
     pub fn size(&self) -> u32 {
         self.size.get()
+    }
+
+    /// Bytes that a stream may have delivered without telling its peer. Less than the smallest window, or a part of the window in
+    /// force: so the peer can always go on, as long as a window that shrinks is followed ([`Window::poll_untold`]).
+    pub fn most_untold(&self) -> usize {
+        ((self.size.get() / TOLD_PARTS) as usize).max(SMALLEST - 1)
+    }
+
+    /// For a stream that waits for more: ready when `untold` is more than may be, because the window has become smaller.
+    pub fn poll_untold(&self, untold: usize, cx: &Context<'_>) -> Poll<()> {
+        if untold > self.most_untold() {
+            return Poll::Ready(());
+        }
+        // Less never stops a peer.
+        if untold >= SMALLEST {
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
+        }
+        Poll::Pending
     }
 
     /// A stream has drained `bytes` since it started or last stalled. Returns from where it goes on counting.
@@ -85,7 +114,13 @@ impl Window {
 
     /// The size is in force.
     pub(super) fn applied(&self, size: u32) {
-        self.size.set(size);
+        if self.size.replace(size) > size {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
     fn next_size(&self, asked: Asked) -> u32 {
@@ -100,6 +135,8 @@ pub struct OpenStream(Rc<Window>);
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get().saturating_sub(1));
+        // A waker keeps its task's memory. The others wait again.
+        self.0.wake();
     }
 }
 
@@ -111,7 +148,7 @@ enum Asked {
 
 fn next_size(size: u32, streams: u32, asked: Asked, memory_left: u64) -> u32 {
     if memory_left == 0 {
-        return (size / 2).max(SMALLEST);
+        return (size / 2).max(MAX_FRAME);
     }
     let larger = (size * 2).min(LARGEST);
     let exposure = u64::from(larger) * u64::from(streams.max(1));
@@ -123,6 +160,10 @@ fn next_size(size: u32, streams: u32, asked: Asked, memory_left: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::task::Wake;
+
     use super::*;
     use crate::tunnel::testing::at_most;
 
@@ -139,7 +180,7 @@ mod tests {
         );
         assert_eq!(next_size(START, 1, Asked::Nothing, 64 * MIB), START);
         assert_eq!(next_size(LARGEST, 1, Asked::Growth, 0), LARGEST / 2);
-        assert_eq!(next_size(SMALLEST, 1, Asked::Growth, 0), SMALLEST);
+        assert_eq!(next_size(MAX_FRAME, 1, Asked::Growth, 0), MAX_FRAME);
     }
 
     #[tokio::test]
@@ -153,5 +194,35 @@ mod tests {
         assert_eq!(due, 2 * START);
         window.applied(due);
         assert_eq!(window.drained(3 * START as usize), 3 * START as usize);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_stream_with_much_untold_is_woken_when_the_window_shrinks() {
+        let window = Window::new(WorkloadLimits::new(at_most(1, 64 * MIB)));
+        window.applied(LARGEST);
+        let stream = window.stream();
+        let (much, little) = ((LARGEST / TOLD_PARTS) as usize, SMALLEST - 1);
+        assert_eq!(window.most_untold(), much);
+        let woken = Arc::new([Woken::default(), Woken::default()].map(Arc::new));
+        let wakers = woken.each_ref().map(|woken| Waker::from(woken.clone()));
+        let poll = |untold, waker: &Waker| window.poll_untold(untold, &Context::from_waker(waker));
+        assert!(poll(much, &wakers[0]).is_pending() && poll(little, &wakers[1]).is_pending());
+        window.applied(LARGEST / 2);
+        assert_eq!(woken.each_ref().map(|woken| woken.0.load(Relaxed)), [true, false]);
+        assert!(poll(much, &wakers[0]).is_ready());
+        assert!(poll(much / 2, &wakers[0]).is_pending());
+        drop(stream);
+        assert!(window.waiting.borrow().is_empty(), "no task is kept");
+        window.applied(MAX_FRAME);
+        assert_eq!(window.most_untold(), little, "less than a whole window");
     }
 }

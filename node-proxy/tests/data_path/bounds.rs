@@ -294,7 +294,8 @@ async fn stalled_streams_stay_within_the_budget(mesh: Mesh) {
     let mut all = HELLO[..24].to_vec();
     all.extend(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
     all.extend(frame(8, 0, 0, &[0x7f, 0xff, 0, 0]));
-    all.extend((0..40).flat_map(|index| frame(1, 5, 2 * index + 1, &head)));
+    let mut requests = (0..).map(|index| frame(1, 5, 2 * index + 1, &head));
+    all.extend(requests.by_ref().take(40).flatten());
     stalled.say(&all).await;
     let filled = async {
         while limits.memory() < budget {
@@ -303,10 +304,11 @@ async fn stalled_streams_stay_within_the_budget(mesh: Mesh) {
     };
     timeout(Duration::from_secs(15), filled).await.expect("what waits for the client is counted");
     let mut other = client(&mesh).await;
-    // Until the kernel's buffers are full, too, what waits falls below the budget now and then.
+    // What waits falls below the budget as the kernel's buffers fill, too: then the one that reads nothing asks for more.
     let (mut refused, end) = (0, Instant::now() + Duration::from_secs(15));
     while refused < 10 {
         assert!(Instant::now() < end, "{refused} refused, {} bytes wait", limits.memory());
+        stalled.say(&requests.next().unwrap()).await;
         let answer = ask(&mut other, get("/")).await;
         match (answer.status().as_u16(), reason(&answer)) {
             (503, "WorkloadLimit") => refused += 1,

@@ -122,7 +122,7 @@ impl RulePlan {
             rules.extend(exclusions.gateway_ports.iter().flat_map(|port| served(*port)));
         }
         rules.extend([
-            Rule::new([InOther, ToLocal, Syn], Action::Jump(Chain::EnterIn)),
+            Rule::new([InOther, Syn, ToLocal], Action::Jump(Chain::EnterIn)),
             Rule::new(
                 inbound.into_iter().chain([Tcp]),
                 Action::Tproxy { port: i.inbound_port, mark: Some(i.inbound_mark) },
@@ -181,7 +181,8 @@ fn one_port(port: u16) -> Match {
 /// none a SYN is dropped, so that clients wait for a node proxy that restarts instead of being refused.
 fn served(port: u16) -> [Rule; 2] {
     use Match::{InOther, Syn, ToLocal};
-    let new = [InOther, one_port(port), ToLocal, Syn];
+    // In this order: whether an address is local takes a look into the routes, too much for every packet.
+    let new = [InOther, one_port(port), Syn, ToLocal];
     [Rule::new(new, Action::Tproxy { port, mark: None }), Rule::new(new, Action::Drop)]
 }
 
