@@ -175,9 +175,25 @@ impl Mesh {
     /// Waits until a TCP echo answers.
     #[track_caller]
     pub fn reaches(&self, client: &Pod, target: &str) {
-        eventually(&format!("{} reaches {target}", client.name), SOON, || {
-            let report = self.echo(client, &["tcp", "send", target, "--timeout", "3000"]);
-            if report["ok"] == true { Ok(()) } else { Err(report.to_string()) }
+        self.succeeds(client, &["tcp", "send", target, "--timeout", "3000"]);
+    }
+
+    /// Waits until a UDP echo answers: kube-proxy follows the endpoints in its own time.
+    #[track_caller]
+    pub fn datagrams_reach(&self, client: &Pod, target: &str) {
+        self.succeeds(client, &["udp", target, "--data", "datagram"]);
+    }
+
+    /// A name that is new may not be found yet: then there is no report.
+    #[track_caller]
+    fn succeeds(&self, client: &Pod, arguments: &[&str]) {
+        let echo = echo_path();
+        eventually(&format!("{} succeeds with {arguments:?}", client.name), SOON, || {
+            let done = self.exec(client, &[&[echo.as_str()], arguments].concat());
+            match serde_json::from_str::<Value>(&done.stdout) {
+                Ok(report) if report["ok"] == true => Ok(()),
+                _ => Err(done.said()),
+            }
         });
     }
 

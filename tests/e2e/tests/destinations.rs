@@ -154,6 +154,7 @@ fn http_grpc_and_udp_services_work() {
     );
     assert_eq!(mesh.echo(&client, &["grpc", "server:9003"])["ok"], 1);
     assert_eq!(mesh.echo(&client, &["grpc", "server:9003", "--call", "stream", "--count", "20"])["ok"], 20);
+    mesh.datagrams_reach(&client, "server:9002");
     assert_eq!(mesh.echo(&client, &["udp", "server:9002", "--data", "datagram"])["received"], "datagram");
 }
 

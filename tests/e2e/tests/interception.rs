@@ -272,6 +272,7 @@ fn every_exclusion_shown_by_capture_iptables() {
 fn udp(mesh: &Mesh, name: &str) {
     let shop = Shop::new(name, Labelled::Yes);
     let (client, server) = mesh.open(&shop, name);
+    mesh.datagrams_reach(&client, "server:9002");
     for target in ["server:9002".to_owned(), server.at(9002), server.at_v6(9002)] {
         let report = mesh.echo(&client, &["udp", &target, "--data", "datagram"]);
         let received = report["received"] == "datagram";

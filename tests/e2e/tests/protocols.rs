@@ -47,6 +47,10 @@ fn open(mesh: &Mesh, name: &str, app_protocol: Option<&str>) -> Pod {
     let ports = json!({"ports": [port(HTTP, "http"), port(ECHO, "tcp"), port(FIRST, "tcp-first")]});
     let (client, _) = mesh.open(&shop, name);
     mesh.apply(&shop.service_for("row", "server", &ports));
+    eventually("the new name is found", SOON, || {
+        let done = mesh.exec(&client, &["getent", "hosts", "row"]);
+        if done.code == 0 { Ok(()) } else { Err(done.said()) }
+    });
     client
 }
 
