@@ -164,7 +164,9 @@ impl Files {
     /// Reads what changed; whether anything did.
     fn read_again(&mut self, look: &Look) -> io::Result<bool> {
         match look {
-            Look::At(paths) if !paths.iter().any(|path| path.is_dir()) => Ok(self.read_changed(paths)),
+            Look::At(paths) if paths.iter().all(|path| self.is_beside_others(path)) => {
+                Ok(self.read_changed(paths))
+            }
             Look::At(_) | Look::Everywhere => {
                 let found = manifest::files_below(&self.directory)?.into_iter().collect();
                 let is_gone = |path: &&PathBuf| !BTreeSet::contains(&found, *path);
@@ -173,6 +175,14 @@ impl Files {
                 Ok(self.read_changed(&found) || !gone.is_empty())
             }
         }
+    }
+
+    /// Whether a path is that of a file in a directory which is read under this name: not in a hidden one, and not in one that was
+    /// reached by a link before.
+    fn is_beside_others(&self, path: &Path) -> bool {
+        let Some(directory) = path.parent() else { return false };
+        let first = self.files.range(directory.to_owned()..).next();
+        first.is_some_and(|(known, _)| known.starts_with(directory)) && !path.is_dir()
     }
 
     fn read_changed(&mut self, paths: &BTreeSet<PathBuf>) -> bool {
@@ -337,6 +347,31 @@ mod tests {
 
         std::fs::remove_file(at.join("a.yaml")).unwrap();
         wait(&mut objects, |objects| objects.len() == 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_renamed_to_where_nobody_reads_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        ["real", ".hidden"].iter().for_each(|name| std::fs::create_dir(at.join(name)).unwrap());
+        // Read under the name that comes first.
+        std::os::unix::fs::symlink("real", at.join("link")).unwrap();
+        write(&at.join("real"), "a.yaml", &node("one", "a"));
+        let source = Directory::open(at).await.unwrap();
+        let mut objects = source.objects();
+        write(&at.join(".hidden"), "b.yaml", &node("hidden", "a"));
+        write(&at.join("real"), "a.yaml", &node("one", "b"));
+        wait(&mut objects, |objects| zone(objects, "one").as_deref() == Some("b")).await;
+        assert_eq!(
+            (objects.borrow().len(), objects.borrow().problems().len()),
+            (1, 0),
+            "{:?}",
+            objects.borrow()
+        );
+        write(&at.join(".hidden"), "b.yaml", &node("hidden", "b"));
+        write(at, "c.yaml", &node("two", "a"));
+        wait(&mut objects, |objects| objects.len() > 1).await;
+        assert_eq!((zone(&objects.borrow(), "hidden"), objects.borrow().problems().len()), (None, 0));
     }
 
     #[tokio::test]

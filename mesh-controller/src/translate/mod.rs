@@ -79,7 +79,7 @@ pub struct Translation {
     pub wanted: Vec<Object>,
     /// The settings in force for the mesh and per namespace; input of [`workloads`].
     pub in_force: InForce,
-    /// Of every HTTPRoute and GRPCRoute at each of its parents, by kind, namespace and name.
+    /// Of every route at each of its parents, by kind, namespace and name.
     pub outcomes: Vec<Arc<routes::outcomes::Outcome>>,
 }
 
