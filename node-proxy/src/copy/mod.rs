@@ -23,6 +23,7 @@ use crate::limits::WorkloadLimits;
 use crate::reason::Reason;
 
 pub use stream::TunnelStream;
+pub(crate) use tcp::{read_scratch, write_some};
 
 /// A connection or tunnel that moves more than this in one go, in bytes, lets the others of its worker run.
 pub const QUANTUM: usize = 64 << 10;
@@ -154,11 +155,17 @@ impl<'a> Copy<'a> {
                 Err(error)
             }
             Err(error) => Err(error),
-            Ok(()) => tokio::select! {
-                biased;
-                last = self.unless_idle(&mut rest) => last,
-                error = lost(closed) => Err(error),
-            },
+            // Boxed, so that connections of which neither side has closed are small.
+            Ok(()) => {
+                let half_closed = Box::pin(async {
+                    tokio::select! {
+                        biased;
+                        last = self.unless_idle(&mut rest) => last,
+                        error = lost(closed) => Err(error),
+                    }
+                });
+                half_closed.await
+            }
         }
     }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason as H2Reason, RecvStream, SendStream};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::Growth;
-use super::tcp::{read_scratch, write_some};
-use super::{Copy, CopyError, Pace, Side, shutdown_write, socket_error};
+use super::tcp::{has_ended, read_scratch, write_last, write_some};
+use super::{Copy, CopyError, Direction, Pace, Side, shutdown_write, socket_error};
 use crate::limits::MemoryCharge;
 use crate::tunnel::window::Window;
 use crate::worker::socket::CarriedSocket;
@@ -32,11 +33,13 @@ pub struct TunnelStream {
     pub window: Rc<Window>,
     /// Received, but not delivered yet; its flow-control capacity is not released.
     pub early: Bytes,
+    /// Bytes that went to the server already; nobody has counted them.
+    pub carried: usize,
 }
 
 impl TunnelStream {
     pub fn new(send: SendStream<Bytes>, recv: RecvStream, window: Rc<Window>) -> Self {
-        Self { send, recv, window, early: Bytes::new() }
+        Self { send, recv, window, early: Bytes::new(), carried: 0 }
     }
 
     /// Returns when the far side has said something, or has ended its direction.
@@ -75,37 +78,43 @@ impl Copy<'_> {
     ///
     /// # Errors
     /// When a side or the tunnel is lost, or nothing is sent for too long after one side has closed.
-    pub async fn tunnelled(
+    pub fn tunnelled(
         &self,
         socket: CarriedSocket,
         near: Side,
-        stream: TunnelStream,
-    ) -> Result<(), CopyError> {
-        let TunnelStream { mut send, mut recv, window, early } = stream;
-        let _open = window.stream();
-        let gone = async |side| match side == near {
-            true => CopyError::Read { side, error: socket_error(&socket).await },
-            // The direction that goes on towards that side sees its reset.
-            false => std::future::pending().await,
-        };
-        let result = {
-            let out = pin!(self.feed_stream(&socket, &mut send, near));
-            let back = pin!(self.drain_stream(early, &mut recv, &socket, &window, near));
-            match near {
-                Side::Client => self.both(out, back, gone).await,
-                Side::Server => self.both(back, out, gone).await,
+        mut stream: TunnelStream,
+    ) -> impl Future<Output = Result<(), CopyError>> {
+        // A block, and borrowed in it, because a future keeps twice what it takes out of its arguments.
+        async move {
+            let TunnelStream { send, recv, window, early, carried } = &mut stream;
+            if *carried > 0 {
+                self.delivered(Direction::ToServer, *carried);
             }
-        };
-        match result {
-            Ok(()) => socket.finish(),
-            Err(_) => {
-                for _ in 0..TURNS_BEFORE_RESET {
-                    tokio::task::yield_now().await;
+            let _open = window.stream();
+            let gone = async |side| match side == near {
+                true => CopyError::Read { side, error: socket_error(&socket).await },
+                // The direction that goes on towards that side sees its reset.
+                false => std::future::pending().await,
+            };
+            let result = {
+                let out = pin!(self.feed_stream(&socket, send, near));
+                let back = pin!(self.drain_stream(std::mem::take(early), recv, &socket, window, near));
+                match near {
+                    Side::Client => self.both(out, back, gone).await,
+                    Side::Server => self.both(back, out, gone).await,
                 }
-                send.send_reset(H2Reason::CANCEL);
+            };
+            match result {
+                Ok(()) => socket.finish(),
+                Err(_) => {
+                    for _ in 0..TURNS_BEFORE_RESET {
+                        tokio::task::yield_now().await;
+                    }
+                    stream.send.send_reset(H2Reason::CANCEL);
+                }
             }
+            result
         }
-        result
     }
 
     async fn feed_stream(
@@ -117,14 +126,16 @@ impl Copy<'_> {
         let far = near.other();
         let (mut growth, mut pace) = (Growth::default(), Pace(0));
         loop {
-            tokio::select! {
+            let is_closed = tokio::select! {
                 biased;
-                readable = from.readable() => readable.map_err(|error| CopyError::Read { side: near, error })?,
+                ready = from.ready(Interest::READABLE) => {
+                    ready.map_err(|error| CopyError::Read { side: near, error })?.is_read_closed()
+                }
                 reset = poll_fn(|cx| send.poll_reset(cx)) => return Err(match reset {
                     Ok(reason) => CopyError::StreamReset { side: far, error: reason.into() },
                     Err(error) => lost(far, error),
                 }),
-            }
+            };
             self.limits.relief().await;
             let size = growth.size(self.limits.memory_left());
             let read = self.read(from, size).map_err(|error| CopyError::Read { side: near, error })?;
@@ -134,7 +145,13 @@ impl Copy<'_> {
                 return send.send_data(Bytes::new(), true).map_err(|error| lost(far, error));
             }
             growth.record(length, size);
-            self.send_all(from, send, bytes, near).await?;
+            // What a side says last travels together with its end.
+            let ended = if is_closed && length < size { has_ended(from) } else { Ok(false) };
+            let then = if matches!(ended, Ok(true)) { Then::End } else { Then::More };
+            self.send_all(from, send, bytes, near, then).await?;
+            if ended.map_err(|error| CopyError::Read { side: near, error })? {
+                return Ok(());
+            }
             pace.moved(length).await;
         }
     }
@@ -163,6 +180,7 @@ impl Copy<'_> {
         send: &mut SendStream<Bytes>,
         mut bytes: Bytes,
         near: Side,
+        then: Then,
     ) -> Result<(), CopyError> {
         let far = near.other();
         while bytes.has_remaining() {
@@ -179,7 +197,9 @@ impl Copy<'_> {
                     return Err(CopyError::StreamReset { side: far, error: H2Reason::STREAM_CLOSED.into() });
                 }
             };
-            send.send_data(bytes.split_to(room), false).map_err(|error| lost(far, error))?;
+            let next = bytes.split_to(room);
+            let is_last = then == Then::End && bytes.is_empty();
+            send.send_data(next, is_last).map_err(|error| lost(far, error))?;
             self.delivered(far.towards(), room);
         }
         Ok(())
@@ -215,8 +235,11 @@ impl Copy<'_> {
                 other => other,
             })?;
             let length = data.len();
-            let mut written =
-                write_some(to, &data).map_err(|error| CopyError::Write { side: near, error })?;
+            if length == 0 {
+                continue;
+            }
+            let write = if recv.is_end_stream() { write_last } else { write_some };
+            let mut written = write(to, &data).map_err(|error| CopyError::Write { side: near, error })?;
             drained += written;
             if written < length {
                 data.advance(written);
@@ -259,6 +282,13 @@ impl Copy<'_> {
         }
         Ok(length)
     }
+}
+
+/// What follows bytes that are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    More,
+    End,
 }
 
 enum Next {

@@ -5,6 +5,9 @@ use std::io;
 use std::pin::pin;
 
 use bytes::{Buf, Bytes};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::{Growth, LARGEST};
@@ -17,7 +20,7 @@ thread_local! {
 }
 
 /// Reads once into the worker's scratch buffer and hands over what came; `None` when nothing was there.
-pub(super) fn read_scratch<T>(
+pub(crate) fn read_scratch<T>(
     socket: &TcpStream,
     size: usize,
     with: impl FnOnce(&[u8]) -> T,
@@ -31,10 +34,31 @@ pub(super) fn read_scratch<T>(
 }
 
 /// Writes what fits now; 0 when nothing does.
-pub(super) fn write_some(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn write_some(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match socket.try_write(bytes) {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
         result => result,
+    }
+}
+
+/// As [`write_some`], for bytes that the end follows at once: the kernel keeps them until it does, and sends one packet.
+pub(super) fn write_last(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    const FLAGS: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
+    match socket.try_io(Interest::WRITABLE, || Ok(send(socket, bytes, FLAGS)?)) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+        result => result,
+    }
+}
+
+/// Whether the peer has closed its direction and everything it sent has been read.
+///
+/// # Errors
+/// When the connection is lost, which the socket tells only once.
+pub(super) fn has_ended(socket: &TcpStream) -> io::Result<bool> {
+    match recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((read, _)) => Ok(read == 0),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -33,6 +33,7 @@ use crate::reason::Reason;
 use crate::state::Snapshot;
 use crate::state::model::{Service, Workload};
 use crate::telemetry::{Carrier, Failure, RequestRecord};
+use crate::tunnel::early::EarlyData;
 
 /// Connections that take nothing of a request before it counts as failed.
 const UNSENT: usize = 4;
@@ -306,14 +307,15 @@ impl ClientConnection {
                 }
             },
         };
-        let connected = match self.outbound.reach(candidate, destination.service, end).await {
-            Ok(connected) => connected,
-            Err(missed) => {
-                let meta = Rc::new((*missed.refusal.meta).clone());
-                record.set_destination(meta.clone(), peer.series(destination.service, meta.security));
-                return Err(missed);
-            }
-        };
+        let connected =
+            match self.outbound.reach(candidate, destination.service, end, &EarlyData::none()).await {
+                Ok(connected) => connected,
+                Err(missed) => {
+                    let meta = Rc::new((*missed.refusal.meta).clone());
+                    record.set_destination(meta.clone(), peer.series(destination.service, meta.security));
+                    return Err(missed);
+                }
+            };
         let meta = connected.meta.clone();
         let held = match dialing {
             None => client::http1(connected, peer, telemetry, limits, cancel).await,

@@ -71,7 +71,7 @@ async fn connect_application(
         };
         match connect(socket, application, deadline).await {
             Err(error) if is_port_taken(&error) => {}
-            connected => return connected.and_then(CarriedSocket::new).map_err(refused),
+            connected => return connected.map(CarriedSocket::new).map_err(refused),
         }
     }
     let message = format!("no source port is free for another connection from {client} to {application}");

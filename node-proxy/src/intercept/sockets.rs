@@ -12,6 +12,7 @@ use tokio::net::TcpSocket;
 
 use super::Netns;
 use crate::state::model::Interception;
+use crate::worker::socket::configure;
 
 /// Connections that may wait to be accepted, per listener; `net.core.somaxconn` of the namespace caps it.
 const BACKLOG: i32 = 4096;
@@ -60,13 +61,14 @@ pub fn gateway_listeners(netns: &Netns, port: u16) -> io::Result<Vec<TcpListener
     netns.run(|| listen_both(port, &socket))?
 }
 
-/// A socket inside the pod's namespace for a connection of the proxy to `to` (a peer, or passed-through traffic). Not
-/// connected.
+/// A socket inside the pod's namespace for a connection of the proxy to `to` (a peer, or passed-through traffic): no delay,
+/// keep-alive on. Not connected.
 ///
 /// # Errors
 /// When the namespace cannot be entered or descriptors are exhausted.
 pub fn outbound_socket(netns: &Netns, to: SocketAddr, i: &Interception) -> io::Result<TcpSocket> {
     let socket = netns.run(|| marked_socket(Domain::for_address(to), i))??;
+    configure(&socket)?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
@@ -87,7 +89,8 @@ pub fn is_port_taken(error: &io::Error) -> bool {
 }
 
 /// A socket inside the pod's namespace for a connection to the application under the client's address: bound to
-/// `client`, one of [`source_ports`]. Not connected.
+/// `client`, one of [`source_ports`]; no delay. No keep-alive, because an application's end cannot get lost unnoticed. Not
+/// connected.
 ///
 /// # Errors
 /// As [`outbound_socket`]; one of [`is_port_taken`]; `InvalidInput` for a link-local IPv6 client, whose interface is
@@ -97,11 +100,8 @@ pub fn application_socket(netns: &Netns, client: SocketAddr, i: &Interception) -
     let socket = netns.run(|| {
         let socket = marked_socket(Domain::for_address(client), i)?;
         stay_inside(&socket)?;
+        socket.set_tcp_nodelay(true)?;
         set_transparent(&socket, client)?;
-        match client {
-            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
-            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
-        }
         // Connections to different applications share a port, and one in TIME_WAIT is no obstacle to another.
         socket.set_reuse_address(true)?;
         socket.bind(&client.into())?;

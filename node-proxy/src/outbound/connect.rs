@@ -1,5 +1,5 @@
 //! Reaches an endpoint: through a tunnel if it speaks HBONE, in plaintext only if it does not. What cannot be reached
-//! is tried elsewhere, as long as no byte was sent.
+//! is tried elsewhere, as long as no byte can have been delivered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use crate::state::Snapshot;
 use crate::state::model::{Enrolment, Service, Timeouts, TunnelProtocol, Workload, WorkloadUid};
 use crate::telemetry::{ConnectionMeta, Direction, Failure, Outcome, Reporter, Security, WhyPlaintext};
 use crate::tunnel::dial::{Opened, Target, dial};
+use crate::tunnel::early::EarlyData;
 use crate::tunnel::pool::{Key, Lease, may_try_new_tunnel};
 use crate::tunnel::{TunnelError, headers};
 use crate::worker::Context;
@@ -79,6 +80,7 @@ struct Attempt<'a> {
     service: Option<&'a Arc<Service>>,
     timeouts: Timeouts,
     deadline: Instant,
+    early: &'a EarlyData<'a>,
 }
 
 /// Why an attempt failed, and whether another endpoint may do better.
@@ -140,6 +142,7 @@ impl Outbound {
         service: &Arc<Service>,
         port: u16,
         snapshot: &Snapshot,
+        early: &EarlyData<'_>,
     ) -> Result<Connected, Refusal> {
         let wanted = Wanted {
             service,
@@ -161,7 +164,7 @@ impl Outbound {
                 };
             let mut in_flight = Box::new(candidate.begin());
             let started = Instant::now();
-            match self.reach(&candidate, service, end).await {
+            match self.reach(&candidate, service, end, early).await {
                 Ok(connected) => {
                     in_flight.connected(started.elapsed());
                     return Ok(Connected { in_flight: Some(in_flight), ..connected });
@@ -191,6 +194,7 @@ impl Outbound {
         candidate: &Candidate,
         service: &Arc<Service>,
         end: Instant,
+        early: &EarlyData<'_>,
     ) -> Result<Connected, Missed> {
         let started = Instant::now();
         let workload = self.decided(&candidate.workload, candidate.address).await;
@@ -200,6 +204,7 @@ impl Outbound {
             service: Some(service),
             timeouts: self.timeouts(),
             deadline: end.min(started + total(self.timeouts()) / TRIES as u32),
+            early,
         };
         let result = self.attempt(&attempt).await;
         let meta = self.attempt_meta(&attempt);
@@ -215,7 +220,11 @@ impl Outbound {
         }
     }
 
-    pub(super) async fn connect_to_workload(&self, workload: Arc<Workload>) -> Result<Connected, Refusal> {
+    pub(super) async fn connect_to_workload(
+        &self,
+        workload: Arc<Workload>,
+        early: &EarlyData<'_>,
+    ) -> Result<Connected, Refusal> {
         let timeouts = self.timeouts();
         let workload = self.decided(&workload, self.destination.ip()).await;
         let attempt = Attempt {
@@ -224,6 +233,7 @@ impl Outbound {
             service: None,
             timeouts,
             deadline: Instant::now() + total(timeouts),
+            early,
         };
         match self.attempt(&attempt).await {
             Ok(upstream) => Ok(Connected { upstream, meta: self.attempt_meta(&attempt), in_flight: None }),
@@ -292,8 +302,7 @@ impl Outbound {
         let socket = outbound_socket(&pod.netns, to, &pod.interception)
             .map_err(|error| AttemptError::socket(&error))?;
         let stream = connect(socket, to, deadline).await.map_err(|error| AttemptError::plain(to, &error))?;
-        let server = CarriedSocket::new(stream).map_err(|error| AttemptError::plain(to, &error))?;
-        Ok(Upstream::Plain(server))
+        Ok(Upstream::Plain(CarriedSocket::new(stream)))
     }
 
     async fn tunnel(&self, attempt: &Attempt<'_>) -> Result<Upstream, TunnelError> {
@@ -341,10 +350,10 @@ impl Outbound {
         let request = headers::connect_request(attempt.to, self.client, &self.source, service);
         let left = attempt.deadline.saturating_duration_since(Instant::now());
         let after = attempt.timeouts.tunnel_handshake.min(left);
-        match lease.connect(target.address, request, after).await {
+        match lease.connect(target.address, request, after, attempt.early).await {
             Ok((send, recv)) => {
-                let window = lease.window().clone();
-                Ok(Upstream::Tunnel(TunnelStream::new(send, recv, window), lease))
+                let stream = TunnelStream::new(send, recv, lease.window().clone());
+                Ok(Upstream::Tunnel(TunnelStream { carried: attempt.early.length(), ..stream }, lease))
             }
             Err(error) => {
                 if may_try_new_tunnel(&error) {

@@ -29,6 +29,7 @@ use crate::state::model::{
     Ejection, Limits, OutboundPolicy, OwnWorkload, Service, ServiceKey, Timeouts, Workload,
 };
 use crate::telemetry::{ConnectionMeta, Failure, Reporter, Security, WhyPlaintext};
+use crate::tunnel::early::EarlyData;
 use crate::worker::Context;
 use crate::worker::pod::PodHere;
 use crate::worker::socket::CarriedSocket;
@@ -165,16 +166,19 @@ impl Outbound {
         Some(Self { context, pod, source, own, client, destination, drain, cut })
     }
 
-    /// Serves the connection as was decided.
-    async fn go_on(self, socket: CarriedSocket, treated: Result<Treated, Refusal>) {
-        match treated {
-            Ok(Treated::Bytes(connected)) => self.carry(socket, *connected).await,
-            Ok(Treated::Requests(parent, version)) => {
-                Box::pin(http::serve(self, parent, version, socket)).await;
-            }
-            Ok(Treated::Over) => socket.finish(),
-            Err(Refusal { meta, failure }) => {
-                self.context.shared.telemetry.refused(*meta, failure.reason, &failure.message);
+    /// Serves the connection as was decided. A block, because an `async fn` keeps its arguments twice, and this is kept for
+    /// as long as a connection is open.
+    fn go_on(self, socket: CarriedSocket, treated: Result<Treated, Refusal>) -> impl Future<Output = ()> {
+        async move {
+            match treated {
+                Ok(Treated::Bytes(connected)) => self.carry(socket, connected).await,
+                Ok(Treated::Requests(parent, version)) => {
+                    Box::pin(http::serve(self, parent, version, socket)).await;
+                }
+                Ok(Treated::Over) => socket.finish(),
+                Err(Refusal { meta, failure }) => {
+                    self.context.shared.telemetry.refused(*meta, failure.reason, &failure.message);
+                }
             }
         }
     }
@@ -229,7 +233,8 @@ impl Outbound {
                 if routed_elsewhere(&workload, destination.port(), &snapshot, namespace).is_some() {
                     self.context.shared.telemetry.past_routes();
                 }
-                self.connect_to_workload(workload).await.map(bytes)
+                let early = EarlyData::of(client, &self.pod.pod.limits);
+                self.connect_to_workload(workload, &early).await.map(bytes)
             }
             Action::PassThrough => self.pass_through().await.map(bytes),
             Action::Hold => {
@@ -278,7 +283,8 @@ impl Outbound {
                 Box::pin(connecting).await.map(bytes)
             }
             Treatment::Wait => {
-                let mut connected = self.connect_to_service(&service, port, snapshot).await?;
+                let mut connected =
+                    self.connect_to_service(&service, port, snapshot, &EarlyData::none()).await?;
                 let seen = tokio::select! {
                     biased;
                     seen = self.look(client, None) => seen?,
@@ -344,8 +350,8 @@ impl Outbound {
         }
     }
 
-    async fn carry(&self, socket: CarriedSocket, connected: Connected) {
-        let Connected { upstream, meta, mut in_flight } = connected;
+    async fn carry(&self, socket: CarriedSocket, connected: Box<Connected>) {
+        let Connected { upstream, meta, mut in_flight } = *connected;
         let record = self.context.shared.telemetry.open(meta);
         let has_answered = Cell::new(false);
         let count = |direction, bytes| match direction {

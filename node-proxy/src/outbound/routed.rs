@@ -12,6 +12,7 @@ use crate::reason::Reason;
 use crate::state::model::{Service, ServiceKey};
 use crate::state::{RouteGroup, Snapshot};
 use crate::telemetry::{Failure, RoutedConnection};
+use crate::tunnel::early::EarlyData;
 use crate::worker::socket::CarriedSocket;
 
 /// The rule that takes a connection whose TLS asks for a server name, or that is not looked into. `culvert explain` asks it, too.
@@ -68,10 +69,13 @@ impl Outbound {
         };
         let routes = snapshot.routes(&service.key, port);
         let group = routes.and_then(|routes| routes.for_clients_in(&self.source.namespace));
-        let Some(group) = group else { return self.connect_to_service(service, port, snapshot).await };
+        let early = EarlyData::of(client, &self.pod.pod.limits);
+        let Some(group) = group else {
+            return self.connect_to_service(service, port, snapshot, &early).await;
+        };
         let mut routed =
             RoutedConnection { service: service.key.clone(), server_name, rule: None, backend: None };
-        let result = self.connect_routed(group, &mut routed, snapshot).await;
+        let result = self.connect_routed(group, &mut routed, snapshot, &early).await;
         let routed = Some(Arc::new(routed));
         match result {
             Ok(mut connected) => {
@@ -90,12 +94,13 @@ impl Outbound {
         group: &RouteGroup,
         routed: &mut RoutedConnection,
         snapshot: &Snapshot,
+        early: &EarlyData<'_>,
     ) -> Result<Connected, Refusal> {
         let refusal = |failure: Failure| Refusal { meta: Box::new(self.meta()), failure };
         let rule = select(group, routed.server_name.as_deref()).map_err(refusal)?;
         routed.rule = Some(rule.clone());
         let (backend, port) = pick(rule, snapshot).map_err(refusal)?;
         routed.backend = Some((ServiceKey::clone(&backend.key), port));
-        self.connect_to_service(&backend, port, snapshot).await
+        self.connect_to_service(&backend, port, snapshot, early).await
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod dial;
 pub(crate) mod driver;
+pub mod early;
 pub mod headers;
 mod paced;
 pub mod pool;
@@ -75,6 +76,8 @@ pub enum TunnelError {
     Http2Timeout { to: SocketAddr, after: Duration },
     #[error("{to} answered CONNECT {status}")]
     Refused { to: SocketAddr, status: StatusCode },
+    #[error("{to} has not answered, and may have delivered what the client said: {error}")]
+    Unanswered { to: SocketAddr, error: Box<TunnelError> },
     #[error("no room in {tunnels} tunnels to {to} within the deadline")]
     Full { to: SocketAddr, tunnels: usize },
     #[error("the attempt to open the tunnel was given up")]
@@ -91,13 +94,18 @@ impl TunnelError {
             Self::NoCertificate(_) => Reason::NoCertificate,
             Self::Http2 { .. } | Self::Http2Timeout { .. } | Self::Refused { .. } => Reason::Tunnel,
             Self::Full { .. } => Reason::WorkloadLimit,
+            Self::Unanswered { error, .. } => error.reason(),
         }
     }
 
     /// Whether another endpoint may do better: the fault is not this workload's own.
     pub fn may_try_another(&self) -> bool {
         match self {
-            Self::Socket(_) | Self::NoCertificate(_) | Self::Full { .. } | Self::GivenUp => false,
+            Self::Socket(_)
+            | Self::NoCertificate(_)
+            | Self::Full { .. }
+            | Self::GivenUp
+            | Self::Unanswered { .. } => false,
             Self::Refused { status, .. } => status.is_server_error(),
             Self::Connect { .. }
             | Self::Tls { .. }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::TunnelError;
 use super::dial::{Driver, Opened};
+use super::early::EarlyData;
 use super::window::Window;
 use crate::state::model::WorkloadUid;
 use crate::telemetry::Carrier;
@@ -119,29 +120,44 @@ impl Lease {
         self.entry.tunnels.borrow_mut().retain(|tunnel| !Rc::ptr_eq(tunnel, &self.tunnel));
     }
 
-    /// Sends a CONNECT request and waits for its 200.
+    /// Sends a CONNECT request, and what the client says early, and waits for the 200.
     ///
     /// # Errors
-    /// When the tunnel fails, the answer is late or another one. The stream is reset then.
+    /// When the tunnel fails, the answer is late or another one. The stream is reset then. `Unanswered` when something was
+    /// sent that may have been delivered.
     pub async fn connect(
         &self,
         to: SocketAddr,
         request: Request<()>,
         after: Duration,
+        early: &EarlyData<'_>,
     ) -> Result<(SendStream<Bytes>, RecvStream), TunnelError> {
         let failed = |error| TunnelError::Http2 { to, error: Arc::new(error) };
+        let sent = Cell::new(false);
         let exchange = async {
             let mut sender = self.tunnel.sender.clone().ready().await.map_err(failed)?;
-            let (response, send) = sender.send_request(request, false).map_err(failed)?;
-            Ok::<_, TunnelError>((response.await.map_err(failed)?, send))
+            let (response, mut send) = sender.send_request(request, false).map_err(failed)?;
+            Ok((early.until_answered(response, &mut send, &sent).await.map_err(failed)?, send))
         };
-        let (response, send) =
-            timeout(after, exchange).await.map_err(|_| TunnelError::Http2Timeout { to, after })??;
+        let answered = match timeout(after, exchange).await {
+            Ok(answered) => answered,
+            Err(_) => Err(TunnelError::Http2Timeout { to, after }),
+        };
+        let (response, send) = answered.map_err(|error| match sent.get() && !is_unprocessed(&error) {
+            true => TunnelError::Unanswered { to, error: Box::new(error) },
+            false => error,
+        })?;
         match response.status() {
             StatusCode::OK => Ok((send, response.into_body())),
             status => Err(TunnelError::Refused { to, status }),
         }
     }
+}
+
+/// Whether the peer has said that it did nothing with the stream (RFC 9113, 6.8 and 8.7).
+fn is_unprocessed(error: &TunnelError) -> bool {
+    let TunnelError::Http2 { error, .. } = error else { return false };
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(H2Reason::REFUSED_STREAM))
 }
 
 /// Whether a new tunnel to the same peer may do what this one could not: it had ended, or was about to.

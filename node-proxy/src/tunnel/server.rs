@@ -35,7 +35,6 @@ use crate::state::model::Timeouts;
 use crate::telemetry::{Direction, Outcome};
 use crate::worker::Context;
 use crate::worker::pod::PodHere;
-use crate::worker::socket::configure;
 
 /// A tunnel without streams is closed after this long: twice as long as clients keep theirs.
 const IDLE: Duration = Duration::from_secs(600);
@@ -116,7 +115,6 @@ async fn accept(
     from: SocketAddr,
 ) -> Result<Accepted<TlsStream<Paced<TcpStream>>>, Refused> {
     let _place = pod.handshake(from.ip()).ok_or(Refused::Busy)?;
-    configure(&socket).map_err(Refused::Tls)?;
     let workload = pod.pod.workload.load_full();
     let timeouts = inbound::timeouts(&workload);
     let own = workload.identity.as_ref().ok_or(Refused::NoIdentity)?;

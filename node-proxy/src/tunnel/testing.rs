@@ -131,7 +131,7 @@ pub fn to_application(to: SocketAddr, limits: Arc<WorkloadLimits>) -> impl Serve
     move |request, mut respond| {
         let limits = limits.clone();
         spawn_local(async move {
-            let application = CarriedSocket::new(TcpStream::connect(to).await.unwrap()).unwrap();
+            let application = CarriedSocket::new(TcpStream::connect(to).await.unwrap());
             let send = respond.send_response(Response::new(()), false).unwrap();
             let window = Window::new(limits.clone());
             let stream = TunnelStream::new(send, request.into_body(), window);

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -27,14 +28,9 @@ pub struct CarriedSocket {
 }
 
 impl CarriedSocket {
-    /// Takes over a socket: no delay, keep-alive on.
-    ///
-    /// # Errors
-    /// When the socket is dead already.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
-        let carried = Self { stream, finished: Cell::new(false) };
-        configure(&carried.stream)?;
-        Ok(carried)
+    /// Takes over a socket that is configured.
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, finished: Cell::new(false) }
     }
 
     /// The end was orderly: dropping the socket closes it.
@@ -104,30 +100,29 @@ impl Drop for CarriedSocket {
     }
 }
 
-/// No delay, keep-alive on.
+/// No delay, keep-alive on. What a listener accepts is as the listener is.
 ///
 /// # Errors
 /// When the socket is dead already.
-pub fn configure(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub fn configure(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)
         .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Connects an unconnected socket until a deadline, and configures it.
+/// Connects an unconnected socket until a deadline.
 ///
 /// # Errors
 /// Those of the connection; `TimedOut` at the deadline.
 pub async fn connect(socket: TcpSocket, to: SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
-    let stream = match tokio::time::timeout_at(deadline, socket.connect(to)).await {
-        Ok(stream) => stream?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the deadline")),
-    };
-    configure(&stream)?;
-    Ok(stream)
+    match tokio::time::timeout_at(deadline, socket.connect(to)).await {
+        Ok(stream) => stream,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within the deadline")),
+    }
 }
 
 /// IPv4-mapped IPv6 addresses as the IPv4 addresses they are.
@@ -144,7 +139,7 @@ pub(crate) mod testing {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (one, other) =
             tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (CarriedSocket::new(one.unwrap()).unwrap(), CarriedSocket::new(other.unwrap().0).unwrap())
+        (CarriedSocket::new(one.unwrap()), CarriedSocket::new(other.unwrap().0))
     }
 }
 
@@ -173,6 +168,20 @@ mod tests {
                 false => assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_listener_accepts_is_configured_as_the_listener_is() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        configure(&listener).unwrap();
+        let (_client, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (accepted, _) = accepted.unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::Shared;
 use super::accept::{self, Kind};
 use super::load::Load;
 use super::pod::{PodHere, PodState};
-use super::socket::CarriedSocket;
+use super::socket::{CarriedSocket, configure};
 use crate::balance::{Balancer, Endpoints};
 use crate::handover::wire;
 use crate::inbound::{self, node_addresses};
@@ -43,8 +43,8 @@ const ADDRESSES_EVERY: u32 = 100;
 /// this bounds how long a busy worker overlooks a request that has arrived, to 1 or 2 ms.
 const TASKS_BETWEEN_EVENTS: u32 = 16;
 /// Compile-time bounds of the futures that exist once per connection: a bound that breaks is memory per connection.
-const OUTBOUND_FUTURE: usize = 3 << 10;
-const INBOUND_FUTURE: usize = 3 << 10;
+const OUTBOUND_FUTURE: usize = 2336;
+const INBOUND_FUTURE: usize = 2 << 10;
 const TUNNEL_FUTURE: usize = 1 << 10;
 
 /// What a worker is asked.
@@ -308,10 +308,7 @@ fn add(context: &Rc<Context>, state: &Arc<PodState>, listeners: Listeners) -> io
     let listeners: Vec<(Kind, TcpListener)> = all
         .into_iter()
         .flat_map(|(kind, listeners)| listeners.into_iter().map(move |listener| (kind.clone(), listener)))
-        .map(|(kind, listener)| {
-            listener.set_nonblocking(true)?;
-            Ok((kind, TcpListener::from_std(listener)?))
-        })
+        .map(|(kind, listener)| Ok((kind, configured(listener)?)))
         .collect::<io::Result<_>>()?;
     let pod = context.pod(state);
     for (kind, listener) in listeners {
@@ -322,19 +319,20 @@ fn add(context: &Rc<Context>, state: &Arc<PodState>, listeners: Listeners) -> io
     Ok(())
 }
 
+/// A listener of this process, or one that another process opened.
+fn configured(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    configure(&listener)?;
+    TcpListener::from_std(listener)
+}
+
 fn open(
     context: &Rc<Context>,
     state: &Arc<PodState>,
     gateway: Arc<str>,
     listeners: Vec<std::net::TcpListener>,
 ) -> io::Result<OpenPort> {
-    let listeners: Vec<TcpListener> = listeners
-        .into_iter()
-        .map(|listener| {
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        })
-        .collect::<io::Result<_>>()?;
+    let listeners: Vec<TcpListener> = listeners.into_iter().map(configured).collect::<io::Result<_>>()?;
     let pod = context.pod(state);
     let closed = context.drain.child_token();
     for listener in listeners {
@@ -373,21 +371,21 @@ pub(super) fn serve(
     match kind {
         Kind::Outbound => spawn_bounded::<OUTBOUND_FUTURE, _>(async move {
             let _permit = permit;
-            let Ok(socket) = CarriedSocket::new(socket) else { return };
+            let socket = CarriedSocket::new(socket);
             let cancel = pod.cancel.clone();
             let serving = pin!(outbound::serve(context, pod, socket, peer));
             cancel.run_until_cancelled(serving).await;
         }),
         Kind::Gateway(port) => spawn_bounded::<OUTBOUND_FUTURE, _>(async move {
             let _permit = permit;
-            let Ok(socket) = CarriedSocket::new(socket) else { return };
+            let socket = CarriedSocket::new(socket);
             let cancel = pod.cancel.clone();
             let serving = pin!(gateway::serve(context, pod, socket, peer, port));
             cancel.run_until_cancelled(serving).await;
         }),
         Kind::Inbound => spawn_bounded::<INBOUND_FUTURE, _>(async move {
             let _permit = permit;
-            let Ok(socket) = CarriedSocket::new(socket) else { return };
+            let socket = CarriedSocket::new(socket);
             let cancel = pod.inbound();
             let serving = pin!(inbound::plaintext::serve(context, pod, socket, peer));
             cancel.run_until_cancelled(serving).await;
@@ -416,7 +414,7 @@ pub(super) fn refuse_over_limit(
     kind: Kind,
     limit: ConnectionLimitReached,
 ) {
-    let Ok(socket) = CarriedSocket::new(socket) else { return };
+    let socket = CarriedSocket::new(socket);
     let peer = super::socket::canonical(peer);
     match kind {
         Kind::Outbound => outbound::refuse_over_limit(context, pod, &socket, peer, limit),

@@ -126,7 +126,6 @@ fn render_rule(rule: &Rule, mask: u32) -> String {
 fn render_match(what: &Match, mask: u32) -> String {
     match what {
         Match::InLoopback => " -i lo".into(),
-        Match::InOther => " ! -i lo".into(),
         Match::OutLoopback => " -o lo".into(),
         Match::OutOther => " ! -o lo".into(),
         Match::Tcp => String::new(),

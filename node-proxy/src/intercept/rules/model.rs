@@ -101,7 +101,7 @@ impl RulePlan {
         let i = &self.interception;
         let own = [InLoopback, PacketMark(i.proxy_mark)];
         let outbound = [InLoopback, PacketMark(i.outbound_mark)];
-        let inbound = [InOther, Original, ConnectionMark(i.inbound_mark)];
+        let inbound = [Original, ConnectionMark(i.inbound_mark)];
         let mut rules = vec![
             // Only on the SYN: replies of a captured outbound connection also come by here, and must keep their mark.
             Rule::new(own.into_iter().chain([Syn]), Action::MarkConnection(i.reply_mark)),
@@ -112,17 +112,19 @@ impl RulePlan {
             ),
             // nft's tproxy goes on to the next rule when nobody listens: closed, not open.
             Rule::new(outbound.into_iter().chain([Syn]), Action::Drop),
+            // What follows is about packets from outside.
+            Rule::new([InLoopback], Action::Return),
             // The answers of a captured outbound connection come over lo. What comes from elsewhere answers a packet that
             // got out while the rules were missing: most likely a reset, which would end the connection.
-            Rule::new([InOther, Tcp, ConnectionMark(i.outbound_mark)], Action::Drop),
+            Rule::new([Tcp, ConnectionMark(i.outbound_mark)], Action::Drop),
         ];
         rules.extend(served(i.hbone_port));
-        rules.push(Rule::new([InOther, one_port(i.hbone_port)], Action::Return));
+        rules.push(Rule::new([one_port(i.hbone_port)], Action::Return));
         if let Entry::Open(exclusions) = &self.entry {
             rules.extend(exclusions.gateway_ports.iter().flat_map(|port| served(*port)));
         }
         rules.extend([
-            Rule::new([InOther, Syn, ToLocal], Action::Jump(Chain::EnterIn)),
+            Rule::new([Syn, ToLocal], Action::Jump(Chain::EnterIn)),
             Rule::new(
                 inbound.into_iter().chain([Tcp]),
                 Action::Tproxy { port: i.inbound_port, mark: Some(i.inbound_mark) },
@@ -180,9 +182,9 @@ fn one_port(port: u16) -> Match {
 /// New connections from outside to a port that the proxy listens on: to the listener that they would reach anyway; with
 /// none a SYN is dropped, so that clients wait for a node proxy that restarts instead of being refused.
 fn served(port: u16) -> [Rule; 2] {
-    use Match::{InOther, Syn, ToLocal};
+    use Match::{Syn, ToLocal};
     // In this order: whether an address is local takes a look into the routes, too much for every packet.
-    let new = [InOther, one_port(port), Syn, ToLocal];
+    let new = [one_port(port), Syn, ToLocal];
     [Rule::new(new, Action::Tproxy { port, mark: None }), Rule::new(new, Action::Drop)]
 }
 
@@ -246,7 +248,6 @@ impl Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Match {
     InLoopback,
-    InOther,
     OutLoopback,
     OutOther,
     Tcp,

@@ -70,10 +70,10 @@ fn render_rule(rule: &Rule, mask: u32) -> String {
 
 fn render_match(what: &Match, mask: u32) -> String {
     match what {
-        Match::InLoopback => r#"iifname "lo""#.into(),
-        Match::InOther => r#"iifname != "lo""#.into(),
-        Match::OutLoopback => r#"oifname "lo""#.into(),
-        Match::OutOther => r#"oifname != "lo""#.into(),
+        // By index, which is 1 in every namespace: names are copied and compared for every packet.
+        Match::InLoopback => "iif lo".into(),
+        Match::OutLoopback => "oif lo".into(),
+        Match::OutOther => "oif != lo".into(),
         Match::Tcp => "meta l4proto tcp".into(),
         Match::Syn => "tcp flags & (fin | syn | rst | ack) == syn".into(),
         Match::TcpPort(ports) if ports.first == ports.last => format!("tcp dport {}", ports.first),

@@ -36,7 +36,7 @@ async fn lease(pool: &Pool, dialer: &Dialer, streams: u32) -> Result<Lease, Tunn
 }
 
 async fn connect(lease: &Lease) -> Result<(SendStream<Bytes>, RecvStream), TunnelError> {
-    lease.connect(address(), request(), TIMEOUTS.tunnel_handshake).await
+    lease.connect(address(), request(), TIMEOUTS.tunnel_handshake, &EarlyData::none()).await
 }
 
 #[tokio::test]
@@ -248,7 +248,11 @@ async fn a_refusal_carries_its_status_and_a_late_answer_is_reset() {
         assert!(refused.may_try_another() && !may_try_new_tunnel(&refused));
         let mut slow = request();
         *slow.uri_mut() = "10.1.0.9:81".parse::<Authority>().unwrap().into();
-        let late = lease.connect(address(), slow, Duration::from_millis(20)).await.map(drop).unwrap_err();
+        let late = lease
+            .connect(address(), slow, Duration::from_millis(20), &EarlyData::none())
+            .await
+            .map(drop)
+            .unwrap_err();
         assert!(matches!(late, TunnelError::Http2Timeout { .. }));
     })
     .await;
