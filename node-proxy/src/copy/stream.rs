@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::Growth;
-use super::tcp::{has_ended, read_scratch, write_last, write_some};
+use super::tcp::{has_ended, note_read, read_scratch, write_last, write_some};
 use super::{Copy, CopyError, Direction, Pace, Side, shutdown_write, socket_error};
 use crate::limits::MemoryCharge;
 use crate::tunnel::window::Window;
@@ -161,7 +161,9 @@ impl Copy<'_> {
             return read_scratch(from, size, Bytes::copy_from_slice);
         }
         let mut bytes = BytesMut::with_capacity(size);
-        match from.try_read_buf(&mut bytes) {
+        let read = from.try_read_buf(&mut bytes);
+        note_read(from, read.as_ref().map_or(0, |read| *read), bytes.capacity());
+        match read {
             Ok(read) if read * 4 < size => Ok(Some(Bytes::copy_from_slice(&bytes))),
             Ok(_) => {
                 let charge = self.limits.charge(bytes.capacity() as u64);

@@ -26,11 +26,23 @@ pub(crate) fn read_scratch<T>(
     with: impl FnOnce(&[u8]) -> T,
 ) -> io::Result<Option<T>> {
     SCRATCH.with_borrow_mut(|scratch| match socket.try_read(&mut scratch[..size]) {
-        Ok(read) => Ok(Some(with(&scratch[..read]))),
+        Ok(read) => {
+            note_read(socket, read, size);
+            Ok(Some(with(&scratch[..read])))
+        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
         Err(error) => Err(error),
     })
+}
+
+/// A read that has not filled its buffer has emptied the socket (epoll(7), edge-triggered), so the next one waits for news
+/// instead of asking the kernel first.
+pub(super) fn note_read(socket: &TcpStream, read: usize, size: usize) {
+    if (1..size).contains(&read) {
+        let emptied = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+        let _ = socket.try_io(Interest::READABLE, emptied);
+    }
 }
 
 /// Writes what fits now; 0 when nothing does.
