@@ -327,6 +327,7 @@ impl ClientConnection {
         held.map_err(|failure| Missed {
             refusal: crate::outbound::Refusal { meta: Box::new(meta), failure },
             may_try_another: true,
+            is_endpoints_fault: true,
         })
     }
 }

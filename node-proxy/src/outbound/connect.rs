@@ -66,10 +66,11 @@ pub(crate) struct Connected {
     pub in_flight: Option<Box<InFlight>>,
 }
 
-/// Why an endpoint was not reached, and whether another may do better.
+/// Why an endpoint was not reached, whether another may do better, and whether this one should be avoided for a while.
 pub(crate) struct Missed {
     pub refusal: Refusal,
     pub may_try_another: bool,
+    pub is_endpoints_fault: bool,
 }
 
 /// One attempt to reach one address of one workload.
@@ -83,32 +84,41 @@ struct Attempt<'a> {
     early: &'a EarlyData<'a>,
 }
 
-/// Why an attempt failed, and whether another endpoint may do better.
+/// Why an attempt failed, whether another endpoint may do better, and whether this one should be avoided for a while.
 struct AttemptError {
     failure: Failure,
     may_try_another: bool,
+    is_endpoints_fault: bool,
 }
 
 impl From<TunnelError> for AttemptError {
     fn from(error: TunnelError) -> Self {
-        Self { may_try_another: error.may_try_another(), failure: Failure::new(error.reason(), error) }
+        Self {
+            may_try_another: error.may_try_another(),
+            is_endpoints_fault: error.is_endpoints_fault(),
+            failure: Failure::new(error.reason(), error),
+        }
     }
 }
 
 impl AttemptError {
     fn plain(to: SocketAddr, error: &io::Error) -> Self {
         let failure = Failure::new(Reason::Connect, format!("connecting to {to}: {error}"));
-        Self { failure, may_try_another: true }
+        Self { failure, may_try_another: true, is_endpoints_fault: true }
     }
 
     fn undecided(workload: &Workload) -> Self {
         let message = format!("node {} has not said whether it captures {}", workload.node, workload.name);
-        Self { failure: Failure::new(Reason::UnknownDestination, message), may_try_another: true }
+        Self {
+            failure: Failure::new(Reason::UnknownDestination, message),
+            may_try_another: true,
+            is_endpoints_fault: true,
+        }
     }
 
     fn socket(error: &io::Error) -> Self {
         let failure = Failure::new(Reason::Local, format!("no socket in the pod's namespace: {error}"));
-        Self { failure, may_try_another: false }
+        Self { failure, may_try_another: false, is_endpoints_fault: false }
     }
 }
 
@@ -169,10 +179,12 @@ impl Outbound {
                     in_flight.connected(started.elapsed());
                     return Ok(Connected { in_flight: Some(in_flight), ..connected });
                 }
-                Err(Missed { refusal, may_try_another: false }) => return Err(refusal),
                 Err(missed) => {
-                    if is_unreached(missed.refusal.failure.reason) {
+                    if missed.is_endpoints_fault && is_unreached(missed.refusal.failure.reason) {
                         in_flight.unreached();
+                    }
+                    if !missed.may_try_another {
+                        return Err(missed.refusal);
                     }
                     last = Some(missed.refusal);
                 }
@@ -211,11 +223,12 @@ impl Outbound {
         match result {
             Ok(upstream) => Ok(Connected { upstream, meta, in_flight: None }),
             Err(error) => {
-                if error.may_try_another {
+                if error.is_endpoints_fault {
                     candidate.load.failed();
                 }
-                let refusal = Refusal { meta: Box::new(meta), failure: error.failure };
-                Err(Missed { refusal, may_try_another: error.may_try_another })
+                let AttemptError { failure, may_try_another, is_endpoints_fault } = error;
+                let refusal = Refusal { meta: Box::new(meta), failure };
+                Err(Missed { refusal, may_try_another, is_endpoints_fault })
             }
         }
     }

@@ -98,15 +98,18 @@ impl TunnelError {
         }
     }
 
-    /// Whether another endpoint may do better: the fault is not this workload's own.
+    /// Whether another endpoint may do better, and be asked: the fault is not this workload's own, and nothing can have been
+    /// delivered.
     pub fn may_try_another(&self) -> bool {
+        !matches!(self, Self::Unanswered { .. }) && self.is_endpoints_fault()
+    }
+
+    /// Whether the endpoint should be avoided for a while.
+    pub fn is_endpoints_fault(&self) -> bool {
         match self {
-            Self::Socket(_)
-            | Self::NoCertificate(_)
-            | Self::Full { .. }
-            | Self::GivenUp
-            | Self::Unanswered { .. } => false,
+            Self::Socket(_) | Self::NoCertificate(_) | Self::Full { .. } | Self::GivenUp => false,
             Self::Refused { status, .. } => status.is_server_error(),
+            Self::Unanswered { error, .. } => error.is_endpoints_fault(),
             Self::Connect { .. }
             | Self::Tls { .. }
             | Self::TlsTimeout { .. }

@@ -414,10 +414,19 @@ impl Mesh {
     /// Waits for an access log line of a node proxy that has all of these words.
     #[track_caller]
     pub fn access_log(&self, node: &str, words: &[&str]) -> Value {
-        eventually(&format!("{node} logs {words:?}"), SOON, || {
-            let log = self.logs(&format!("node-proxy/{node}"));
-            let line = log.lines().rfind(|line| words.iter().all(|word| line.contains(word)));
-            line.and_then(|line| serde_json::from_str(line).ok()).ok_or("no such line")
+        self.access_log_of_one(&[node], words)
+    }
+
+    /// As [`Mesh::access_log`], where either of several node proxies may be the first to notice.
+    #[track_caller]
+    pub fn access_log_of_one(&self, nodes: &[&str], words: &[&str]) -> Value {
+        eventually(&format!("one of {nodes:?} logs {words:?}"), SOON, || {
+            let line = nodes.iter().find_map(|node| {
+                let log = self.logs(&format!("node-proxy/{node}"));
+                let line = log.lines().rfind(|line| words.iter().all(|word| line.contains(word)));
+                line.and_then(|line| serde_json::from_str(line).ok())
+            });
+            line.ok_or("no such line")
         })
     }
 

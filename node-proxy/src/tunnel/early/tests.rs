@@ -142,6 +142,7 @@ async fn a_server_that_may_have_delivered_it_is_not_replaced_by_another() {
         let error = connect(&lease(&pool, lost).await, &early).await.unwrap_err();
         assert!(matches!(error, TunnelError::Unanswered { .. }), "{error}");
         assert!(!error.may_try_another() && !may_try_new_tunnel(&error));
+        assert!(error.is_endpoints_fault(), "the next connection is to avoid it");
         let pool = Pool::default();
         let error = connect(&lease(&pool, refuses).await, &early).await.unwrap_err();
         assert!(error.may_try_another() && may_try_new_tunnel(&error), "{error}");
