@@ -78,14 +78,18 @@ impl Copy<'_> {
     ///
     /// # Errors
     /// When a side or the tunnel is lost, or nothing is sent for too long after one side has closed.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice, as long as a connection is open"
+    )]
     pub fn tunnelled(
         &self,
         socket: CarriedSocket,
         near: Side,
         mut stream: TunnelStream,
     ) -> impl Future<Output = Result<(), CopyError>> {
-        // A block, and borrowed in it, because a future keeps twice what it takes out of its arguments.
         async move {
+            // Borrowed, because what is taken out of an argument is kept twice, too.
             let TunnelStream { send, recv, window, early, carried } = &mut stream;
             if *carried > 0 {
                 self.delivered(Direction::ToServer, *carried);

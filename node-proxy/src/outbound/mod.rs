@@ -166,8 +166,11 @@ impl Outbound {
         Some(Self { context, pod, source, own, client, destination, drain, cut })
     }
 
-    /// Serves the connection as was decided. A block, because an `async fn` keeps its arguments twice, and this is kept for
-    /// as long as a connection is open.
+    /// Serves the connection as was decided.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice, as long as a connection is open"
+    )]
     fn go_on(self, socket: CarriedSocket, treated: Result<Treated, Refusal>) -> impl Future<Output = ()> {
         async move {
             match treated {
