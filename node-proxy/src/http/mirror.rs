@@ -97,9 +97,9 @@ impl ClientConnection {
             match self.ready(copy, original, body, record) {
                 Ok(ready) => {
                     let (connection, cancel) = (self.clone(), self.outbound.pod.cancel.clone());
-                    spawn_local(async move {
-                        cancel.run_until_cancelled(connection.send_copy(ready)).await;
-                    });
+                    // Boxed, because a future is moved eight times until it is a task, and this one is large.
+                    let sending = Box::pin(async move { connection.send_copy(ready).await });
+                    spawn_local(async move { cancel.run_until_cancelled(sending).await });
                 }
                 Err(how) => self.outbound.context.shared.telemetry.mirrored(how),
             }

@@ -402,7 +402,8 @@ pub(super) fn serve(
 /// Spawns a future whose size is bounded when it is compiled.
 pub fn spawn_bounded<const MAX: usize, F: Future<Output = ()> + 'static>(future: F) {
     const { assert!(size_of::<F>() <= MAX, "a per-connection future has outgrown its bound") };
-    spawn_local(future);
+    // Boxed, because a future is moved eight times until it is a task.
+    spawn_local(Box::pin(future));
 }
 
 /// Resets a connection for which the workload has no place.
