@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::buffer::Growth;
 use super::tcp::{has_ended, note_read, read_scratch, write_last, write_some};
-use super::{Copy, CopyError, Direction, Pace, Side, shutdown_write, socket_error};
+use super::{Copy, CopyError, Pace, Side, shutdown_write, socket_error};
 use crate::limits::MemoryCharge;
 use crate::tunnel::window::Window;
 use crate::worker::socket::CarriedSocket;
@@ -33,13 +33,11 @@ pub struct TunnelStream {
     pub window: Rc<Window>,
     /// Received, but not delivered yet; its flow-control capacity is not released.
     pub early: Bytes,
-    /// Bytes that went to the server already; nobody has counted them.
-    pub carried: usize,
 }
 
 impl TunnelStream {
     pub fn new(send: SendStream<Bytes>, recv: RecvStream, window: Rc<Window>) -> Self {
-        Self { send, recv, window, early: Bytes::new(), carried: 0 }
+        Self { send, recv, window, early: Bytes::new() }
     }
 
     /// Returns when the far side has said something, or has ended its direction.
@@ -90,10 +88,7 @@ impl Copy<'_> {
     ) -> impl Future<Output = Result<(), CopyError>> {
         async move {
             // Borrowed, because what is taken out of an argument is kept twice, too.
-            let TunnelStream { send, recv, window, early, carried } = &mut stream;
-            if *carried > 0 {
-                self.delivered(Direction::ToServer, *carried);
-            }
+            let TunnelStream { send, recv, window, early } = &mut stream;
             let _open = window.stream();
             let gone = async |side| match side == near {
                 true => CopyError::Read { side, error: socket_error(&socket).await },

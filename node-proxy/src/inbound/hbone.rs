@@ -67,6 +67,7 @@ struct Opened {
     application: CarriedSocket,
     permit: ConnectionPermit,
     stream: TunnelStream,
+    /// Counts what was delivered before the answer already.
     record: ConnectionRecord,
 }
 
@@ -105,8 +106,12 @@ async fn open(context: Rc<Context>, pod: Rc<PodHere>, client: Rc<Client>, stream
     };
     match answer(&mut respond, &own) {
         Ok(send) => {
-            let stream = TunnelStream { send, recv, window, early, carried };
-            Some(Opened { application, permit, stream, record: telemetry.open(meta) })
+            let record = telemetry.open(meta);
+            if carried > 0 {
+                record.received(carried as u64);
+            }
+            let stream = TunnelStream { send, recv, window, early };
+            Some(Opened { application, permit, stream, record })
         }
         Err(error) => {
             telemetry.refused(meta, Reason::Tunnel, &error);

@@ -62,6 +62,8 @@ impl Upstream {
 pub(crate) struct Connected {
     pub upstream: Upstream,
     pub meta: ConnectionMeta,
+    /// Bytes of the client that were sent already.
+    pub sent_early: usize,
     /// Apart, so that a connection's future stays small.
     pub in_flight: Option<Box<InFlight>>,
 }
@@ -105,6 +107,11 @@ impl AttemptError {
     fn plain(to: SocketAddr, error: &io::Error) -> Self {
         let failure = Failure::new(Reason::Connect, format!("connecting to {to}: {error}"));
         Self { failure, may_try_another: true, is_endpoints_fault: true }
+    }
+
+    /// It may have delivered what it was told.
+    fn told(to: SocketAddr, error: &io::Error) -> Self {
+        Self { may_try_another: false, ..Self::plain(to, error) }
     }
 
     fn undecided(workload: &Workload) -> Self {
@@ -221,7 +228,7 @@ impl Outbound {
         let result = self.attempt(&attempt).await;
         let meta = self.attempt_meta(&attempt);
         match result {
-            Ok(upstream) => Ok(Connected { upstream, meta, in_flight: None }),
+            Ok(upstream) => Ok(Connected { upstream, meta, sent_early: early.length(), in_flight: None }),
             Err(error) => {
                 if error.is_endpoints_fault {
                     candidate.load.failed();
@@ -249,7 +256,10 @@ impl Outbound {
             early,
         };
         match self.attempt(&attempt).await {
-            Ok(upstream) => Ok(Connected { upstream, meta: self.attempt_meta(&attempt), in_flight: None }),
+            Ok(upstream) => {
+                let meta = self.attempt_meta(&attempt);
+                Ok(Connected { upstream, meta, sent_early: early.length(), in_flight: None })
+            }
             Err(error) => {
                 Err(Refusal { meta: Box::new(self.attempt_meta(&attempt)), failure: error.failure })
             }
@@ -259,9 +269,9 @@ impl Outbound {
     /// To an address outside the mesh, from the pod's own address.
     pub(super) async fn pass_through(&self) -> Result<Connected, Refusal> {
         let deadline = Instant::now() + self.timeouts().connect;
-        let server = self.plain(self.destination, deadline).await;
+        let server = self.plain(self.destination, deadline, &EarlyData::none()).await;
         match server {
-            Ok(upstream) => Ok(Connected { upstream, meta: self.meta(), in_flight: None }),
+            Ok(upstream) => Ok(Connected { upstream, meta: self.meta(), sent_early: 0, in_flight: None }),
             Err(error) => Err(Refusal { meta: Box::new(self.meta()), failure: error.failure }),
         }
     }
@@ -305,17 +315,28 @@ impl Outbound {
             TunnelProtocol::Undecided => Err(AttemptError::undecided(attempt.workload)),
             TunnelProtocol::Plaintext => {
                 let deadline = attempt.deadline.min(Instant::now() + attempt.timeouts.connect);
-                self.plain(attempt.to, deadline).await
+                self.plain(attempt.to, deadline, attempt.early).await
             }
         }
     }
 
-    async fn plain(&self, to: SocketAddr, deadline: Instant) -> Result<Upstream, AttemptError> {
+    async fn plain(
+        &self,
+        to: SocketAddr,
+        deadline: Instant,
+        early: &EarlyData<'_>,
+    ) -> Result<Upstream, AttemptError> {
         let pod = &self.pod.pod;
         let socket = outbound_socket(&pod.netns, to, &pod.interception)
             .map_err(|error| AttemptError::socket(&error))?;
         let stream = connect(socket, to, deadline).await.map_err(|error| AttemptError::plain(to, &error))?;
-        Ok(Upstream::Plain(CarriedSocket::new(stream)))
+        let server = CarriedSocket::new(stream);
+        // What another endpoint was told that then refused.
+        match tokio::time::timeout_at(deadline, early.say_to(&server)).await {
+            Ok(Ok(())) => Ok(Upstream::Plain(server)),
+            Ok(Err(error)) => Err(AttemptError::told(to, &error)),
+            Err(_) => Err(AttemptError::told(to, &io::ErrorKind::TimedOut.into())),
+        }
     }
 
     async fn tunnel(&self, attempt: &Attempt<'_>) -> Result<Upstream, TunnelError> {
@@ -366,7 +387,7 @@ impl Outbound {
         match lease.connect(target.address, request, after, attempt.early).await {
             Ok((send, recv)) => {
                 let stream = TunnelStream::new(send, recv, lease.window().clone());
-                Ok(Upstream::Tunnel(TunnelStream { carried: attempt.early.length(), ..stream }, lease))
+                Ok(Upstream::Tunnel(stream, lease))
             }
             Err(error) => {
                 if may_try_new_tunnel(&error) {

@@ -354,8 +354,11 @@ impl Outbound {
     }
 
     async fn carry(&self, socket: CarriedSocket, connected: Box<Connected>) {
-        let Connected { upstream, meta, mut in_flight } = *connected;
+        let Connected { upstream, meta, sent_early, mut in_flight } = *connected;
         let record = self.context.shared.telemetry.open(meta);
+        if sent_early > 0 {
+            record.received(sent_early as u64);
+        }
         let has_answered = Cell::new(false);
         let count = |direction, bytes| match direction {
             Direction::ToServer => record.received(bytes),

@@ -2,6 +2,7 @@
 //! peer's HEADERS), so a connection costs one exchange with the server instead of two.
 
 use std::cell::{Cell, OnceCell};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use h2::{RecvStream, SendStream};
 use http::Response;
 use tokio::net::TcpStream;
 
-use crate::copy::read_scratch;
+use crate::copy::{read_scratch, write_some};
 use crate::limits::{MemoryCharge, WorkloadLimits};
 
 /// Bytes that a client's proxy sends before the answer, at most. Fits every window that HTTP/2 begins with.
@@ -39,6 +40,20 @@ impl<'c> EarlyData<'c> {
     /// Nothing is sent before the answer.
     pub fn none() -> Self {
         Self { client: None, said: OnceCell::new() }
+    }
+
+    /// Writes to a server without a tunnel what another was told before.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub async fn say_to(&self, server: &TcpStream) -> io::Result<()> {
+        let Some((bytes, _)) = self.said.get() else { return Ok(()) };
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            server.writable().await?;
+            rest = &rest[write_some(server, rest)?..];
+        }
+        Ok(())
     }
 
     /// Bytes that every server asked since was told.

@@ -30,6 +30,7 @@ cases![
     a_client_that_gives_up_while_it_is_held_is_let_go,
     outside_addresses_pass_unless_the_policy_refuses,
     an_endpoint_that_does_not_answer_is_replaced_by_another,
+    what_was_said_to_an_endpoint_that_refuses_is_said_to_the_next,
     an_enrolled_destination_is_never_downgraded,
     the_wrong_identity_at_the_address_gets_nothing,
     plaintext_is_accepted_or_refused_by_mode,
@@ -183,6 +184,24 @@ async fn an_endpoint_that_does_not_answer_is_replaced_by_another(mut mesh: Mesh)
         let mut client = Client::connect(&mesh.world.pod, mesh.vip(80)).await;
         assert_eq!(client.line().await.unwrap(), format!("client {}", mesh.world.pod_ip));
     }
+    assert_eq!(application.count(), 20);
+}
+
+async fn what_was_said_to_an_endpoint_that_refuses_is_said_to_the_next(mut mesh: Mesh) {
+    // The enrolled one has no application, so its proxy refuses what it was told; the other is not enrolled.
+    sh(&mesh.world.peer, "ip addr add 10.9.0.3/24 dev eth0; ip addr add fd09::3/64 dev eth0 nodad");
+    let address = next(mesh.world.peer_ip, 1);
+    let plain = member(workload("plain", address), "db");
+    mesh.builder.upsert_workload(Workload { own: None, tunnel: TunnelProtocol::Plaintext, ..plain });
+    let mesh = mesh.with_both().await;
+    let application = Application::start(&mesh.world.peer, SocketAddr::new(address, 8080));
+    for _ in 0..20 {
+        let mut client = Client::connect(&mesh.world.pod, mesh.vip(80)).await;
+        client.say(b"hello\n").await;
+        assert_eq!(client.line().await.unwrap(), format!("client {}", mesh.world.pod_ip));
+        assert_eq!(client.line().await.unwrap(), "hello");
+    }
+    mesh.log.shows(&["Connect", "inbound"]).await;
     assert_eq!(application.count(), 20);
 }
 
