@@ -1,14 +1,14 @@
 //! Takes a request to an endpoint: which one, over which connection, in which version of HTTP, for how long.
 
 use std::cell::RefCell;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_routing::model::Retry;
 use http::header::UPGRADE;
-use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
@@ -17,12 +17,9 @@ use tokio::time::{Instant, timeout_at};
 use super::body::Deadline;
 use super::client::{self, Switched};
 use super::flow::{Flow, Way};
-use super::outgoing::{Outgoing, Told};
 use super::pool::{Held, Needs, Peer};
 use super::request_body::{Progress, RequestBody};
-use super::respond::Instead;
 use super::retry::discard;
-use super::route::endpoint_version;
 use super::serve::ClientConnection;
 use super::switch::Agreed;
 use super::verdict;
@@ -93,40 +90,13 @@ struct Got {
 }
 
 impl ClientConnection {
-    /// Sends the request, to another endpoint as long as none was reached, over another connection as long as nothing of
-    /// it was taken.
-    pub(super) async fn forward(
-        &self,
-        destination: Destination<'_>,
-        mut parts: Parts,
-        mut body: RequestBody,
-        outgoing: Outgoing,
-        record: &mut RequestRecord,
-    ) -> Result<Forwarded, Instead> {
-        let version = destination.version(parts.version);
-        let retry = destination.retry.filter(|_| !outgoing.wants_upgrade());
-        // Of attempts that come to nothing the client is told nothing.
-        let told = if retry.is_some() { Told::Nobody } else { Told::Client };
-        let gate = outgoing.prepare(&mut parts, &body, version, self, told)?;
-        body.set_gate(gate);
-        let request = Request::from_parts(parts, body);
-        let sent = match retry {
-            // Boxed, so that requests without retries do not make room for those with.
-            Some(retry) => {
-                Box::pin(self.send_with_retries(&destination, version, request, retry, record)).await
-            }
-            None => self.try_endpoints(&destination, version, request, record, &mut Vec::new()).await,
-        };
-        Ok(sent?)
-    }
-
-    /// Sends a request that is ready to be sent to an endpoint, which none of those `tried` is, if there is another. Adds what
-    /// it tries.
+    /// Sends a request that is ready to be sent to an endpoint, which none of those `tried` is, if there is another: to another
+    /// as long as none was reached, over another connection as long as nothing of it was taken. Adds what it tries.
     pub(super) async fn try_endpoints(
         &self,
         destination: &Destination<'_>,
         version: Version,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         record: &mut RequestRecord,
         tried: &mut Vec<Candidate>,
     ) -> Result<Forwarded, Failure> {
@@ -148,8 +118,10 @@ impl ClientConnection {
             let mut in_flight = candidate.begin();
             let (limit, began) = (destination.limit(), Instant::now());
             let mut spare = verdict::spare(&candidate, &request);
-            let attempt = self.attempt(destination, &candidate, version, request, end, record);
-            let result = within(limit, attempt).await;
+            let result = {
+                let attempt = pin!(self.attempt(destination, &candidate, version, request, end, record));
+                within(limit, attempt).await
+            };
             let may_go_on = || tries < TRIES && Instant::now() < end;
             let lost = match result {
                 Ok(got) => {
@@ -180,7 +152,7 @@ impl ClientConnection {
             } else {
                 verdict::of_failure(failure.reason, waited, &mut in_flight);
             }
-            let unsent = lost.request.filter(|_| lost.is_unreached).map(|again| *again);
+            let unsent = lost.request.filter(|_| lost.is_unreached);
             match unsent.or(spare.filter(|_| failure.reason != Reason::RequestTimeout)) {
                 Some(again) if may_go_on() => {
                     request = again;
@@ -221,7 +193,7 @@ impl ClientConnection {
         destination: &Destination<'_>,
         candidate: &Candidate,
         version: Version,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         end: Instant,
         record: &mut RequestRecord,
     ) -> Result<Got, Lost> {
@@ -247,7 +219,7 @@ impl ClientConnection {
                         Err(missed) => {
                             let is_unreached = missed.may_try_another;
                             let failure = missed.refusal.failure;
-                            return Err(Lost { failure, request: Some(Box::new(request)), is_unreached });
+                            return Err(Lost { failure, request: Some(request), is_unreached });
                         }
                     }
                 }
@@ -268,7 +240,7 @@ impl ClientConnection {
                 Err(lost) => lost,
             };
             request = match (lost.request, copy) {
-                (Some(again), _) => *again,
+                (Some(again), _) => again,
                 (None, Some(again)) => {
                     source = Source::New;
                     again
@@ -333,15 +305,6 @@ impl ClientConnection {
 }
 
 impl Destination<'_> {
-    /// What its endpoints are spoken to in.
-    pub fn version(&self, client: HttpVersion) -> Version {
-        let client = match client {
-            HttpVersion::HTTP_2 => Version::Http2,
-            _ => Version::Http1,
-        };
-        endpoint_version(self.service, self.port, client)
-    }
-
     /// When a try that begins now must be over, by the limit that comes first.
     fn limit(&self) -> Option<Deadline> {
         let limit = |at, reason, after| Deadline { at, reason, after };
@@ -362,7 +325,7 @@ pub(super) fn is_repeatable(request: &Request<RequestBody>) -> bool {
 /// One try, for as long as it may take.
 async fn within(
     limit: Option<Deadline>,
-    attempt: impl Future<Output = Result<Got, Lost>>,
+    attempt: Pin<&mut impl Future<Output = Result<Got, Lost>>>,
 ) -> Result<Got, Lost> {
     let Some(Deadline { at, reason, after }) = limit else { return attempt.await };
     timeout_at(at, attempt).await.unwrap_or_else(|_| {
@@ -371,8 +334,8 @@ async fn within(
     })
 }
 
-pub(super) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let mut copy = Request::new(request.body().again()?);
+pub(super) fn copy(request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
+    let mut copy = Box::new(Request::new(request.body().again()?));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
@@ -380,12 +343,12 @@ pub(super) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody
     Some(copy)
 }
 
-async fn send(held: Held, peer: &Peer, request: Request<RequestBody>) -> Result<Got, Lost> {
+async fn send(held: Held, peer: &Peer, request: Box<Request<RequestBody>>) -> Result<Got, Lost> {
     let started = Instant::now();
     match held {
         Held::Http1 { mut sender, link, peer } => {
             let switch = request.headers().contains_key(UPGRADE).then(|| link.expect_switch());
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => {
                     let switched = switch.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS);
                     let held = Held::Http1 { sender, link, peer };
@@ -394,7 +357,7 @@ async fn send(held: Held, peer: &Peer, request: Request<RequestBody>) -> Result<
                 Err(mut error) => Err(lost(error.take_message(), error.error())),
             }
         }
-        Held::Http2(stream) => match stream.0.sender.clone().try_send_request(request).await {
+        Held::Http2(stream) => match stream.0.sender.clone().try_send_request(*request).await {
             Ok(response) => {
                 let held = Held::Http2(stream);
                 Ok(Got { response, held, took: started.elapsed(), switched: None })

@@ -23,7 +23,7 @@ use super::forward::{Destination, Forwarded};
 use super::outgoing::{Outgoing, Told};
 use super::request_body::RequestBody;
 use super::respond::Instead;
-use super::route;
+use super::route::{self, version_towards};
 use super::serve::ClientConnection;
 use crate::limits::RequestPermit;
 use crate::reason::Reason;
@@ -158,7 +158,7 @@ impl ClientConnection {
             retry: None,
             pinned: RefCell::default(),
         };
-        let version = destination.version(parts.version);
+        let version = version_towards(&service, port, parts.version);
         let patience = Patience { idle: self.outbound.timeouts().body_idle, watch };
         let progress = body.progress();
         let prepared = outgoing.prepare(&mut parts, &body, version, &self, Told::Nobody);
@@ -167,7 +167,7 @@ impl ClientConnection {
             // Filters have been applied: there is no other answer.
             Err(Instead::Redirect(_) | Instead::Preflight(_)) => return,
             Ok(_) => {
-                let (request, mut tried) = (Request::from_parts(parts, body), Vec::new());
+                let (request, mut tried) = (Box::new(Request::from_parts(parts, body)), Vec::new());
                 let sending =
                     Box::pin(self.try_endpoints(&destination, version, request, &mut record, &mut tried));
                 patience.wait(sending).await.and_then(|sent| sent)

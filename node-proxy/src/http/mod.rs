@@ -1,6 +1,6 @@
 //! Requests of a connection, captured or accepted for a Gateway, one by one: read strictly, routed, filtered, sent to an endpoint each.
 //!
-//! `serve` reads a connection; `respond` is what happens to one request, from top to bottom; `forward` takes it to an
+//! `serve` reads a connection; `respond` is what happens to one request, from top to bottom; `decision` says where it goes, `forward` takes it to an
 //! endpoint. Below them: `reader`, `head` and `chunks` (what is let in of
 //! HTTP/1), `frames`,
 //! `heads` and `blocks` (of HTTP/2), `target` (host and path), `hop` (what does not cross
@@ -15,6 +15,7 @@ mod body;
 pub mod chunks;
 mod client;
 mod copies;
+mod decision;
 pub mod edge;
 mod expect;
 mod flow;

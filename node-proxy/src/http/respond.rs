@@ -1,47 +1,34 @@
 //! What happens to one request, from top to bottom.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_routing::MirrorPlace;
 use culvert_routing::cors::{Preflight, origin};
-use culvert_routing::filters::{
-    Answer, FilteredRequest, Redirection, apply_to_own_answer, apply_to_request, apply_to_response,
-};
-use culvert_routing::model::{Action, PathMatch, Scheme, Timeouts};
+use culvert_routing::filters::{Answer, Redirection, apply_to_own_answer};
 use culvert_routing::request::is_grpc;
-use culvert_routing::{CompiledRule, RequestView};
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::answer::{self, Asked, grpc_status};
 use super::body::{Exchange, ResponseBody};
-use super::edge;
+use super::decision::Routed;
 use super::flow::{Flow, Way};
 use super::forward::{Destination, Forwarded};
 use super::heads::{self, Read, RefusedHead};
 use super::hop;
-use super::mirror::{Copy, Original};
 use super::names::{REQUEST_ID, TRACEPARENT, named, new_request_id, new_traceparent};
-use super::outgoing::Outgoing;
-use super::parent::Parent;
 use super::reader::BadRequest;
 use super::request_body::{Http2Client, RequestBody};
-use super::route;
 use super::serve::ClientConnection;
 use super::session::Kept;
 use super::stream::Stream;
-use super::target::{self, BadTarget, Target};
+use super::target::BadTarget;
 use crate::limits::{RequestLimitReached, RequestPermit};
 use crate::reason::Reason;
-use crate::state::Snapshot;
-use crate::state::model::{Service, ServiceKey};
 use crate::telemetry::{Ending, Failure, RequestHead, RequestProtocol, RequestRecord};
 
 /// Counts a request as under way.
@@ -100,41 +87,69 @@ impl From<RequestLimitReached> for Instead {
     }
 }
 
-fn refuse(reason: Reason, message: impl std::fmt::Display) -> Instead {
+pub(super) fn refuse(reason: Reason, message: impl std::fmt::Display) -> Instead {
     Instead::Refused(Failure::new(reason, message))
 }
 
-/// What decides about a request.
-enum Chosen<'c> {
-    /// A rule, and the path it matched with.
-    Rule(Arc<CompiledRule>, PathMatch),
-    /// No route applies to the client: to the endpoints of the Service.
-    Endpoints(&'c ServiceKey),
-}
-
-/// Where a rule, or the absence of routes, sends a request.
-struct Decision {
-    rule: Option<Arc<CompiledRule>>,
-    service: Arc<Service>,
-    port: u16,
-    /// Place of the backend in its rule.
-    backend: Option<usize>,
-    session: Option<Kept>,
-    timeouts: Timeouts,
-    /// Rewritten.
-    host: Option<String>,
-    path: Option<String>,
+/// A request whose head was read.
+struct Begun {
+    /// Which of its connection it is.
+    number: u64,
+    is_http2: bool,
+    asked: Asked,
+    /// How long a client may be slow.
+    patience: Duration,
+    /// Over HTTP/2.
+    stream: Option<Rc<Stream>>,
+    record: RequestRecord,
+    routed: Result<(Box<Routed>, RequestPermit), Instead>,
 }
 
 impl ClientConnection {
     /// Answers a request: with a backend's response, or with one of its own. `refused`: over HTTP/2, what is wrong with its
     /// head.
-    pub async fn respond(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice, and they are moved for every request"
+    )]
+    pub fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
         refused: Option<RefusedHead>,
-    ) -> Response<ResponseBody> {
-        let _under_way = UnderWay::begin(&self);
+    ) -> impl Future<Output = Response<ResponseBody>> {
+        async move {
+            let _under_way = UnderWay::begin(&self);
+            let Begun { number, is_http2, asked, patience, stream, mut record, routed } =
+                self.begin(request, refused);
+            let exchanged = match routed {
+                Err(instead) => Err(instead),
+                // Boxed: a connection without requests has no room for one.
+                Ok((routed, permit)) => {
+                    let exchanged = Box::pin(self.exchange(routed, &mut record)).await;
+                    exchanged.map(|forwarded| (forwarded, permit))
+                }
+            };
+            self.interim.close();
+            let instead = match exchanged {
+                Ok((forwarded, permit)) => {
+                    let watched = stream.inspect(|stream| stream.watch(patience, forwarded.deadline));
+                    return self.pass_on(forwarded, record, permit, watched, number);
+                }
+                Err(instead) => instead,
+            };
+            self.reading.stays(number);
+            // What went wrong while the body was read explains what went wrong with sending it.
+            let instead = match self.reading.refused(number).filter(|_| !is_http2) {
+                Some(bad) => refused_by_reader(bad),
+                None => instead,
+            };
+            let closes = !is_http2 && self.reading.has_refused();
+            own_answer(instead, asked, closes, record)
+        }
+    }
+
+    /// Admits and routes a request, or says why not.
+    fn begin(self: &Rc<Self>, request: Request<Incoming>, refused: Option<RefusedHead>) -> Begun {
         let number = self.requests.get();
         let is_http2 = request.version() == Version::HTTP_2;
         // What is not known of a head is taken to be as in the request before.
@@ -156,29 +171,9 @@ impl ClientConnection {
             Some(bad) => Err(refused_by_reader(bad)),
             None => self.outbound.pod.pod.limits.request(head_bytes as u64).map_err(Instead::from),
         };
-        let exchanged = match permit {
-            Err(instead) => Err(instead),
-            Ok(permit) => {
-                let exchanged = Box::pin(self.exchange(parts, body, &mut record)).await;
-                exchanged.map(|forwarded| (forwarded, permit))
-            }
-        };
-        self.interim.close();
-        let instead = match exchanged {
-            Ok((forwarded, permit)) => {
-                let watched = stream.inspect(|stream| stream.watch(patience, forwarded.deadline));
-                return self.pass_on(forwarded, record, permit, watched, number);
-            }
-            Err(instead) => instead,
-        };
-        self.reading.stays(number);
-        // What went wrong while the body was read explains what went wrong with sending it.
-        let instead = match self.reading.refused(number).filter(|_| !is_http2) {
-            Some(bad) => refused_by_reader(bad),
-            None => instead,
-        };
-        let closes = !is_http2 && self.reading.has_refused();
-        own_answer(instead, if is_call { Asked::Grpc } else { Asked::Http }, closes, record)
+        let routed = permit.and_then(|permit| Ok((self.routed(parts, body, &mut record)?, permit)));
+        let asked = if is_call { Asked::Grpc } else { Asked::Http };
+        Begun { number, is_http2, asked, patience, stream, record, routed }
     }
 
     /// Notes what was asked, and gives the request the names it is logged under.
@@ -203,188 +198,31 @@ impl ClientConnection {
         RequestRecord::begin(telemetry, head, protocol, self.meta.clone(), self.series.clone(), ending)
     }
 
-    async fn exchange(
-        self: &Rc<Self>,
-        mut parts: Parts,
-        mut body: RequestBody,
-        record: &mut RequestRecord,
-    ) -> Result<Forwarded, Instead> {
-        if parts.method == Method::CONNECT {
-            return Err(refuse(Reason::ConnectRefused, "requests are routed here; CONNECT is none"));
-        }
-        let started = Instant::now();
-        target::authority(&parts.uri, &parts.headers, parts.version)?;
-        let (uri, authority) = (parts.uri.clone(), record.head().authority.clone());
-        let host = authority.as_ref().and_then(|value| value.to_str().ok());
-        let target = Target::new(&parts.method, &uri, host)?;
-        let snapshot = self.outbound.context.shared.snapshots.load_full();
-
-        let chosen = self.choose(&snapshot, &parts, &target, record)?;
-        let mut outgoing = Outgoing::new(&mut parts, &target, &uri, authority.clone());
-        if let Parent::Gateway(_) = self.parent {
-            edge::introduce(&mut parts.headers, self.outbound.client.ip());
-        }
-        let (decision, copies) = match chosen {
-            Chosen::Rule(rule, matched) => {
-                record.set_rule(rule.clone());
-                self.filter(&snapshot, &rule, &matched, &target, &mut parts)?
-            }
-            Chosen::Endpoints(service) => {
-                (self.pass_through(&snapshot, service, &parts.headers)?, Vec::new())
-            }
-        };
-        record.set_backend(decision.service.key.clone(), decision.port);
-        let request_deadline = decision.timeouts.request.map(|limit| (started + limit, limit));
-        let original =
-            Original { parts: &parts, outgoing: &outgoing, snapshot: &snapshot, deadline: request_deadline };
-        self.mirror(copies, &original, &mut body, record);
-        outgoing.host = decision.host;
-        outgoing.path = decision.path.or(outgoing.path);
+    /// Sends a request whose way is decided, and applies to the response what the rule says.
+    async fn exchange(&self, routed: Box<Routed>, record: &mut RequestRecord) -> Result<Forwarded, Instead> {
         let destination = Destination {
-            service: &decision.service,
-            port: decision.port,
-            snapshot: &snapshot,
-            request_deadline,
-            backend_limit: decision.timeouts.backend_request,
-            retry: decision.rule.as_ref().and_then(|rule| rule.retry()),
-            pinned: RefCell::new(decision.session.as_ref().and_then(Kept::endpoint)),
+            service: &routed.decision.service,
+            port: routed.decision.port,
+            snapshot: &routed.snapshot,
+            request_deadline: routed.request_deadline,
+            backend_limit: routed.decision.timeouts.backend_request,
+            retry: routed.decision.retry(routed.wants_upgrade),
+            pinned: RefCell::new(routed.decision.session.as_ref().and_then(Kept::endpoint)),
         };
-        let mut forwarded = self.forward(destination, parts, body, outgoing, record).await?;
+        let (version, request) = (routed.version, routed.request);
+        let mut forwarded = match destination.retry {
+            // Boxed, so that requests without retries do not make room for those with.
+            Some(retry) => {
+                Box::pin(self.send_with_retries(&destination, version, request, retry, record)).await?
+            }
+            None => self.try_endpoints(&destination, version, request, record, &mut Vec::new()).await?,
+        };
         if forwarded.agreed.is_none() {
             leave_connection(&mut forwarded.response);
         }
-        if let Some(rule) = &decision.rule {
-            let origin = record.head().origin.as_ref();
-            // From the inside out: what the backend's filters say is said before what the rule's say.
-            if let (Action::Forward(backends), Some(index)) = (rule.action(), decision.backend) {
-                apply_to_response(&backends[index].filters, origin, forwarded.response.headers_mut());
-            }
-            apply_to_response(rule.filters(), origin, forwarded.response.headers_mut());
-        }
-        if let Some(session) = &decision.session {
-            session.answer(decision.backend, &forwarded.endpoint.uid, forwarded.response.headers_mut());
-        }
+        let origin = record.head().origin.as_ref();
+        routed.decision.filter_response(origin, &forwarded.endpoint, forwarded.response.headers_mut());
         Ok(forwarded)
-    }
-
-    /// The rule that takes the request, if routes decide about it.
-    fn choose(
-        &self,
-        snapshot: &Snapshot,
-        parts: &Parts,
-        target: &Target<'_>,
-        record: &mut RequestRecord,
-    ) -> Result<Chosen<'_>, Instead> {
-        let view = RequestView {
-            method: &parts.method,
-            host: &target.host,
-            path: &target.path,
-            query: target.query,
-            headers: &parts.headers,
-            grpc: is_grpc(parts.version, &parts.headers),
-        };
-        let selected = match &self.parent {
-            Parent::Service(service) => {
-                let routes = snapshot.routes(&service.key, self.port);
-                let group = routes.and_then(|routes| routes.for_clients_in(&self.outbound.source.namespace));
-                match route::select(group, &view)? {
-                    Some(selected) => selected,
-                    None => return Ok(Chosen::Endpoints(&service.key)),
-                }
-            }
-            Parent::Gateway(gateway) => {
-                let listener = route::listener(snapshot, gateway, self.port, &target.host)?;
-                record.set_listener(listener.name.clone());
-                route::select_at(snapshot, listener, &view)?
-            }
-        };
-        Ok(Chosen::Rule(selected.rule.clone(), selected.matched.path.clone()))
-    }
-
-    /// Without routes: to the endpoints of the Service that was called, as it is now.
-    fn pass_through(
-        &self,
-        snapshot: &Snapshot,
-        called: &ServiceKey,
-        headers: &HeaderMap,
-    ) -> Result<Decision, Instead> {
-        let Some(service) = snapshot.service(called) else {
-            return Err(refuse(Reason::NoEndpoint, format!("{called} is gone")));
-        };
-        Ok(Decision {
-            rule: None,
-            service: service.clone(),
-            port: self.port,
-            backend: None,
-            session: self.session_of_service(snapshot, service, headers)?,
-            timeouts: Timeouts::default(),
-            host: None,
-            path: None,
-        })
-    }
-
-    /// Applies what the rule says about requests; says where it goes, and what mirrors are sent of it.
-    fn filter(
-        &self,
-        snapshot: &Snapshot,
-        rule: &Arc<CompiledRule>,
-        matched: &PathMatch,
-        target: &Target<'_>,
-        parts: &mut Parts,
-    ) -> Result<(Decision, Vec<Copy>), Instead> {
-        let backends = match rule.action() {
-            Action::Forward(backends) => backends,
-            Action::Refuse(why) => return Err(refuse(Reason::RouteUnsupported, why)),
-        };
-        // What the client shows, before filters change it.
-        let session = self.session_of_rule(snapshot, rule, matched, &parts.headers)?;
-        let mut copies = Vec::new();
-        let mut request = FilteredRequest {
-            method: &parts.method,
-            scheme: Scheme::Http,
-            port: self.port,
-            host: (&*target.host).into(),
-            path: (&*target.path).into(),
-            query: target.query,
-            headers: &mut parts.headers,
-        };
-        let answer = apply_to_request(rule.filters(), matched, &mut request, |filter, mirror, request| {
-            let place = MirrorPlace { backend: None, filter };
-            copies.extend(rule.is_mirrored(place).then(|| Copy::of(mirror, request)));
-        });
-        if let Some(answer) = answer {
-            return Err(answer.into());
-        }
-        let bound = session.as_ref().and_then(|session| Some((session.backend()?, backends)));
-        let (index, backend) = bound
-            .and_then(|(index, backends)| Some((index, backends.get(index)?)))
-            .or_else(|| rule.pick_backend())
-            .ok_or_else(|| refuse(Reason::NoBackend, "the rule has no backend of weight above 0"))?;
-        debug_assert!(index < backends.len());
-        let (service, port) = route::backend_service(snapshot, &backend.target)?;
-        let answer = apply_to_request(&backend.filters, matched, &mut request, |filter, mirror, request| {
-            let place = MirrorPlace { backend: Some(index), filter };
-            copies.extend(rule.is_mirrored(place).then(|| Copy::of(mirror, request)));
-        });
-        if let Some(answer) = answer {
-            return Err(answer.into());
-        }
-        // What is owned was made by a rewrite.
-        let rewritten = |text: Cow<'_, str>| match text {
-            Cow::Owned(text) => Some(text),
-            Cow::Borrowed(_) => None,
-        };
-        let decision = Decision {
-            rule: Some(rule.clone()),
-            service,
-            port,
-            backend: Some(index),
-            session,
-            timeouts: rule.timeouts(),
-            host: rewritten(request.host),
-            path: rewritten(request.path),
-        };
-        Ok((decision, copies))
     }
 
     /// Makes the backend's response the client's.

@@ -28,18 +28,18 @@ impl ClientConnection {
         &self,
         destination: &Destination<'_>,
         version: Version,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         retry: &Retry,
         record: &mut RequestRecord,
     ) -> Result<Forwarded, Failure> {
-        let (head, body) = request.into_parts();
+        let (head, body) = (*request).into_parts();
         let kept = Kept::new(body, &self.outbound.pod.pod.limits);
         let telemetry = &self.outbound.context.shared.telemetry;
         let budget = self.outbound.context.balancer.budget(destination.service);
         budget.asked(Instant::now());
         let (mut tried, mut retries) = (Vec::new(), 0);
         loop {
-            let request = Request::from_parts(head.clone(), kept.attempt());
+            let request = Box::new(Request::from_parts(head.clone(), kept.attempt()));
             let sent = self.try_endpoints(destination, version, request, record, &mut tried).await;
             if !retry.wants(outcome(&sent), retries) {
                 return sent.map_err(|failure| last(failure, retries));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use culvert_routing::model::Target;
 use culvert_routing::{RequestView, Selected};
+use http::Version as HttpVersion;
 
 use crate::outbound::protocol::Version;
 use crate::reason::Reason;
@@ -96,4 +97,13 @@ pub fn endpoint_version(service: &Service, port: u16, client: Version) -> Versio
         Some(AppProtocol::Http2 | AppProtocol::Grpc) => Version::Http2,
         _ => client,
     }
+}
+
+/// The same for a request that came.
+pub fn version_towards(service: &Service, port: u16, client: HttpVersion) -> Version {
+    let client = match client {
+        HttpVersion::HTTP_2 => Version::Http2,
+        _ => Version::Http1,
+    };
+    endpoint_version(service, port, client)
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures::FutureExt;
 use http::header::{CONTENT_TYPE, HeaderMap};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -117,13 +118,13 @@ async fn serve_http1(connection: Rc<ClientConnection>, socket: CarriedSocket) {
     let requests = connection.clone();
     let service = service_fn(move |request| {
         let connection = requests.clone();
-        async move {
-            let mut response = connection.clone().respond(request, None).await;
+        // Not in a block of its own, which would keep the future twice.
+        requests.clone().respond(request, None).map(move |mut response| {
             if connection.is_another_in_charge() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 close_after(&mut response);
             }
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let mut http = http1::Builder::new()
         .header_read_timeout(None)
@@ -165,7 +166,7 @@ async fn serve_http2(connection: Rc<ClientConnection>, socket: CarriedSocket) {
         if refused.is_some() {
             keep_names(request.headers_mut());
         }
-        async move { Ok::<_, Infallible>(connection.respond(request, refused).await) }
+        connection.respond(request, refused).map(Ok::<_, Infallible>)
     });
     let socket = Captured::new(socket, &connection, None);
     let io = Frames::new(socket, frames.clone(), heads, outbound.pod.pod.limits.clone());

@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -34,8 +33,9 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for StreamTasks {
             deadline: Cell::default(),
             ending: Rc::new(Ending::new(cut.clone())),
         });
+        // Boxed, because a future is moved eight times until it is a task, and this is every request over HTTP/2.
+        let mut task = Box::pin(STREAM.scope(stream.clone(), task));
         spawn_local(async move {
-            let mut task = pin!(STREAM.scope(stream.clone(), task));
             let mut patience = Patience::default();
             let watched = poll_fn(|cx| {
                 if task.as_mut().poll(cx).is_ready() {

@@ -54,7 +54,7 @@ pub fn of_failure(reason: Reason, waited: Option<Deadline>, in_flight: &mut InFl
 
 /// A request is sent to an ejected endpoint as its trial: kept for another endpoint, should the trial fail, where sending it again
 /// is safe.
-pub fn spare(candidate: &Candidate, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+pub fn spare(candidate: &Candidate, request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
     (candidate.is_trial() && is_repeatable(request)).then(|| copy(request)).flatten()
 }
 
