@@ -262,7 +262,9 @@ impl Hub {
             current.clone_from(&translation.mesh.trust_domain);
             differs
         });
-        self.state().follow(translation, workloads, Instant::now());
+        let outcomes = self.state().follow(translation, workloads, Instant::now());
+        self.publish();
+        self.state().say(outcomes);
     }
 }
 

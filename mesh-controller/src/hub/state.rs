@@ -67,6 +67,22 @@ pub(super) struct Stream {
     pub(super) refused: BTreeMap<Key, String>,
 }
 
+/// What is to be said about the objects of a translation. It is said after node proxies have been told: thousands of statuses take
+/// milliseconds, for which no route should wait.
+#[must_use = "what proxies got and what statuses say are of one translation"]
+pub struct Outcomes {
+    statuses: Statuses,
+    gateways: BTreeMap<ObjectKey, GatewayFacts>,
+    pods: Pods,
+}
+
+/// Whether pods are as in the translation before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pods {
+    Same,
+    Differ,
+}
+
 impl State {
     pub fn new(queue: StatusQueue, existing: Vec<ObjectKey>, metrics: Metrics) -> Self {
         Self {
@@ -94,16 +110,29 @@ impl State {
         }
     }
 
-    /// Takes over a new translation. `workloads` may be the very same as before, and cost nothing then.
-    pub fn follow(&mut self, translation: Translation, workloads: Arc<Workloads>, now: Instant) {
+    /// Takes over what node proxies get of a new translation. `workloads` may be the very same as before, and cost nothing
+    /// then.
+    pub fn follow(&mut self, translation: Translation, workloads: Arc<Workloads>, now: Instant) -> Outcomes {
         self.follow_mesh(translation.mesh);
         self.follow_shared(translation.services, translation.listeners, translation.routes);
         self.follow_namespaces(translation.namespaces);
-        if !Arc::ptr_eq(&self.workloads, &workloads) {
+        let pods = match Arc::ptr_eq(&self.workloads, &workloads) {
+            true => Pods::Same,
+            false => Pods::Differ,
+        };
+        if pods == Pods::Differ {
             self.follow_workloads(workloads, now);
         }
-        let mut wanted = translation.statuses;
-        self.gateways = translation.gateways;
+        Outcomes { statuses: translation.statuses, gateways: translation.gateways, pods }
+    }
+
+    /// Wants the statuses that say what was followed.
+    pub fn say(&mut self, outcomes: Outcomes) {
+        if outcomes.pods == Pods::Differ {
+            self.say_of_pods();
+        }
+        let mut wanted = outcomes.statuses;
+        self.gateways = outcomes.gateways;
         let of_gateway = |key: &ObjectKey| Some((key.clone(), wanted.get(key)?.clone()));
         self.gateway_statuses = self.gateways.keys().filter_map(of_gateway).collect();
         wanted.extend(self.gateway_statuses());
@@ -128,6 +157,9 @@ impl State {
         touched.iter().for_each(|uid| self.tell(uid));
         self.listeners.follow(&self.workloads.facts);
         self.refused_elsewhere.follow(&self.workloads.facts);
+    }
+
+    fn say_of_pods(&mut self) {
         let mut wanted = self.workloads.statuses.clone();
         for (uid, entry) in self.book.iter() {
             if let Some(status) = self.pod_key(uid).and_then(|key| wanted.get_mut(key)) {
