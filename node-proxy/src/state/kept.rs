@@ -28,9 +28,6 @@ const FILE: &str = "mesh-state";
 /// on with what the file says, and a peer that was enrolled since would be spoken to in plaintext.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 const WRITE_SHARE: u32 = 20;
-/// How long news is left to the data path first: writing a large state takes a core for 30 ms, and all proxies have it to do at
-/// the same time.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// A complete state.
 #[derive(Clone, Debug, Default)]
@@ -175,8 +172,6 @@ impl Keeper {
     /// Until cancelled; then what is not on disk yet is written.
     pub async fn run(mut self, cancel: CancellationToken) {
         while let Some(Ok(())) = cancel.run_until_cancelled(self.newest.changed()).await {
-            // Whoever is told to end meanwhile writes all the same.
-            cancel.run_until_cancelled(tokio::time::sleep(SETTLE)).await;
             let started = Instant::now();
             self.write().await;
             let pause = DEBOUNCE.max(started.elapsed() * WRITE_SHARE);

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 10;
 const REQUESTS: u64 = 500;
 /// Ten edits a second.
-const EDIT_EVERY: Duration = Duration::from_millis(100);
+const EDIT_EVERY: Duration = Duration::from_millis(50);
 
 /// Splits what is sent to `server` between `v1` and `v2`, and waits until the clients' nodes do.
 fn split(mesh: &Mesh, namespace: &str, clients: &[&Pod], weights: [u32; 2]) {
@@ -50,7 +50,7 @@ fn rounds(mesh: &Mesh, client: &Pod) -> Vec<u64> {
     (0..ROUNDS).map(|_| second(&session.ask(&line, PATIENCE), REQUESTS)).collect()
 }
 
-/// Edits another route ten times a second while something goes on; how often.
+/// Edits another route twenty times a second while something goes on; how often.
 fn while_edited<T>(mesh: &Mesh, namespace: &str, work: impl FnOnce() -> T) -> (T, usize) {
     let (is_over, edits) = (AtomicBool::new(false), AtomicUsize::new(0));
     let result = std::thread::scope(|scope| {

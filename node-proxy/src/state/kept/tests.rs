@@ -72,17 +72,3 @@ async fn a_burst_is_one_write_and_the_last_state_is_written_at_the_end() {
     keeper.await.unwrap();
     assert_eq!(version().as_deref(), Some("v3"));
 }
-
-#[tokio::test(start_paused = true)]
-async fn news_is_written_after_the_data_path_has_it_and_not_lost_when_the_process_ends_before() {
-    let directory = tempfile::tempdir().unwrap();
-    let (sender, receiver) = watch::channel(Kept::default());
-    let cancel = CancellationToken::new();
-    let keeper = tokio::spawn(Keeper::new(directory.path(), receiver).run(cancel.clone()));
-    sender.send_replace(state("v1"));
-    tokio::time::sleep(SETTLE / 2).await;
-    assert!(load(directory.path()).unwrap().is_none(), "written at once");
-    cancel.cancel();
-    keeper.await.unwrap();
-    assert_eq!(load(directory.path()).unwrap().map(|kept| kept.version).as_deref(), Some("v1"));
-}
