@@ -11,7 +11,7 @@ static MESH: Shared = Shared::new("weights");
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 10;
 const REQUESTS: u64 = 500;
-/// Ten edits a second.
+/// Twenty edits a second.
 const EDIT_EVERY: Duration = Duration::from_millis(50);
 
 /// Splits what is sent to `server` between `v1` and `v2`, and waits until the clients' nodes do.
